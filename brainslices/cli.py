@@ -1,0 +1,74 @@
+"""What every command shares: flags from a dataclass, one clear message, an exit status."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from brainslices.errors import InputError
+
+__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "parse", "run"]
+
+DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(
+    kind: type[Arguments], argv: Sequence[str] | None, default: Arguments | None = None
+) -> Arguments:
+    """Fill a dataclass from command line flags, one flag a field.
+
+    Args:
+        kind: the dataclass; nested dataclasses give their fields' plain names as flags.
+        argv: the words after the command, or None for those of this process.
+        default: values of the flags that are not given, if not those of the dataclass.
+
+    Raises:
+        SystemExit: with status 2 after a message on stderr, or 0 after `--help`.
+    """
+    import tyro
+
+    options = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind, args=argv, config=(tyro.conf.OmitArgPrefixes), **options
+    )
+
+
+def run(main: Callable[[], None]) -> int:
+    """Run a command.
+
+    Args:
+        main: the command; it raises `InputError` or `OSError` for what the user can mend.
+
+    Returns:
+        Exit status: 0 done, 2 wrong use or bad input (a message on stderr, no traceback),
+        130 stopped by the user.
+    """
+    # TensorFlow reports the missing GPU of a CPU machine as an error at every start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        main()
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(_explain(error))
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"\nstopped. {stop}\n" if str(stop) else "\nstopped.\n")
+        return INTERRUPTED
+    return DONE
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return WRONG_USE
+
+
+def _explain(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full{where}. Free some space and run the same command again."
+    if isinstance(error, PermissionError):
+        return f"No permission{where}. Change the folder's permissions or choose another."
+    return f"{error.strerror or error}{where}."

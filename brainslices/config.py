@@ -1,0 +1,98 @@
+"""Configuration: frozen dataclasses, read from and written to JSON by name."""
+
+import dataclasses
+import difflib
+import typing
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from brainslices.errors import InputError
+
+__all__ = ["PRECISIONS", "TrainingConfig", "expect", "from_dict"]
+
+Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+PRECISIONS = typing.get_args(Precision)
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a model of either stage is trained."""
+
+    epochs: int
+    """Passes over the training slices."""
+    batch_size: int
+    """Slices in one step."""
+    learning_rate: float
+    """Adam's highest learning rate."""
+    schedule: Literal["constant", "cosine"]
+    """Learning rate over the steps: kept, or falling along a cosine to zero at the last."""
+    warmup_steps: int
+    """Steps over which the learning rate first rises from zero (cosine)."""
+    beta_2: float
+    """Adam's discount of the squared gradients."""
+    gradient_clip: float
+    """Largest global norm of the gradients; 0 does not clip."""
+    mirror: bool
+    """Show each slice turned left to right half of the time."""
+    precision: Precision = "auto"
+    """Arithmetic of the layers; the quantiser, the losses and the scores stay float32."""
+    seed: int = 0
+    """Fixes the initial weights, the order of the data and every draw."""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            expect(self, name, lambda value: value >= 1, "at least 1")
+        expect(self, "learning_rate", lambda value: value > 0, "a positive number")
+        expect(self, "warmup_steps", lambda value: value >= 0, "at least 0")
+        expect(self, "gradient_clip", lambda value: value >= 0, "at least 0")
+        expect(self, "beta_2", lambda value: 0 < value < 1, "between 0 and 1")
+        expect(self, "schedule", ("constant", "cosine").__contains__, "'constant' or 'cosine'")
+        if self.schedule == "constant":
+            expect(self, "warmup_steps", lambda value: value == 0, "0 with schedule='constant'")
+        expect(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
+
+
+def expect(config, name: str, holds, wanted: str) -> None:
+    """Check one field of a configuration.
+
+    Raises:
+        InputError: naming the field, what it must be and what it is, unless `holds(value)`.
+    """
+    value = getattr(config, name)
+    if not holds(value):
+        raise InputError(f"`{name}` must be {wanted}. Received: {name}={value!r}.")
+
+
+def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
+    """Build a configuration dataclass from what a JSON file holds.
+
+    Args:
+        kind: the dataclass.
+        values: field name -> value; lists become tuples where the field is one.
+        source: where the values came from, for the messages.
+
+    Raises:
+        InputError: if a key is unknown (the nearest known one is named) or missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else f" Known: {', '.join(fields)}."
+            raise InputError(f"Unknown key `{key}` in {source}.{hint}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"Missing keys in {source}: {', '.join(missing)}.")
+    frozen = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    try:
+        return kind(**frozen)
+    except TypeError as error:
+        raise InputError(f"A value in {source} has the wrong type: {error}.") from error

@@ -1,0 +1,194 @@
+"""Run folders: what a training leaves behind, written so that nothing is lost or half there."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from brainslices.errors import InputError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Run",
+    "atomic_path",
+    "environment",
+    "file_hash",
+    "read_json",
+    "write_json",
+]
+
+FORMAT_VERSION = 1
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it only if the block succeeds.
+
+    Args:
+        path: file to write; its folder is made if missing.
+
+    Yields:
+        Path with the same suffix (Keras and matplotlib choose the format by it), to be written in
+        full. On an error it is removed and `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; a run is read by whom the folder's owner lets.
+        temporary.chmod(0o644)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically. Not-a-number becomes null, as JSON has none."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        InputError: if the file is missing, is not JSON, or holds something else than an object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"Expected a JSON file at {path}, but there is none.")
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Restore or remove it.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object. Received: {type(value).__name__}.")
+    return value
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Run:
+    """The folder of one training.
+
+    `config.json` (what was asked), `model.keras` (best epoch), `state.npz` (all that going on
+    needs), `history.csv`, `metrics.json`, `figures/`, `logs/` (TensorBoard), `environment.json`.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.model_path = self.path / "model.keras"
+        self.state_path = self.path / "state.npz"
+        self.history_path = self.path / "history.csv"
+        self.metrics_path = self.path / "metrics.json"
+        self.environment_path = self.path / "environment.json"
+        self.figures = self.path / "figures"
+        self.logs = self.path / "logs"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one process; the operating system frees it if that process dies.
+
+        Raises:
+            InputError: if another process is using the folder.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                yield
+        except Timeout as error:
+            raise InputError(
+                f"Run folder {self.path} is in use by another process. "
+                "Wait for it to end, or give another --run."
+            ) from error
+
+    def open_config(self, kind: str) -> dict:
+        """Read `config.json` of a run that exists.
+
+        Args:
+            kind: "vqvae" or "pixelcnn", the kind of model that the caller can use.
+
+        Raises:
+            InputError: if the folder is no run, of another kind, or of a newer format.
+        """
+        if not self.config_path.is_file():
+            raise InputError(
+                f"{self.path} is not a run folder: it has no config.json. "
+                "Give the folder that was passed to training as --run."
+            )
+        config = read_json(self.config_path)
+        version = config.get("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"Run {self.path} has format version {version}, but this version of brainslices "
+                f"reads {FORMAT_VERSION}. Use the version that wrote it, or train into a new --run."
+            )
+        if config.get("kind") != kind:
+            raise InputError(
+                f"Run {self.path} holds a model of kind {config.get('kind')!r}; "
+                f"expected {kind!r}. Give another --run."
+            )
+        return config
+
+    def require_model(self) -> Path:
+        """Path of the trained model.
+
+        Raises:
+            InputError: if no epoch of the run has finished yet.
+        """
+        if not self.model_path.is_file():
+            raise InputError(
+                f"Run {self.path} has no model.keras: no epoch has finished yet. "
+                "Start the training command again; it goes on from where it stopped."
+            )
+        return self.model_path
+
+
+def environment(**facts: object) -> dict:
+    """What a number depends on beside the code: versions, device, and the `facts` given."""
+    import importlib.metadata
+
+    import keras
+
+    packages = ("keras", "tensorflow", "jax", "numpy", "scikit-image")
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "backend": keras.backend.backend(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        **facts,
+    }

@@ -1,0 +1,298 @@
+"""One way to train for both stages: schedule, progress, best and last state, exact resume."""
+
+import contextlib
+import csv
+import io
+import json
+import signal
+import time
+import zipfile
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from brainslices import progress
+from brainslices.batches import SliceBatches
+from brainslices.config import TrainingConfig
+from brainslices.errors import InputError
+from brainslices.runs import Run, atomic_path
+
+__all__ = ["TrainingState", "fit", "learning_rate", "load_state", "save_state"]
+
+# Within an epoch the state is saved this often: the most that a power cut can cost.
+SAVE_INTERVAL_S = 600.0
+
+
+@dataclass
+class TrainingState:
+    """How far a training has come.
+
+    Args:
+        epoch: finished epochs.
+        step: finished steps of the epoch under way.
+        history: name -> one value for each finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+def learning_rate(config: TrainingConfig, steps: int):
+    """The learning rate, or its schedule over `steps` steps."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=max(1, steps - config.warmup_steps),
+    )
+
+
+def compile_model(model: keras.Model, config: TrainingConfig, steps_per_epoch: int) -> None:
+    """Give a built model its Adam optimiser, with all of the optimiser's state made."""
+    model.compile(
+        optimizer=keras.optimizers.Adam(
+            learning_rate(config, config.epochs * steps_per_epoch),
+            beta_2=config.beta_2,
+            global_clipnorm=config.gradient_clip or None,
+        ),
+        auto_scale_loss=True,
+    )
+    model.optimizer.build(model.trainable_variables)
+
+
+def save_state(run: Run, model: keras.Model, state: TrainingState) -> None:
+    """Write all that going on needs: weights, optimiser, random generators, metrics, progress."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+    arrays = {key: np.asarray(value) for key, value in _variables(model).items()}
+    arrays["progress"] = np.array(json.dumps(vars(state)))
+    with atomic_path(run.state_path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def load_state(run: Run, model: keras.Model) -> TrainingState:
+    """Put a saved state back into a compiled model; a fresh run gives a fresh `TrainingState`.
+
+    Raises:
+        InputError: if the file is damaged or belongs to another architecture.
+    """
+    if not run.state_path.exists():
+        return TrainingState()
+    try:
+        with np.load(run.state_path) as saved:
+            arrays = {key: saved[key] for key in saved.files}
+        state = TrainingState(**json.loads(arrays.pop("progress").item()))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{run.state_path} is damaged ({error}). Remove the run folder to start over; "
+            f"{run.model_path.name} in it, the best epoch's model, can still be used."
+        ) from error
+    variables = _variables(model)
+    shapes = {key: tuple(value.shape) for key, value in variables.items()}
+    if shapes != {key: value.shape for key, value in arrays.items()}:
+        raise InputError(
+            f"{run.state_path} holds the state of another architecture than {run.config_path} "
+            "describes. Restore the two together, or train into a new --run."
+        )
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+    return state
+
+
+def _variables(model):
+    """Every variable by a name that does not depend on how often a layer name was used before."""
+    groups = {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metric": model.metrics_variables,
+    }
+    seen, named = set(), {}
+    for group, variables in groups.items():
+        for number, variable in enumerate(variables):
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                named[f"{group}.{number:04d}.{variable.name}"] = variable
+    return named
+
+
+def fit(
+    model: keras.Model,
+    train: SliceBatches,
+    validation: SliceBatches,
+    run: Run,
+    config: TrainingConfig,
+    monitor: str,
+) -> TrainingState:
+    """Train a compiled model, going on from the run's state where there is one.
+
+    Writes `state.npz`, `model.keras` (the epoch with the highest `monitor`), `history.csv` and the
+    TensorBoard logs. On Ctrl-C or SIGTERM the state is saved after the step under way.
+
+    Args:
+        model: built and compiled; its state is replaced by the run's.
+        train: training batches.
+        validation: validation batches.
+        run: a run whose lock is held.
+        config: the training's configuration.
+        monitor: name of the validation score to maximise, such as "val_ssim_foreground".
+
+    Returns:
+        The state after the last epoch.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal, the state saved.
+        InputError: the loss is no longer finite, or the saved state does not fit.
+    """
+    state = load_state(run, model)
+    keeper = _Keeper(run, state, monitor, train.steps_per_epoch)
+    callbacks = [_Progress(state, config.epochs, train), keeper, *_tensorboard(run)]
+    options = {"validation_data": validation, "callbacks": callbacks, "verbose": 0}
+    with keeper.signals():
+        if state.step:
+            # The rest of the epoch that was cut: Keras fixes an epoch's length for a whole `fit`.
+            train.epoch, train.first_step = state.epoch, state.step
+            model.fit(train, initial_epoch=state.epoch, epochs=state.epoch + 1, **options)
+        if state.epoch < config.epochs:
+            train.epoch, train.first_step = state.epoch, 0
+            model.fit(train, initial_epoch=state.epoch, epochs=config.epochs, **options)
+    return state
+
+
+def _tensorboard(run):
+    """TensorBoard's callback where it can work: it writes through TensorFlow."""
+    try:
+        import tensorboard  # noqa: F401
+        import tensorflow  # noqa: F401
+    except ImportError:
+        return []
+    return [keras.callbacks.TensorBoard(run.logs, write_graph=False)]
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Keeps the run folder: state, best model, history; stops at a signal with all of it saved."""
+
+    def __init__(self, run, state, monitor, steps_per_epoch):
+        super().__init__()
+        self.run, self.state, self.monitor = run, state, monitor
+        self.steps_per_epoch = steps_per_epoch
+        # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
+        self.restored = None
+        self.saved_at = time.monotonic()
+        self.stopped_by = None
+
+    @contextlib.contextmanager
+    def signals(self):
+        """Turn the first SIGINT or SIGTERM into a stop after the step; a second one acts at once."""
+        before = {}
+
+        def stop(number, frame):
+            self.stopped_by = signal.Signals(number).name
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # signals belong to the main thread alone
+                before[number] = signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, logs=None):
+        if self.state.step:
+            self.restored = [np.asarray(value) for value in self.model.metrics_variables]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.restored is not None:
+            for variable, value in zip(self.model.metrics_variables, self.restored, strict=True):
+                variable.assign(value)
+            self.restored = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.state.step += 1
+        due = time.monotonic() - self.saved_at > SAVE_INTERVAL_S
+        if (due or self.stopped_by) and self.state.step < self.steps_per_epoch:
+            self._save(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = {key: float(value) for key, value in logs.items()}
+        self._require_finite(values)
+        best = max(self.state.history.get(self.monitor, [-np.inf]))
+        for key, value in values.items():
+            self.state.history.setdefault(key, []).append(value)
+        self.state.epoch, self.state.step = epoch + 1, 0
+        if values[self.monitor] > best:
+            with atomic_path(self.run.model_path) as temporary:
+                self.model.save(temporary)
+        _write_history(self.run, self.state.history)
+        self._save(values)
+
+    def _save(self, logs):
+        self._require_finite(logs)
+        save_state(self.run, self.model, self.state)
+        self.saved_at = time.monotonic()
+        if self.stopped_by:
+            raise KeyboardInterrupt(
+                f"State saved in {self.run.path} after epoch {self.state.epoch}, step "
+                f"{self.state.step} of the next. The same command goes on from there."
+            )
+
+    def _require_finite(self, logs):
+        bad = [key for key, value in logs.items() if not np.isfinite(float(value))]
+        if bad:
+            raise InputError(
+                f"{', '.join(bad)} is not finite in epoch {self.state.epoch + 1}, step "
+                f"{self.state.step}. The last good state is kept in {self.run.path}. Try a lower "
+                "--learning-rate, a --gradient-clip of 1, or --precision float32, in a new --run."
+            )
+
+
+class _Progress(keras.callbacks.Callback):
+    """A bar for the epoch under way, a line for each finished one."""
+
+    def __init__(self, state, epochs, train):
+        super().__init__()
+        self.state, self.epochs, self.train = state, epochs, train
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started, self.slices = time.monotonic(), 0
+        self.bar = progress.bar(
+            total=self.train.steps_per_epoch * self.train.batch_size,
+            description=f"epoch {epoch + 1}/{self.epochs}",
+            unit="slices",
+            initial=self.train.first_step * self.train.batch_size,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.slices += self.train.batch_size
+        self.bar.update(self.train.batch_size)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.leave = False
+        self.bar.close()
+        seconds = time.monotonic() - self.started
+        left = seconds * (self.epochs - epoch - 1)
+        shown = {key: float(value) for key, value in logs.items()}
+        words = [f"epoch {epoch + 1}/{self.epochs}"]
+        words += [f"{key} {shown[key]:.4f}" for key in ("loss", "val_loss") if key in shown]
+        words += [f"{key} {value:.4f}" for key, value in shown.items() if key.startswith("val_ssim")]
+        words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
+        words.append(f"{self.slices / seconds:.0f} slices/s with validation")
+        words.append(f"{tqdm.format_interval(left)} left")
+        tqdm.write("  ".join(words))
+
+
+def _write_history(run, history):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *history])
+    for number, values in enumerate(zip(*history.values(), strict=True), start=1):
+        writer.writerow([number, *values])
+    with atomic_path(run.history_path) as temporary:
+        temporary.write_text(text.getvalue())

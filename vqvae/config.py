@@ -1,0 +1,179 @@
+"""Configuration of stage one and its presets, free of Keras so that a command can show them."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from brainslices.config import TrainingConfig, expect
+
+__all__ = ["PRESETS", "Preset", "VQVAEConfig"]
+
+MOST_EMBEDDINGS = 2**16
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """What a VQ-VAE is made of. Every default of the science stands in `PRESETS` alone."""
+
+    channels: tuple[int, ...]
+    """Width of each level of the encoder; each level halves the picture's sides, two or three."""
+    kernel_size: int
+    """Side of the resampling convolutions, in pixels."""
+    encoder_blocks: int
+    """Residual blocks on the code grid, before the quantiser."""
+    decoder_blocks: int
+    """Residual blocks on the code grid, after the quantiser."""
+    num_embeddings: int
+    """Codes in the codebook."""
+    embedding_dim: int
+    """Width of a code."""
+    codebook: Literal["ema", "gradient"]
+    """How the codes are learned: moving averages of their latents, or by the optimiser."""
+    decay: float
+    """Discount of the moving averages at each step (EMA codebook)."""
+    restart_threshold: float
+    """Latents a step under which a code is dead and starts again; 0 never (EMA codebook)."""
+    commitment_cost: float
+    """Weight of the commitment loss."""
+    kmeans_init: bool
+    """Start the codes at the k-means centres of the first batches' latents."""
+    l2_normalized: bool
+    """Compare latents and codes by their direction alone."""
+    rotation_trick: bool
+    """Pass gradients through the quantiser by rotation instead of straight through."""
+    l1_weight: float
+    """Weight of the mean absolute error, in standard deviations of the training slices."""
+    mse_weight: float
+    """Weight of the mean squared error over the variance of the training slices."""
+    ssim_weight: float
+    """Weight of 1 - SSIM."""
+
+    def __post_init__(self):
+        self._check_network()
+        self._check_quantizer()
+        for name in ("l1_weight", "mse_weight", "ssim_weight"):
+            expect(self, name, lambda value: 0 <= value < math.inf, "a finite number, at least 0")
+        if self.l1_weight + self.mse_weight + self.ssim_weight == 0:
+            expect(self, "mse_weight", bool, "positive, as the other two weights are 0")
+
+    def _check_network(self):
+        expect(
+            self,
+            "channels",
+            lambda widths: len(widths) in (2, 3) and min(widths) >= 1,
+            "two or three positive widths (downsampling 4 or 8)",
+        )
+        expect(self, "kernel_size", lambda value: value in (3, 4, 5), "3, 4 or 5")
+        for name in ("encoder_blocks", "decoder_blocks"):
+            expect(self, name, lambda value: value >= 0, "at least 0")
+
+    def _check_quantizer(self):
+        expect(
+            self,
+            "num_embeddings",
+            lambda value: 2 <= value <= MOST_EMBEDDINGS,
+            f"from 2 to {MOST_EMBEDDINGS}",
+        )
+        expect(self, "embedding_dim", lambda value: value >= 1, "at least 1")
+        expect(self, "codebook", ("ema", "gradient").__contains__, "'ema' or 'gradient'")
+        expect(self, "decay", lambda value: 0 <= value < 1, "in [0, 1)")
+        expect(self, "commitment_cost", lambda value: value > 0, "a positive number")
+        expect(self, "restart_threshold", lambda value: value >= 0, "at least 0")
+        if self.codebook == "gradient":
+            expect(
+                self,
+                "restart_threshold",
+                lambda value: value == 0,
+                "0 with codebook='gradient': only the EMA codebook counts its codes",
+            )
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the cropped picture to a code, along each side."""
+        return 2 ** len(self.channels)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration that was run and measured."""
+
+    model: VQVAEConfig
+    training: TrainingConfig
+    note: str
+
+
+# The seed document's network: 32-64-16, 3 x 3, stride 2 twice, K = 128, MSE / variance, Adam.
+SEED = Preset(
+    model=VQVAEConfig(
+        channels=(32, 64),
+        kernel_size=3,
+        encoder_blocks=0,
+        decoder_blocks=0,
+        num_embeddings=128,
+        embedding_dim=16,
+        codebook="gradient",
+        decay=0.0,
+        restart_threshold=0.0,
+        commitment_cost=0.25,
+        kmeans_init=False,
+        l2_normalized=False,
+        rotation_trick=False,
+        l1_weight=0.0,
+        mse_weight=1.0,
+        ssim_weight=0.0,
+    ),
+    training=TrainingConfig(
+        epochs=15,
+        batch_size=128,
+        learning_rate=1e-3,
+        schedule="constant",
+        warmup_steps=0,
+        beta_2=0.999,
+        gradient_clip=0.0,
+        mirror=False,
+    ),
+    note="the seed document's network, the baseline",
+)
+
+DEFAULT = Preset(
+    model=VQVAEConfig(
+        channels=(64, 128, 128),
+        kernel_size=4,
+        encoder_blocks=2,
+        decoder_blocks=3,
+        num_embeddings=512,
+        embedding_dim=32,
+        codebook="ema",
+        decay=0.99,
+        restart_threshold=0.5,
+        commitment_cost=0.25,
+        kmeans_init=True,
+        l2_normalized=False,
+        rotation_trick=False,
+        l1_weight=1.0,
+        mse_weight=1.0,
+        ssim_weight=1.0,
+    ),
+    training=TrainingConfig(
+        epochs=40,
+        batch_size=32,
+        learning_rate=1.5e-3,
+        schedule="cosine",
+        warmup_steps=100,
+        beta_2=0.99,
+        gradient_clip=1.0,
+        mirror=False,
+    ),
+    note="512 codes on a grid of 1/8 of the crop, an hour on two cores",
+)
+
+PRESETS = {"default": DEFAULT, "seed": SEED}
+
+
+def as_dict(preset: Preset) -> dict:
+    """The preset's configurations as plain values, in the layout of a run's `config.json`."""
+    return {
+        "model": dataclasses.asdict(preset.model),
+        "training": dataclasses.asdict(preset.training),
+    }

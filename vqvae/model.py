@@ -1,0 +1,229 @@
+"""The VQ-VAE: picture -> latents -> codes -> picture, with its pre-processing inside."""
+
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from brainslices.device_ssim import ssim, ssim_foreground
+from brainslices.errors import InputError
+from vqvae.config import VQVAEConfig
+from vqvae.networks import build_decoder, build_encoder
+from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
+
+__all__ = ["VQVAE"]
+
+
+@keras.saving.register_keras_serializable(package="vqvae")
+class VQVAE(keras.Model):
+    """Vector-quantised variational autoencoder of brain slices.
+
+    Takes and gives pictures as the source has them. Inside, the crop is cut out, the residual
+    (image - mean) / std of the training slices is extracted, and both are undone at the end:
+    nobody can forget or repeat it.
+
+    Args:
+        image_shape: (rows, cols) of the source's pictures.
+        crop: (top, left, rows, cols) of the part that is coded, rows and cols divisible by the
+            downsampling. It may overhang the picture.
+        mean: float, mean intensity of the training crops, in [0, 1].
+        std: float, their standard deviation, positive.
+        seed: int, for the first codebook and the restarts of dead codes.
+        name: str, the Keras name.
+        **config: the fields of `VQVAEConfig`.
+
+    Call arguments:
+        inputs: float tensor of shape (batch, rows, cols, 1), intensities in [0, 1].
+        training: bool.
+
+    Returns:
+        float32 tensor of the same shape, not clipped: the losses need the gradient outside [0, 1].
+        `reconstruct`, `decode` and `decode_codes` clip.
+
+    Raises:
+        InputError: if the crop's sides are not divisible by the downsampling, or `std` is not
+            positive.
+
+    Reference:
+        van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937.
+    """
+
+    def __init__(self, image_shape, crop, mean, std, seed=0, name="vqvae", **config):
+        super().__init__(name=name)
+        self.config = config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
+        self.image_shape, self.crop = tuple(image_shape), tuple(crop)
+        self.mean, self.std, self.seed = mean, std, seed
+        sides = self.crop[2:]
+        if any(side % config.downsampling for side in sides):
+            raise InputError(
+                f"`crop` must have sides divisible by {config.downsampling}, the downsampling. "
+                f"Received: {sides[0]} x {sides[1]}. Prepare the archive with that multiple."
+            )
+        if not std > 0:
+            raise InputError(f"`std` must be positive. Received: std={std}.")
+        self.code_grid_shape = tuple(side // config.downsampling for side in sides)
+        self._add_networks(config)
+        self._add_metrics()
+
+    def _add_networks(self, config):
+        shared = {
+            "channels": config.channels,
+            "kernel_size": config.kernel_size,
+            "embedding_dim": config.embedding_dim,
+        }
+        self.encoder = build_encoder(
+            (*self.crop[2:], 1), blocks=config.encoder_blocks, **shared
+        )
+        self.quantizer = _build_quantizer(config, self.seed)
+        self.decoder = build_decoder(
+            self.code_grid_shape, blocks=config.decoder_blocks, **shared
+        )
+
+    def _add_metrics(self):
+        def mean(name):
+            return keras.metrics.Mean(name=name, dtype="float32")
+
+        self.loss_metrics = {
+            name: mean(name) for name in ("reconstruction_loss", "quantizer_loss")
+        }
+        # Scored at the source size in evaluation only: it would slow every training step.
+        self.score_metrics = {name: mean(name) for name in ("ssim", "ssim_foreground")}
+        self._scored = False
+
+    def build(self, input_shape):
+        self.quantizer.build((None, *self.code_grid_shape, self.config.embedding_dim))
+
+    def call(self, inputs, training=False):
+        quantized = self.quantizer(self._latents(inputs, training), training=training)
+        return self._picture(quantized, training)
+
+    def _latents(self, images, training=False):
+        residual = (self.cut(ops.cast(images, "float32")) - self.mean) / self.std
+        return self.encoder(residual, training=training)
+
+    def _picture(self, quantized, training=False):
+        residual = ops.cast(self.decoder(quantized, training=training), "float32")
+        return self.paste(residual * self.std + self.mean)
+
+    def cut(self, images):
+        """The coded part of pictures: (batch, rows, cols, 1) -> (batch, *crop sides, 1)."""
+        window, margins = self._windows()
+        return ops.pad(images[:, window[0], window[1]], [(0, 0), *margins, (0, 0)])
+
+    def paste(self, crops):
+        """The inverse of `cut`, with zeros around the coded part."""
+        top, left, rows, cols = self.crop
+        window, margins = self._windows()
+        (above, below), (before, behind) = margins
+        inside = crops[:, above : rows - below, before : cols - behind]
+        around = [
+            (span.start, size - span.stop)
+            for span, size in zip(window, self.image_shape, strict=True)
+        ]
+        return ops.pad(inside, [(0, 0), *around, (0, 0)])
+
+    def _windows(self):
+        """Where the crop meets the picture, and how far it overhangs, along both axes."""
+        window, margins = [], []
+        for start, length, size in zip(self.crop[:2], self.crop[2:], self.image_shape, strict=True):
+            window.append(slice(max(start, 0), min(start + length, size)))
+            margins.append((max(-start, 0), max(start + length - size, 0)))
+        return window, margins
+
+    def encode(self, images):
+        """Pictures (batch, rows, cols, 1) in [0, 1] -> latents (batch, r, c, embedding_dim)."""
+        return self._latents(images)
+
+    def encode_to_codes(self, images):
+        """Pictures (batch, rows, cols, 1) in [0, 1] -> codes, int32 of shape (batch, r, c)."""
+        return self.quantizer.codes_of(self.encode(images))
+
+    def decode(self, quantized):
+        """Quantised latents (batch, r, c, embedding_dim) -> pictures in [0, 1]."""
+        return ops.clip(self._picture(quantized), 0.0, 1.0)
+
+    def decode_codes(self, codes):
+        """Codes (batch, r, c) -> pictures (batch, rows, cols, 1) in [0, 1]."""
+        return self.decode(self.quantizer.lookup(codes))
+
+    def reconstruct(self, images):
+        """Pictures (batch, rows, cols, 1) in [0, 1] -> the same after coding, in [0, 1]."""
+        return self.decode_codes(self.encode_to_codes(images))
+
+    @property
+    def bits_per_pixel_raw(self):
+        """log2(num_embeddings) bits for each code, over the source's pixels."""
+        codes = math.prod(self.code_grid_shape)
+        return codes * math.log2(self.config.num_embeddings) / math.prod(self.image_shape)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        originals = ops.cast(x, "float32")
+        reconstruction_loss = self._reconstruction_loss(self.cut(originals), self.cut(y_pred))
+        quantizer_loss = ops.sum(ops.stack(self.losses))
+        values = {"reconstruction_loss": reconstruction_loss, "quantizer_loss": quantizer_loss}
+        self._track(self.loss_metrics, values, ops.shape(x)[0])
+        self._scored = not training
+        if self._scored:
+            shown = ops.clip(y_pred, 0.0, 1.0)
+            scores = {
+                "ssim": ops.mean(ssim(originals, shown)),
+                "ssim_foreground": ops.mean(ssim_foreground(originals, shown)),
+            }
+            self._track(self.score_metrics, scores, ops.shape(x)[0])
+        return reconstruction_loss + quantizer_loss
+
+    def _reconstruction_loss(self, originals, reconstructions):
+        config, loss = self.config, 0.0
+        error = (originals - reconstructions) / self.std
+        if config.l1_weight:
+            loss += config.l1_weight * ops.mean(ops.abs(error))
+        if config.mse_weight:
+            loss += config.mse_weight * ops.mean(ops.square(error))
+        if config.ssim_weight:
+            shown = ops.clip(reconstructions, 0.0, 1.0)
+            loss += config.ssim_weight * (1.0 - ops.mean(ssim(originals, shown)))
+        return loss
+
+    def _track(self, metrics, values, batch_size):
+        for name, value in values.items():
+            metrics[name].update_state(value, sample_weight=batch_size)
+
+    def get_metrics_result(self):
+        """The values of the metrics that this kind of step (training or evaluation) updates."""
+        results = super().get_metrics_result()
+        if not self._scored:
+            results = {key: results[key] for key in results if key not in self.score_metrics}
+        return results
+
+    def get_config(self):
+        return {
+            "image_shape": self.image_shape,
+            "crop": self.crop,
+            "mean": self.mean,
+            "std": self.std,
+            "seed": self.seed,
+            "name": self.name,
+            **dataclasses.asdict(self.config),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+def _build_quantizer(config, seed):
+    shared = {
+        "num_embeddings": config.num_embeddings,
+        "embedding_dim": config.embedding_dim,
+        "commitment_cost": config.commitment_cost,
+        "l2_normalized": config.l2_normalized,
+        "rotation_trick": config.rotation_trick,
+        "seed": seed,
+        "name": "quantizer",
+    }
+    if config.codebook == "gradient":
+        return VectorQuantizer(**shared)
+    return VectorQuantizerEMA(
+        decay=config.decay, restart_threshold=config.restart_threshold, **shared
+    )

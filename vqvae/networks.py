@@ -1,0 +1,86 @@
+"""Encoder and decoder of stage one: strided convolutions and residual blocks, and their mirror."""
+
+import keras
+from keras import layers
+
+__all__ = ["PositionBias", "build_decoder", "build_encoder"]
+
+
+@keras.saving.register_keras_serializable(package="vqvae")
+class PositionBias(layers.Layer):
+    """Adds a learned vector to each cell of a grid.
+
+    Heads are registered to one frame, so that the place in the grid alone says much of the picture;
+    a convolution by itself does not know where it is.
+
+    Call arguments:
+        inputs: float tensor of shape (batch, rows, cols, channels), rows and cols known.
+
+    Returns:
+        Tensor of the same shape and dtype.
+    """
+
+    def build(self, input_shape):
+        self.bias = self.add_weight(name="bias", shape=input_shape[1:], initializer="zeros")
+
+    def call(self, inputs):
+        return inputs + self.bias
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def build_encoder(image_shape, channels, kernel_size, blocks, embedding_dim):
+    """Network from a standardised picture to latents.
+
+    Args:
+        image_shape: (rows, cols, 1), both divisible by `2 ** len(channels)`.
+        channels: widths of the levels, each of which halves rows and cols.
+        kernel_size: side of the strided convolutions.
+        blocks: number of residual blocks at the last level.
+        embedding_dim: width of the latents.
+
+    Returns:
+        keras.Model: (batch, rows, cols, 1) -> (batch, r, c, embedding_dim).
+    """
+    inputs = x = keras.Input(image_shape)
+    for width in channels:
+        x = layers.Conv2D(width, kernel_size, strides=2, padding="same", activation="relu")(x)
+    for _ in range(blocks):
+        x = _residual_block(x)
+    return keras.Model(inputs, layers.Conv2D(embedding_dim, 3, padding="same")(x), name="encoder")
+
+
+def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim):
+    """Network from quantised latents to a standardised picture; mirrors `build_encoder`.
+
+    Args:
+        grid_shape: (r, c) of the code grid.
+        channels: the encoder's widths, first level first.
+        kernel_size: side of the transposed convolutions.
+        blocks: number of residual blocks at the first level.
+        embedding_dim: width of the latents.
+
+    Returns:
+        keras.Model: (batch, r, c, embedding_dim) -> float32 (batch, rows, cols, 1).
+    """
+    inputs = x = keras.Input((*grid_shape, embedding_dim))
+    x = layers.Conv2D(channels[-1], 3, padding="same")(x)
+    x = PositionBias()(x)
+    for _ in range(blocks):
+        x = _residual_block(x)
+    for width in reversed(channels):
+        x = layers.Activation("relu")(x)
+        x = layers.Conv2DTranspose(width, kernel_size, strides=2, padding="same")(x)
+    x = layers.Activation("relu")(x)
+    x = layers.Conv2D(1, 3, padding="same", dtype="float32")(x)
+    return keras.Model(inputs, x, name="decoder")
+
+
+def _residual_block(x):
+    """x + conv1(relu(conv3(relu(x)))), as in section 4.1 of arXiv 1711.00937."""
+    width = x.shape[-1]
+    y = layers.Activation("relu")(x)
+    y = layers.Conv2D(width, 3, padding="same", activation="relu")(y)
+    y = layers.Conv2D(width, 1)(y)
+    return layers.Add()([x, y])
