@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from brainslices.errors import InputError
 
-__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "parse", "run"]
+__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "parse", "peek", "run"]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
 
@@ -31,9 +31,14 @@ def parse(
     import tyro
 
     options = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind, args=argv, config=(tyro.conf.OmitArgPrefixes), **options
-    )
+    return tyro.cli(kind, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options)
+
+
+def peek(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
+    """Fill a dataclass from its own flags alone, leaving all others for `parse`."""
+    import tyro
+
+    return tyro.cli(kind, args=argv, return_unknown_args=True, add_help=False)[0]
 
 
 def run(main: Callable[[], None]) -> int:

@@ -1,7 +1,6 @@
 """Progress of long work: a bar with a rate and an ETA on a terminal, plain lines when piped."""
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -40,11 +39,8 @@ def bar(total: int | None, description: str, unit: str, initial: int = 0) -> tqd
     common = {"total": total, "desc": description, "unit": f" {unit}", "initial": initial}
     if sys.stderr.isatty():
         return tqdm(**common, dynamic_ncols=True, leave=True)
-    plain = _PlainLines(
-        **common, mininterval=PLAIN_INTERVAL_S, maxinterval=PLAIN_INTERVAL_S, miniters=1, ncols=0
-    )
-    plain.last_print_t = time.time()
-    return plain
+    intervals = {"mininterval": PLAIN_INTERVAL_S, "maxinterval": PLAIN_INTERVAL_S, "miniters": 1}
+    return _PlainLines(**common, **intervals, delay=PLAIN_INTERVAL_S, ncols=0, leave=False)
 
 
 def track(items: Iterable[Item], total: int, description: str, unit: str) -> Iterator[Item]:

@@ -281,7 +281,9 @@ class _Progress(keras.callbacks.Callback):
         shown = {key: float(value) for key, value in logs.items()}
         words = [f"epoch {epoch + 1}/{self.epochs}"]
         words += [f"{key} {shown[key]:.4f}" for key in ("loss", "val_loss") if key in shown]
-        words += [f"{key} {value:.4f}" for key, value in shown.items() if key.startswith("val_ssim")]
+        words += [
+            f"{key} {value:.4f}" for key, value in shown.items() if key.startswith("val_ssim")
+        ]
         words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
         words.append(f"{self.slices / seconds:.0f} slices/s with validation")
         words.append(f"{tqdm.format_interval(left)} left")

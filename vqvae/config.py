@@ -1,13 +1,15 @@
 """Configuration of stage one and its presets, free of Keras so that a command can show them."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from brainslices.config import TrainingConfig, expect
+from brainslices.config import TrainingConfig, expect, from_dict
+from brainslices.errors import InputError
+from brainslices.runs import read_json
 
-__all__ = ["PRESETS", "Preset", "VQVAEConfig"]
+__all__ = ["PRESETS", "Preset", "Selection", "VQVAEConfig"]
 
 MOST_EMBEDDINGS = 2**16
 
@@ -171,9 +173,28 @@ DEFAULT = Preset(
 PRESETS = {"default": DEFAULT, "seed": SEED}
 
 
-def as_dict(preset: Preset) -> dict:
-    """The preset's configurations as plain values, in the layout of a run's `config.json`."""
-    return {
-        "model": dataclasses.asdict(preset.model),
-        "training": dataclasses.asdict(preset.training),
-    }
+@dataclass(frozen=True)
+class Selection:
+    """Where the values of all flags that are not given come from."""
+
+    preset: Literal["default", "seed"] = "default"
+    """Configuration to start from: `default`, or `seed`, the baseline network."""
+    config: Path | None = None
+    """JSON file with `model` and `training` (a run's config.json) to start from instead."""
+
+    def load(self) -> tuple[VQVAEConfig, TrainingConfig]:
+        """The selected configuration.
+
+        Raises:
+            InputError: if the file is missing, or has an unknown, missing or wrong value.
+        """
+        if self.config is None:
+            return PRESETS[self.preset].model, PRESETS[self.preset].training
+        values = read_json(self.config)
+        for part in ("model", "training"):
+            if not isinstance(values.get(part), dict):
+                raise InputError(f"{self.config} must hold an object `{part}`. Found: {[*values]}.")
+        return (
+            from_dict(VQVAEConfig, values["model"], self.config),
+            from_dict(TrainingConfig, values["training"], self.config),
+        )

@@ -72,21 +72,15 @@ class VQVAE(keras.Model):
             "kernel_size": config.kernel_size,
             "embedding_dim": config.embedding_dim,
         }
-        self.encoder = build_encoder(
-            (*self.crop[2:], 1), blocks=config.encoder_blocks, **shared
-        )
+        self.encoder = build_encoder((*self.crop[2:], 1), blocks=config.encoder_blocks, **shared)
         self.quantizer = _build_quantizer(config, self.seed)
-        self.decoder = build_decoder(
-            self.code_grid_shape, blocks=config.decoder_blocks, **shared
-        )
+        self.decoder = build_decoder(self.code_grid_shape, blocks=config.decoder_blocks, **shared)
 
     def _add_metrics(self):
         def mean(name):
             return keras.metrics.Mean(name=name, dtype="float32")
 
-        self.loss_metrics = {
-            name: mean(name) for name in ("reconstruction_loss", "quantizer_loss")
-        }
+        self.loss_metrics = {name: mean(name) for name in ("reconstruction_loss", "quantizer_loss")}
         # Scored at the source size in evaluation only: it would slow every training step.
         self.score_metrics = {name: mean(name) for name in ("ssim", "ssim_foreground")}
         self._scored = False

@@ -1,0 +1,53 @@
+"""Trains stage one, the VQ-VAE, or goes on with a training that was stopped.
+
+    python scripts/train_vqvae.py --data data/oasis --run runs/vqvae
+    python scripts/train_vqvae.py --data data/oasis --run runs/seed --preset seed
+
+Writes RUN/model.keras (best epoch), state.npz (to go on from), history.csv, metrics.json,
+config.json, environment.json, figures/training.png and logs/ for TensorBoard. Ctrl-C saves the
+state; the same command goes on from there.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from brainslices import cli
+from brainslices.config import TrainingConfig
+from vqvae.config import Selection, VQVAEConfig
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a VQ-VAE on a slice archive, or go on with a training that was stopped."""
+
+    data: Path
+    """Slice archive made by prepare_data.py."""
+    run: Path
+    """Run folder to make, or to go on with."""
+    selection: Selection
+    model: VQVAEConfig
+    training: TrainingConfig
+
+
+def main(argv=None):
+    selection = cli.peek(Selection, argv)
+    given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load())
+    arguments = cli.parse(Arguments, argv, given)
+
+    from vqvae.training import train
+
+    metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
+    print(
+        f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
+        f"ssim {metrics['ssim']:.4f}, ssim_foreground {metrics['ssim_foreground']:.4f}, "
+        f"codebook usage {metrics['train_codebook_usage']:.1%}, "
+        f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
+    )
+    print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,42 @@
+"""Fixtures: phantoms for every test, the real slices for those marked `real_data`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainslices.archive import SliceArchive, SliceRecord, write_archive
+from brainslices.phantom import phantom_slices
+
+SUBJECTS, SLICES, SIDE = 8, 8, 64
+SPLIT_OF = ["train"] * 5 + ["validate"] * 2 + ["test"]
+
+
+@pytest.fixture(scope="session")
+def phantom_archive(tmp_path_factory) -> SliceArchive:
+    """Archive of 8 phantom subjects (5 train, 2 validate, 1 test) x 8 slices, 64 x 64."""
+    positions = np.linspace(0, 1, SLICES)
+
+    def slices():
+        for subject in range(SUBJECTS):
+            images = phantom_slices(subject, positions, (SIDE, SIDE))
+            for number, image in enumerate(images):
+                name = f"case_{subject:03d}"
+                slice_id = f"{name}_slice_{number}"
+                record = SliceRecord(
+                    slice_id, name, SPLIT_OF[subject], float(positions[number]), "phantom"
+                )
+                yield record, image
+
+    folder = tmp_path_factory.mktemp("data") / "phantoms"
+    return write_archive(folder, slices(), intensity_rule="phantom")
+
+
+@pytest.fixture(scope="session")
+def oasis_pngs() -> Path:
+    """Folder with keras_png_slices_{train,validate,test}, named by BRAINSLICES_DATA."""
+    folder = os.environ.get("BRAINSLICES_DATA")
+    if not folder:
+        pytest.skip("wants the OASIS-1 slices: set BRAINSLICES_DATA to their folder")
+    return Path(folder)

@@ -1,0 +1,182 @@
+"""Training of stage one: from a slice archive to a run folder."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from brainslices.archive import SliceArchive
+from brainslices.batches import SliceBatches
+from brainslices.config import TrainingConfig
+from brainslices.errors import InputError
+from brainslices.figures import training_figure
+from brainslices.precision import resolve_precision
+from brainslices.runs import FORMAT_VERSION, Run, environment, write_json
+from brainslices.training import TrainingState, compile_model, fit
+from vqvae.config import VQVAEConfig
+from vqvae.model import VQVAE
+
+__all__ = ["MONITOR", "build_model", "train"]
+
+MONITOR = "val_ssim_foreground"
+# Latents that k-means starts from, for each code.
+KMEANS_LATENTS = 40
+STATISTICS_CHUNK = 256
+
+
+def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig) -> dict:
+    """Train a VQ-VAE on a slice archive, or go on with a training that was stopped.
+
+    Args:
+        data: the archive's folder.
+        path: the run folder, made if missing.
+        config: the model.
+        training: how it is trained.
+
+    Returns:
+        The run's metrics: the best epoch's scores on the validation slices, and the rate.
+
+    Raises:
+        InputError: if the archive or the run folder cannot be used; nothing is changed then.
+        KeyboardInterrupt: stopped by the user, the state saved.
+    """
+    archive = SliceArchive.open(data)
+    train_rows, validation_rows = archive.rows_of("train"), archive.rows_of("validate")
+    run = Run(path)
+    with run.lock():
+        asked = _describe(archive, config, training)
+        _check_same(run, asked)
+        policy, reason = resolve_precision(training.precision)
+        keras.mixed_precision.set_dtype_policy(policy)
+        keras.utils.set_random_seed(training.seed)
+        model = build_model(archive, train_rows, config, training.seed)
+        batches = SliceBatches(
+            archive, train_rows, training.batch_size, training.seed, training.mirror
+        )
+        validation = SliceBatches(archive, validation_rows, training.batch_size)
+        compile_model(model, training, batches.steps_per_epoch)
+        write_json(run.config_path, asked)
+        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
+        write_json(run.environment_path, environment(archive_hash=archive.content_hash, **facts))
+        if config.kmeans_init and not run.state_path.exists():
+            _start_codebook(model, batches)
+        started = time.monotonic()
+        state = fit(model, batches, validation, run, training, MONITOR)
+        metrics = _metrics(model, state, time.monotonic() - started)
+        write_json(run.metrics_path, metrics)
+        training_figure(run.figures / "training.png", state.history)
+    return metrics
+
+
+def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:
+    """An untrained model for the pictures of an archive.
+
+    Args:
+        archive: the slices.
+        rows: int array, the training slices, whose statistics the model holds.
+        config: the model.
+        seed: for the codebook.
+    """
+    mean, std = _statistics(archive, rows)
+    model = VQVAE(
+        archive.image_shape,
+        dataclasses.astuple(archive.crop),
+        mean=mean,
+        std=std,
+        seed=seed,
+        **dataclasses.asdict(config),
+    )
+    model.build((None, *archive.image_shape, 1))
+    return model
+
+
+def _statistics(archive, rows):
+    """Mean and standard deviation of the cropped slices' intensities, in [0, 1]."""
+    count, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(rows), STATISTICS_CHUNK):
+        crops = archive.crop.cut(archive.images[rows[start : start + STATISTICS_CHUNK]])
+        crops = crops.astype("float64") / 255
+        count += crops.size
+        total += crops.sum()
+        squares += np.square(crops).sum()
+    mean = total / count
+    return float(mean), float(np.sqrt(squares / count - mean**2))
+
+
+def _start_codebook(model, batches):
+    """k-means centres of the first batches' latents."""
+    wanted = KMEANS_LATENTS * model.config.num_embeddings
+    latents, found = [], 0
+    for step in range(len(batches)):
+        if found >= wanted:
+            break
+        batch = np.asarray(model.encode(batches[step][0]), "float32")
+        latents.append(batch.reshape(-1, model.config.embedding_dim))
+        found += len(latents[-1])
+    latents = np.concatenate(latents)
+    if len(latents) >= model.config.num_embeddings:
+        model.quantizer.initialize_codebook(latents[:wanted])
+
+
+def _describe(archive, config, training):
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": "vqvae",
+        "archive_hash": archive.content_hash,
+        "model": dataclasses.asdict(config),
+        "training": dataclasses.asdict(training),
+    }
+
+
+def _check_same(run, asked):
+    """A run goes on only as what it was begun; more epochs may be asked of it."""
+    if not run.config_path.exists():
+        others = [item.name for item in run.path.iterdir() if not item.name.startswith(".")]
+        if others:
+            raise InputError(
+                f"Run folder {run.path} holds other things ({', '.join(sorted(others)[:3])}) and "
+                "no config.json. Give a new or empty folder as --run."
+            )
+        return
+    begun = run.open_config("vqvae")
+    if begun["archive_hash"] != asked["archive_hash"]:
+        raise InputError(
+            f"Run {run.path} was trained on another archive (content {begun['archive_hash'][:12]}, "
+            f"this one has {asked['archive_hash'][:12]}). Give that --data, or a new --run."
+        )
+    changed = [
+        f"{key}={begun[part].get(key)!r} (asked: {value!r})"
+        for part in ("model", "training")
+        for key, value in asked[part].items()
+        if key != "epochs" and begun[part].get(key) != _plain(value)
+    ]
+    if changed:
+        raise InputError(
+            f"Run {run.path} was begun with {'; '.join(changed)}. "
+            "Ask for the same, or give a new --run."
+        )
+
+
+def _plain(value):
+    """A value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _metrics(model, state: TrainingState, seconds: float) -> dict:
+    best = int(np.argmax(state.history[MONITOR]))
+    scores = {
+        key.removeprefix("val_"): values[best]
+        for key, values in state.history.items()
+        if key.startswith("val_")
+    }
+    return {
+        "split": "validate",
+        "epoch": best + 1,
+        "epochs": state.epoch,
+        **scores,
+        "bits_per_pixel_raw": model.bits_per_pixel_raw,
+        "train_codebook_usage": state.history["codebook_usage"][best],
+        "seconds": seconds,
+    }
