@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Fresh machine to tests: own .venv, install, lint, all tests. Extra words go to pytest:
+#   bash scripts/test.sh -m "not slow"
+set -euo pipefail
+. "$(dirname "$0")/environment.sh" test,jax
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m ruff check .
+exec "$PYTHON" -m pytest "$@"
