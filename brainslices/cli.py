@@ -1,14 +1,16 @@
 """What every command shares: flags from a dataclass, one clear message, an exit status."""
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from brainslices.errors import InputError
 
-__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "parse", "peek", "run"]
+__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "hushed", "parse", "peek", "run"]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
 
@@ -41,6 +43,28 @@ def peek(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
     return tyro.cli(kind, args=argv, return_unknown_args=True, add_help=False)[0]
 
 
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keep off the terminal what TensorFlow's C++ writes while it loads; shown if loading fails.
+
+    It notes a missing GPU and its own optimisations on every start, before any log level applies.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(terminal, notes.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
 def run(main: Callable[[], None]) -> int:
     """Run a command.
 
@@ -51,8 +75,6 @@ def run(main: Callable[[], None]) -> int:
         Exit status: 0 done, 2 wrong use or bad input (a message on stderr, no traceback),
         130 stopped by the user.
     """
-    # TensorFlow reports the missing GPU of a CPU machine as an error at every start.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         main()
     except InputError as error:

@@ -95,7 +95,8 @@ class Run:
     """The folder of one training.
 
     `config.json` (what was asked), `model.keras` (best epoch), `state.npz` (all that going on
-    needs), `history.csv`, `metrics.json`, `figures/`, `logs/` (TensorBoard), `environment.json`.
+    needs), `history.csv`, `metrics.json`, `figures/`, `logs/` (TensorBoard), `environment.json`;
+    for a VQ-VAE also `mean_image.npy`, the mean training image.
 
     Args:
         path: the folder.
@@ -109,6 +110,7 @@ class Run:
         self.history_path = self.path / "history.csv"
         self.metrics_path = self.path / "metrics.json"
         self.environment_path = self.path / "environment.json"
+        self.mean_image_path = self.path / "mean_image.npy"
         self.figures = self.path / "figures"
         self.logs = self.path / "logs"
 

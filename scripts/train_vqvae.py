@@ -37,7 +37,8 @@ def main(argv=None):
     given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load())
     arguments = cli.parse(Arguments, argv, given)
 
-    from vqvae.training import train
+    with cli.hushed():
+        from vqvae.training import train
 
     metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
     print(

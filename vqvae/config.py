@@ -18,8 +18,10 @@ MOST_EMBEDDINGS = 2**16
 class VQVAEConfig:
     """What a VQ-VAE is made of. Every default of the science stands in `PRESETS` alone."""
 
+    magnification: float
+    """Size of the coded picture against the crop; above 1 spends more codes on each pixel."""
     channels: tuple[int, ...]
-    """Width of each level of the encoder; each level halves the picture's sides, two or three."""
+    """Width of each of the encoder's two or three levels, each of which halves the sides."""
     kernel_size: int
     """Side of the resampling convolutions, in pixels."""
     encoder_blocks: int
@@ -60,6 +62,7 @@ class VQVAEConfig:
             expect(self, "mse_weight", bool, "positive, as the other two weights are 0")
 
     def _check_network(self):
+        expect(self, "magnification", lambda value: 0.25 <= value <= 4, "from 0.25 to 4")
         expect(
             self,
             "channels",
@@ -92,7 +95,7 @@ class VQVAEConfig:
 
     @property
     def downsampling(self) -> int:
-        """Pixels of the cropped picture to a code, along each side."""
+        """Pixels of the coded picture to a code, along each side."""
         return 2 ** len(self.channels)
 
 
@@ -108,6 +111,7 @@ class Preset:
 # The seed document's network: 32-64-16, 3 x 3, stride 2 twice, K = 128, MSE / variance, Adam.
 SEED = Preset(
     model=VQVAEConfig(
+        magnification=1.0,
         channels=(32, 64),
         kernel_size=3,
         encoder_blocks=0,
@@ -140,6 +144,7 @@ SEED = Preset(
 
 DEFAULT = Preset(
     model=VQVAEConfig(
+        magnification=1.2,
         channels=(64, 128, 128),
         kernel_size=4,
         encoder_blocks=2,
@@ -154,11 +159,11 @@ DEFAULT = Preset(
         l2_normalized=False,
         rotation_trick=False,
         l1_weight=1.0,
-        mse_weight=1.0,
-        ssim_weight=1.0,
+        mse_weight=0.0,
+        ssim_weight=3.0,
     ),
     training=TrainingConfig(
-        epochs=40,
+        epochs=28,
         batch_size=32,
         learning_rate=1.5e-3,
         schedule="cosine",

@@ -20,13 +20,12 @@ class VQVAE(keras.Model):
     """Vector-quantised variational autoencoder of brain slices.
 
     Takes and gives pictures as the source has them. Inside, the crop is cut out, the residual
-    (image - mean) / std of the training slices is extracted, and both are undone at the end:
-    nobody can forget or repeat it.
+    (image - mean) / std of the training slices is extracted and resampled to the coded size, and
+    all is undone at the end: nobody can forget or repeat it.
 
     Args:
         image_shape: (rows, cols) of the source's pictures.
-        crop: (top, left, rows, cols) of the part that is coded, rows and cols divisible by the
-            downsampling. It may overhang the picture.
+        crop: (top, left, rows, cols) of the part that is coded. It may overhang the picture.
         mean: float, mean intensity of the training crops, in [0, 1].
         std: float, their standard deviation, positive.
         seed: int, for the first codebook and the restarts of dead codes.
@@ -42,8 +41,7 @@ class VQVAE(keras.Model):
         `reconstruct`, `decode` and `decode_codes` clip.
 
     Raises:
-        InputError: if the crop's sides are not divisible by the downsampling, or `std` is not
-            positive.
+        InputError: if `std` is not positive.
 
     Reference:
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937.
@@ -54,15 +52,13 @@ class VQVAE(keras.Model):
         self.config = config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
         self.image_shape, self.crop = tuple(image_shape), tuple(crop)
         self.mean, self.std, self.seed = mean, std, seed
-        sides = self.crop[2:]
-        if any(side % config.downsampling for side in sides):
-            raise InputError(
-                f"`crop` must have sides divisible by {config.downsampling}, the downsampling. "
-                f"Received: {sides[0]} x {sides[1]}. Prepare the archive with that multiple."
-            )
         if not std > 0:
             raise InputError(f"`std` must be positive. Received: std={std}.")
-        self.code_grid_shape = tuple(side // config.downsampling for side in sides)
+        step = config.downsampling
+        self.code_grid_shape = tuple(
+            max(1, round(side * config.magnification / step)) for side in self.crop[2:]
+        )
+        self.coded_shape = tuple(side * step for side in self.code_grid_shape)
         self._add_networks(config)
         self._add_metrics()
 
@@ -72,7 +68,7 @@ class VQVAE(keras.Model):
             "kernel_size": config.kernel_size,
             "embedding_dim": config.embedding_dim,
         }
-        self.encoder = build_encoder((*self.crop[2:], 1), blocks=config.encoder_blocks, **shared)
+        self.encoder = build_encoder((*self.coded_shape, 1), blocks=config.encoder_blocks, **shared)
         self.quantizer = _build_quantizer(config, self.seed)
         self.decoder = build_decoder(self.code_grid_shape, blocks=config.decoder_blocks, **shared)
 
@@ -94,11 +90,11 @@ class VQVAE(keras.Model):
 
     def _latents(self, images, training=False):
         residual = (self.cut(ops.cast(images, "float32")) - self.mean) / self.std
-        return self.encoder(residual, training=training)
+        return self.encoder(_resample(residual, self.coded_shape), training=training)
 
     def _picture(self, quantized, training=False):
         residual = ops.cast(self.decoder(quantized, training=training), "float32")
-        return self.paste(residual * self.std + self.mean)
+        return self.paste(_resample(residual, self.crop[2:]) * self.std + self.mean)
 
     def cut(self, images):
         """The coded part of pictures: (batch, rows, cols, 1) -> (batch, *crop sides, 1)."""
@@ -204,6 +200,12 @@ class VQVAE(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _resample(images, shape):
+    if images.shape[1:3] == tuple(shape):
+        return images
+    return ops.image.resize(images, shape, interpolation="bilinear", data_format="channels_last")
 
 
 def _build_quantizer(config, seed):

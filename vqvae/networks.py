@@ -1,5 +1,7 @@
 """Encoder and decoder of stage one: strided convolutions and residual blocks, and their mirror."""
 
+import functools
+
 import keras
 from keras import layers
 
@@ -44,10 +46,12 @@ def build_encoder(image_shape, channels, kernel_size, blocks, embedding_dim):
         keras.Model: (batch, rows, cols, 1) -> (batch, r, c, embedding_dim).
     """
     inputs = x = keras.Input(image_shape)
-    for width in channels:
-        x = layers.Conv2D(width, kernel_size, strides=2, padding="same", activation="relu")(x)
+    for level, width in enumerate(channels):
+        x = layers.Activation("relu")(x) if level else x
+        x = layers.Conv2D(width, kernel_size, strides=2, padding="same")(x)
     for _ in range(blocks):
         x = _residual_block(x)
+    x = layers.Activation("relu")(x)
     return keras.Model(inputs, layers.Conv2D(embedding_dim, 3, padding="same")(x), name="encoder")
 
 
@@ -57,7 +61,7 @@ def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim):
     Args:
         grid_shape: (r, c) of the code grid.
         channels: the encoder's widths, first level first.
-        kernel_size: side of the transposed convolutions.
+        kernel_size: side of the transposed convolutions, each of which doubles rows and cols.
         blocks: number of residual blocks at the first level.
         embedding_dim: width of the latents.
 
@@ -69,12 +73,15 @@ def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim):
     x = PositionBias()(x)
     for _ in range(blocks):
         x = _residual_block(x)
-    for width in reversed(channels):
+    double = functools.partial(
+        layers.Conv2DTranspose, kernel_size=kernel_size, strides=2, padding="same"
+    )
+    for width in reversed(channels[:-1]):
         x = layers.Activation("relu")(x)
-        x = layers.Conv2DTranspose(width, kernel_size, strides=2, padding="same")(x)
+        x = double(width)(x)
     x = layers.Activation("relu")(x)
-    x = layers.Conv2D(1, 3, padding="same", dtype="float32")(x)
-    return keras.Model(inputs, x, name="decoder")
+    # The picture itself in float32: bfloat16 has steps of 1/256 just under 1.
+    return keras.Model(inputs, double(1, dtype="float32")(x), name="decoder")
 
 
 def _residual_block(x):

@@ -276,7 +276,8 @@ class VectorQuantizerEMA(VectorQuantizer):
         # The latents move fast at first: average over few steps then, as TensorFlow's
         # ExponentialMovingAverage does with `num_updates`.
         steps = self.steps + 1.0
-        decay = ops.minimum(self.decay, steps / (steps + DECAY_WARMUP))
+        # Never quite zero: an idle code would lose its place.
+        decay = ops.clip(steps / (steps + DECAY_WARMUP), EPSILON, max(self.decay, EPSILON))
         count = decay * self.ema_count + (1 - decay) * batch_count
         total = decay * self.ema_sum + (1 - decay) * batch_sum
         # An idle code keeps its place while its count shrinks; float32 loses both after some 8,700
@@ -301,7 +302,7 @@ class VectorQuantizerEMA(VectorQuantizer):
         return ops.where(dead, start, count), ops.where(dead[:, None], start * fresh, total)
 
     def _assign_codebook(self, centres):
-        self.ema_count.assign(ops.ones_like(self.ema_count))
+        self.ema_count.assign(ops.ones(self.ema_count.shape))
         self.ema_sum.assign(centres)
 
     def get_config(self):

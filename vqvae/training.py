@@ -12,8 +12,9 @@ from brainslices.batches import SliceBatches
 from brainslices.config import TrainingConfig
 from brainslices.errors import InputError
 from brainslices.figures import training_figure
+from brainslices.metrics import mean_image
 from brainslices.precision import resolve_precision
-from brainslices.runs import FORMAT_VERSION, Run, environment, write_json
+from brainslices.runs import FORMAT_VERSION, Run, atomic_path, environment, write_json
 from brainslices.training import TrainingState, compile_model, fit
 from vqvae.config import VQVAEConfig
 from vqvae.model import VQVAE
@@ -60,6 +61,8 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
         write_json(run.config_path, asked)
         facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
         write_json(run.environment_path, environment(archive_hash=archive.content_hash, **facts))
+        with atomic_path(run.mean_image_path) as temporary:
+            np.save(temporary, mean_image(archive))
         if config.kmeans_init and not run.state_path.exists():
             _start_codebook(model, batches)
         started = time.monotonic()
