@@ -24,6 +24,7 @@ setup(
         "tyro>=1.0",
         "tqdm>=4.67",
         "filelock>=3.16",
+        "lazy-loader>=0.4",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21"],

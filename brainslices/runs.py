@@ -133,6 +133,18 @@ class Run:
                 "Wait for it to end, or give another --run."
             ) from error
 
+    def strangers(self) -> list[str]:
+        """Names of what lies in the folder and no training wrote before its first state."""
+        ours = {
+            self.config_path,
+            self.environment_path,
+            self.mean_image_path,
+            self.figures,
+            self.logs,
+        }
+        found = self.path.iterdir() if self.path.exists() else ()
+        return [item.name for item in found if item not in ours and item.name[0] != "."]
+
     def open_config(self, kind: str) -> dict:
         """Read `config.json` of a run that exists.
 

@@ -17,6 +17,7 @@ from brainslices import progress
 from brainslices.batches import SliceBatches
 from brainslices.config import TrainingConfig
 from brainslices.errors import InputError
+from brainslices.figures import training_figure
 from brainslices.runs import Run, atomic_path
 
 __all__ = ["TrainingState", "fit", "learning_rate", "load_state", "save_state"]
@@ -33,11 +34,13 @@ class TrainingState:
         epoch: finished epochs.
         step: finished steps of the epoch under way.
         history: name -> one value for each finished epoch.
+        seconds: time spent so far, over all the processes that had a part in it.
     """
 
     epoch: int = 0
     step: int = 0
     history: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def learning_rate(config: TrainingConfig, steps: int):
@@ -130,8 +133,9 @@ def fit(
 ) -> TrainingState:
     """Train a compiled model, going on from the run's state where there is one.
 
-    Writes `state.npz`, `model.keras` (the epoch with the highest `monitor`), `history.csv` and the
-    TensorBoard logs. On Ctrl-C or SIGTERM the state is saved after the step under way.
+    Writes `state.npz`, `model.keras` (the epoch with the highest `monitor`), `history.csv`, the
+    curves and the TensorBoard logs. On Ctrl-C or SIGTERM the state is saved after the step under
+    way.
 
     Args:
         model: built and compiled; its state is replaced by the run's.
@@ -149,6 +153,8 @@ def fit(
         InputError: the loss is no longer finite, or the saved state does not fit.
     """
     state = load_state(run, model)
+    if not run.state_path.exists():
+        save_state(run, model, state)  # from here on the folder is a run that has begun
     keeper = _Keeper(run, state, monitor, train.steps_per_epoch)
     callbacks = [_Progress(state, config.epochs, train), keeper, *_tensorboard(run)]
     options = {"validation_data": validation, "callbacks": callbacks, "verbose": 0}
@@ -160,7 +166,14 @@ def fit(
         if state.epoch < config.epochs:
             train.epoch, train.first_step = state.epoch, 0
             model.fit(train, initial_epoch=state.epoch, epochs=config.epochs, **options)
+    _draw_history(run, state)
     return state
+
+
+def _draw_history(run: Run, state: TrainingState) -> None:
+    """Draw the curves of the finished epochs, if there are any, to `figures/training.png`."""
+    if state.history:
+        training_figure(run.figures / "training.png", state.history)
 
 
 def _tensorboard(run):
@@ -182,12 +195,12 @@ class _Keeper(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
         self.restored = None
-        self.saved_at = time.monotonic()
+        self.saved_at = self.counted_at = time.monotonic()
         self.stopped_by = None
 
     @contextlib.contextmanager
     def signals(self):
-        """Turn the first SIGINT or SIGTERM into a stop after the step; a second one acts at once."""
+        """Turn the first SIGINT or SIGTERM into a stop after the step; a second acts at once."""
         before = {}
 
         def stop(number, frame):
@@ -235,9 +248,13 @@ class _Keeper(keras.callbacks.Callback):
 
     def _save(self, logs):
         self._require_finite(logs)
+        now = time.monotonic()
+        self.state.seconds += now - self.counted_at
+        self.counted_at = now
         save_state(self.run, self.model, self.state)
         self.saved_at = time.monotonic()
         if self.stopped_by:
+            _draw_history(self.run, self.state)
             raise KeyboardInterrupt(
                 f"State saved in {self.run.path} after epoch {self.state.epoch}, step "
                 f"{self.state.step} of the next. The same command goes on from there."

@@ -1,13 +1,13 @@
 """The VQ-VAE: picture -> latents -> codes -> picture, with its pre-processing inside."""
 
 import dataclasses
-import math
 
 import keras
 from keras import ops
 
 from brainslices.device_ssim import ssim, ssim_foreground
 from brainslices.errors import InputError
+from brainslices.metrics import bits_per_pixel_raw
 from vqvae.config import VQVAEConfig
 from vqvae.networks import build_decoder, build_encoder
 from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
@@ -143,9 +143,10 @@ class VQVAE(keras.Model):
 
     @property
     def bits_per_pixel_raw(self):
-        """log2(num_embeddings) bits for each code, over the source's pixels."""
-        codes = math.prod(self.code_grid_shape)
-        return codes * math.log2(self.config.num_embeddings) / math.prod(self.image_shape)
+        """Bits a source pixel of the code grid without an entropy coder."""
+        return bits_per_pixel_raw(
+            self.code_grid_shape, self.config.num_embeddings, self.image_shape
+        )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         originals = ops.cast(x, "float32")

@@ -1,7 +1,6 @@
 """Training of stage one: from a slice archive to a run folder."""
 
 import dataclasses
-import time
 from pathlib import Path
 
 import keras
@@ -11,10 +10,9 @@ from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
 from brainslices.config import TrainingConfig
 from brainslices.errors import InputError
-from brainslices.figures import training_figure
 from brainslices.metrics import mean_image
 from brainslices.precision import resolve_precision
-from brainslices.runs import FORMAT_VERSION, Run, atomic_path, environment, write_json
+from brainslices.runs import FORMAT_VERSION, Run, atomic_path, environment, read_json, write_json
 from brainslices.training import TrainingState, compile_model, fit
 from vqvae.config import VQVAEConfig
 from vqvae.model import VQVAE
@@ -49,8 +47,7 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
     with run.lock():
         asked = _describe(archive, config, training)
         _check_same(run, asked)
-        policy, reason = resolve_precision(training.precision)
-        keras.mixed_precision.set_dtype_policy(policy)
+        _set_precision(run, training, archive.content_hash)
         keras.utils.set_random_seed(training.seed)
         model = build_model(archive, train_rows, config, training.seed)
         batches = SliceBatches(
@@ -59,18 +56,25 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
         validation = SliceBatches(archive, validation_rows, training.batch_size)
         compile_model(model, training, batches.steps_per_epoch)
         write_json(run.config_path, asked)
-        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
-        write_json(run.environment_path, environment(archive_hash=archive.content_hash, **facts))
         with atomic_path(run.mean_image_path) as temporary:
             np.save(temporary, mean_image(archive))
         if config.kmeans_init and not run.state_path.exists():
             _start_codebook(model, batches)
-        started = time.monotonic()
         state = fit(model, batches, validation, run, training, MONITOR)
-        metrics = _metrics(model, state, time.monotonic() - started)
+        metrics = _metrics(model, state)
         write_json(run.metrics_path, metrics)
-        training_figure(run.figures / "training.png", state.history)
     return metrics
+
+
+def _set_precision(run, training, archive_hash):
+    """Set the dtype policy; a run goes on in the one it was begun in, whatever a probe says."""
+    policy, reason = resolve_precision(training.precision)
+    if training.precision == "auto" and run.state_path.exists():
+        begun = read_json(run.environment_path)
+        policy, reason = begun["precision"], begun["precision_reason"]
+    keras.mixed_precision.set_dtype_policy(policy)
+    facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
+    write_json(run.environment_path, environment(archive_hash=archive_hash, **facts))
 
 
 def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:
@@ -135,12 +139,12 @@ def _describe(archive, config, training):
 
 def _check_same(run, asked):
     """A run goes on only as what it was begun; more epochs may be asked of it."""
-    if not run.config_path.exists():
-        others = [item.name for item in run.path.iterdir() if not item.name.startswith(".")]
+    if not run.state_path.exists():
+        others = sorted(run.strangers())
         if others:
             raise InputError(
-                f"Run folder {run.path} holds other things ({', '.join(sorted(others)[:3])}) and "
-                "no config.json. Give a new or empty folder as --run."
+                f"Run folder {run.path} holds other things ({', '.join(others[:3])}) and "
+                "no training to go on with. Give a new or empty folder as --run."
             )
         return
     begun = run.open_config("vqvae")
@@ -167,7 +171,7 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _metrics(model, state: TrainingState, seconds: float) -> dict:
+def _metrics(model, state: TrainingState) -> dict:
     best = int(np.argmax(state.history[MONITOR]))
     scores = {
         key.removeprefix("val_"): values[best]
@@ -181,5 +185,5 @@ def _metrics(model, state: TrainingState, seconds: float) -> dict:
         **scores,
         "bits_per_pixel_raw": model.bits_per_pixel_raw,
         "train_codebook_usage": state.history["codebook_usage"][best],
-        "seconds": seconds,
+        "seconds": state.seconds,
     }

@@ -1,0 +1,285 @@
+"""How speed and memory are measured: side by side, by medians, memory in processes of their own."""
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from brainslices.errors import InputError
+
+__all__ = [
+    "PROCESS_STATUS",
+    "PeakMemory",
+    "Row",
+    "Setting",
+    "alternate",
+    "empty_memory",
+    "in_new_process",
+    "measure_all",
+    "table",
+    "timed",
+    "training_rate",
+]
+
+GIGABYTE = 10**9
+PROCESS_STATUS = Path("/proc/self/status")
+SAMPLING_INTERVAL_S = 0.002
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure.
+
+    Args:
+        name: what was measured.
+        unit: "s", "GB" (10**9 bytes) or a rate, such as "slices/s".
+        ours: this project's figure.
+        peer: what the same costs otherwise, measured in the same run, or None.
+        against: what `peer` is.
+        at_most: bar for `ours`, in its unit, or None.
+        at_least: bar for `ratio`, or None.
+        note: what the figure depends on.
+    """
+
+    name: str
+    unit: str
+    ours: float
+    peer: float | None = None
+    against: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better `ours` is than `peer`: above 1 is faster, or smaller."""
+        if self.peer is None:
+            return None
+        return self.ours / self.peer if self.unit.endswith("/s") else self.peer / self.ours
+
+    @property
+    def bar(self) -> str:
+        """The bar in words, empty without one."""
+        if self.at_most is not None:
+            return f"<= {self.at_most:g} {self.unit}"
+        return "" if self.at_least is None else f">= {self.at_least:g}x"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None without one."""
+        if self.at_most is not None:
+            return self.ours <= self.at_most
+        return None if self.at_least is None else self.ratio >= self.at_least
+
+    def as_dict(self) -> dict:
+        """Fields, `ratio` and `met`, as JSON takes them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "ratio": self.ratio, "met": self.met}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a measurement may use.
+
+    Args:
+        archive: folder of the slice archive.
+        scripts: folder of the commands.
+        workspace: empty folder for large temporary files.
+        pictures: folder of pictures to make an archive of, or None.
+        quick: measure too little for stable figures, only to see that it works.
+    """
+
+    archive: Path
+    scripts: Path
+    workspace: Path
+    pictures: Path | None = None
+    quick: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """How often each side is measured."""
+        return 1 if self.quick else 5
+
+
+Measurement = Callable[[Setting], Iterable[Row]]
+
+
+def measure_all(
+    measurements: Mapping[str, Measurement], setting: Setting, only: Sequence[str] = ()
+) -> list[Row]:
+    """Take measurements one after the other, each row shown on stderr as it comes.
+
+    Args:
+        measurements: name -> function that yields rows.
+        setting: what they may use.
+        only: names to take alone; all if empty.
+
+    Raises:
+        InputError: if `only` has an unknown name.
+    """
+    unknown = [name for name in only if name not in measurements]
+    if unknown:
+        known = ", ".join(measurements)
+        raise InputError(f"`only` must name some of {known}. Received: {unknown[0]!r}.")
+    rows = []
+    for name in only or measurements:
+        tqdm.write(f"measuring: {name}", file=sys.stderr)
+        for row in measurements[name](setting):
+            rows.append(row)
+            tqdm.write(f"  {row.name}: {_figure(row.ours)} {row.unit}", file=sys.stderr)
+    return rows
+
+
+def alternate(
+    sides: Mapping[str, Callable[[], float | Sequence[float]]], rounds: int
+) -> dict[str, tuple[float, ...]]:
+    """Measure several sides in turn, A B A B, so that what else the machine does hits all alike.
+
+    Args:
+        sides: name -> function that returns a figure, or several.
+        rounds: how often each is called.
+
+    Returns:
+        Name -> the median of each of its figures.
+    """
+    found = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, measure in sides.items():
+            figures = measure()
+            found[name].append(figures if isinstance(figures, Sequence) else (figures,))
+    return {
+        name: tuple(statistics.median(each) for each in zip(*figures, strict=True))
+        for name, figures in found.items()
+    }
+
+
+def timed(function: Callable, *arguments: object) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def training_rate(
+    model: keras.Model, data: object, batch_size: int | None, warmup: int, steps: int
+) -> float:
+    """Slices per second of `fit`, input included, compilation and the first steps not.
+
+    Args:
+        model: compiled.
+        data: an array of pictures, or batches with their own `batch_size`; again and again from
+            the start if they are few.
+        batch_size: slices in a batch of an array, None for batches.
+        warmup: steps before the clock starts.
+        steps: steps on the clock.
+    """
+    stamps = _Stamps(warmup, warmup + steps)
+    epochs = warmup + steps  # more than enough: the callback ends it
+    model.fit(data, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[stamps])
+    started, ended = stamps.times
+    return (batch_size or data.batch_size) * steps / (ended - started)
+
+
+class _Stamps(keras.callbacks.Callback):
+    """The clock after the first and after the last of some steps; then training stops."""
+
+    def __init__(self, first, last):
+        super().__init__()
+        self.first, self.last = first, last
+        self.step, self.times = 0, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if self.step in (self.first, self.last):
+            float(logs["loss"])  # a device may lag behind; its value is there once it is done
+            self.times.append(time.perf_counter())
+        if self.step == self.last:
+            self.model.stop_training = True
+
+
+def in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a module's function in a fresh Python, where nothing was imported or allocated yet."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+class PeakMemory:
+    """Context manager: this process's highest memory within the block, in GB, sampled (Linux).
+
+    Attributes:
+        before: `resident` as the block began.
+        resident: highest resident memory.
+        anonymous: highest part of it that the process itself allocated.
+        file_backed: highest part of it that maps files, which the kernel takes back at need.
+    """
+
+    FIELDS = {"resident": "VmRSS", "anonymous": "RssAnon", "file_backed": "RssFile"}
+
+    def __enter__(self):
+        self.resident = self.anonymous = self.file_backed = 0.0
+        self._look()
+        self.before = self.resident
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *error):
+        self._ended.set()
+        self._watcher.join()
+        self._look()
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The three peaks by name."""
+        return {name: getattr(self, name) for name in self.FIELDS}
+
+    def _watch(self):
+        while not self._ended.wait(SAMPLING_INTERVAL_S):
+            self._look()
+
+    def _look(self):
+        status = dict(line.split(":", 1) for line in PROCESS_STATUS.read_text().splitlines())
+        for name, key in self.FIELDS.items():
+            now = int(status[key].split()[0]) * 1024 / GIGABYTE
+            setattr(self, name, max(getattr(self, name), now))
+
+
+def empty_memory() -> dict[str, float]:
+    """`PeakMemory.parts` of this process with Keras and its backend and one trivial operation."""
+    with PeakMemory() as peak:
+        np.asarray(keras.ops.add(keras.ops.ones(()), 1.0))
+    return peak.parts
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as aligned text, one line each."""
+    cells = [("", "ours", "peer", "unit", "ratio", "bar", "", "peer is / note")]
+    for row in rows:
+        verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+        remark = "; ".join(filter(None, (row.against, row.note)))
+        figures = _figure(row.ours), _figure(row.peer), row.unit, _figure(row.ratio, "x")
+        cells.append((row.name, *figures, row.bar, verdict, remark))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def _figure(value, suffix=""):
+    if value is None:
+        return ""
+    return (f"{value:.0f}" if value >= 100 else f"{value:.3g}") + suffix

@@ -1,0 +1,434 @@
+"""Reconstruction of unseen slices by a trained VQ-VAE: scores, floors, figure and pictures."""
+
+import csv
+import dataclasses
+import zipfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+import keras
+import numpy as np
+from PIL import Image
+
+from brainslices.archive import CropBox, SliceArchive, SliceRecord, split_name
+from brainslices.errors import InputError
+from brainslices.figures import ReconstructionRow, pick_extremes, reconstruction_figure
+from brainslices.metrics import (
+    SCORES,
+    codec_rate,
+    floor_scores,
+    mean_image,
+    score_slices,
+    similarity_map,
+    summarise,
+)
+from brainslices.progress import bar
+from brainslices.runs import Run, file_hash, write_json
+from brainslices.sources import find_files, picture_records, read_picture
+from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
+from vqvae.model import VQVAE
+
+__all__ = ["Slices", "load_vqvae", "open_slices", "reconstruct", "summary"]
+
+FILES = ("metrics.json", "slices.csv", "reconstruction.png", "pictures")
+CODEC_SLICES = 96
+# Settings of each codec from the lowest rate up; JPEG 2000's ratios are 1 % apart.
+CODEC_QUALITIES = {"avif": range(101), "jpeg2000": np.geomspace(200, 1.05, 512).tolist()}
+
+
+def reconstruct(
+    run: Path,
+    data: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    batch_size: int = 32,
+    pictures: bool = False,
+    codecs: bool = False,
+) -> dict:
+    """Reconstruct slices and measure how like their originals they are.
+
+    Args:
+        run: folder of a trained VQ-VAE.
+        data: a slice archive, or a folder of grey pictures.
+        out: folder to write: `metrics.json`, `slices.csv` (a row a slice), `reconstruction.png`
+            (the best, the median and the worst slices) and perhaps `pictures/`. It appears
+            complete or not at all, and takes the place of an earlier reconstruction.
+        split: as `open_slices` takes it.
+        batch_size: slices reconstructed at a time.
+        pictures: write the reconstructions too, as 8-bit grey PNGs of the source's size.
+        codecs: measure AVIF and JPEG 2000 too, at the lowest rate that is not under the model's
+            raw rate, on evenly spread slices, at most `CODEC_SLICES`.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        InputError: if the run, the data or the folder to write cannot be used; nothing is
+            written then.
+    """
+    run, out = Run(run), Path(out).resolve()
+    config = run.open_config("vqvae")
+    run.require_model()
+    _check_out(out)
+    if batch_size < 1:
+        raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
+    slices = open_slices(data, split)
+    model = load_vqvae(run)
+    _check_pictures(slices, model, run)
+    training_mean = _training_mean(run, data)
+    facts = {
+        "split": slices.split,
+        "archive_hash": slices.archive_hash,
+        "training_archive_hash": config["archive_hash"],
+        "model_hash": file_hash(run.model_path),
+        "num_embeddings": model.config.num_embeddings,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as workshop:
+        new = Path(workshop) / "new"
+        new.mkdir()
+        metrics = _measure(model, slices, training_mean, new, batch_size, pictures)
+        if codecs:
+            metrics |= _codec_scores(slices, model.bits_per_pixel_raw)
+        metrics |= facts
+        write_json(new / "metrics.json", metrics)
+        if out.exists():
+            out.rename(Path(workshop) / "old")
+        new.rename(out)
+    return metrics
+
+
+@dataclass(frozen=True)
+class Slices(Sequence):
+    """The originals, a sequence of float32 pictures (rows, cols) in [0, 1] read when asked for.
+
+    Args:
+        path: the archive or the folder they come from.
+        records: who, where and from which file, one a slice.
+        read: row number -> picture, uint8 of shape (rows, cols).
+        split: their split, or None where the data has none.
+        archive_hash: the archive's content hash, or None for a folder of pictures.
+    """
+
+    path: Path
+    records: list[SliceRecord]
+    read: Callable[[int], np.ndarray]
+    split: str | None
+    archive_hash: str | None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.read(row) / np.float32(255)
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subject of each slice."""
+        return [record.subject for record in self.records]
+
+
+def open_slices(data: Path, split: str | None = None) -> Slices:
+    """Open one split of an archive, or the pictures of a folder.
+
+    Args:
+        data: a slice archive; or a folder of grey pictures (or a single one), whose subjects and
+            positions are told by the file names and whose splits by its sub-folders.
+        split: the split wanted; None takes `test` where the data has splits, else all pictures.
+
+    Raises:
+        InputError: if there is nothing of the kind.
+    """
+    data = Path(data)
+    if not (data / "archive.json").exists():
+        return _open_folder(data, split)
+    archive = SliceArchive.open(data)
+    rows = archive.rows_of(split or "test")
+    return Slices(
+        path=data,
+        records=[archive.index[row] for row in rows],
+        read=lambda row: archive.images[rows[row]],
+        split=split_name(split or "test"),
+        archive_hash=archive.content_hash,
+    )
+
+
+def load_vqvae(run: Run) -> VQVAE:
+    """The trained model of a run, its best epoch.
+
+    Raises:
+        InputError: if the run is of another kind or format, has no model yet, or a damaged one.
+    """
+    run.open_config("vqvae")
+    path = run.require_model()
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{path} cannot be loaded ({reason}). Restore it, or train again into a new --run."
+        ) from error
+
+
+def summary(metrics: dict) -> str:
+    """The measurement as a table of text, with what must be known to read it.
+
+    Args:
+        metrics: as `reconstruct` returns it.
+    """
+    raw = metrics["bits_per_pixel_raw"]
+    rows = [
+        ("model", metrics, raw),
+        ("mean training image", metrics["floor_mean_image"], None),
+        ("black image", metrics["floor_black"], None),
+    ]
+    for key, name in (("codec_avif", "AVIF"), ("codec_jpeg2000", "JPEG 2000")):
+        if key in metrics:
+            scores = metrics[key]
+            rows.append((f"{name}, {scores['slices']} slices", scores, scores["bits_per_pixel"]))
+    cells = [("", "ssim", "ssim_foreground", "PSNR in dB", "bits per pixel")]
+    for name, scores, rate in rows:
+        written = [_with_interval(scores, key, 2 if key == "psnr_db" else 4) for key in SCORES]
+        cells.append((name, *written, "" if rate is None else f"{rate:.4f}"))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    lines += [
+        "",
+        f"codebook usage {metrics['codebook_usage']:.1%} of {metrics['num_embeddings']} codes, "
+        f"perplexity {metrics['perplexity']:.1f}",
+        f"{metrics['split'] or 'all pictures'}: {metrics['subjects']} subjects, "
+        f"{metrics['slices']} slices; [95 % interval by subject]",
+    ]
+    return "\n".join(lines + [f"note: {note}" for note in _notes(metrics)])
+
+
+def _with_interval(scores, name, digits):
+    mean, low, high = (scores[name + end] for end in ("", "_low", "_high"))
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _notes(metrics):
+    if metrics["archive_hash"] is None:
+        yield "pictures from a folder: whether the model was trained on them is not known."
+    elif metrics["archive_hash"] != metrics["training_archive_hash"]:
+        yield (
+            "another archive than the run was trained on: whether they share subjects is not known."
+        )
+    elif metrics["split"] == "train":
+        yield "the model was trained on these slices: no measure of unseen brains."
+    elif metrics["split"] == "validate":
+        yield "the best epoch was chosen by these slices: the scores are slightly too good."
+    if metrics["subjects"] == 1:
+        yield "one subject alone: the intervals say nothing."
+
+
+def _check_out(out):
+    """Everything in the folder will be replaced: it must hold an earlier reconstruction alone."""
+    if out.is_dir():
+        found = {item.name for item in out.iterdir()}
+        others = sorted(found - set(FILES) if "metrics.json" in found else found)
+        if others:
+            raise InputError(
+                f"{out} holds other things than an earlier reconstruction "
+                f"({', '.join(others[:3])}). Give a new or empty folder as --out."
+            )
+    elif out.exists():
+        raise InputError(f"{out} is a file; --out must be a folder. Give a new one.")
+
+
+def _open_folder(data, split):
+    files, are_volumes = find_files(data)
+    if are_volumes:
+        raise InputError(
+            f"{data} holds volumes. Make a slice archive of them first: "
+            f"python scripts/prepare_data.py --source {data} --out DIR."
+        )
+    root = data.parent if data.is_file() else data
+    records = picture_records(files, root, fractions=(1, 0, 0))
+    # Splits that stay when subjects are dealt otherwise are those of the sub-folders.
+    if records == picture_records(files, root, fractions=(0, 0, 1)):
+        offered = sorted({record.split for record in records})
+        split = split_name(split or "test")
+        records = [record for record in records if record.split == split]
+        if not records:
+            raise InputError(
+                f"{data} has no pictures in the split {split!r}, only in: {', '.join(offered)}. "
+                "Give one of those as --split."
+            )
+    elif split is not None:
+        raise InputError(
+            f"{data} has no sub-folders named after splits. Leave --split out to take all of its "
+            f"pictures. Received: split={split!r}."
+        )
+    else:
+        records = [dataclasses.replace(record, split="") for record in records]
+    return Slices(
+        path=root,
+        records=records,
+        read=lambda row: read_picture(root / records[row].source),
+        split=split,
+        archive_hash=None,
+    )
+
+
+def _check_pictures(slices, model, run):
+    """Reads every picture once: a bad one must not be found after minutes of work."""
+    rows, cols = model.image_shape
+    for row, record in enumerate(slices.records):
+        shape = slices.read(row).shape
+        if shape != (rows, cols):
+            named = slices.path if slices.archive_hash else slices.path / record.source
+            raise InputError(
+                f"{named} has {shape[0]} x {shape[1]} pixels (rows x cols), but the model of "
+                f"{run.path} takes {rows} x {cols}. Resize the pictures, or give a --run that was "
+                "trained on that size."
+            )
+
+
+def _training_mean(run, data):
+    """Mean training image: the run's own, or that of the archive for a run without one."""
+    path = run.mean_image_path
+    if path.exists():
+        try:
+            return np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"{path} is damaged ({error}). Start the training command again: it writes the "
+                "file anew and trains no further than asked."
+            ) from error
+    if (Path(data) / "archive.json").exists():
+        return mean_image(SliceArchive.open(data))
+    raise InputError(
+        f"Run {run.path} has no {path.name}, the floor that {data} needs. Start the training "
+        "command again: it writes the file and trains no further than asked."
+    )
+
+
+class _CodesAndPicture(keras.Model):
+    """Both outputs of one pass, for one compiled function."""
+
+    def __init__(self, vqvae):
+        super().__init__(name="codes_and_picture")
+        self.vqvae = vqvae
+
+    def call(self, images):
+        codes = self.vqvae.encode_to_codes(images)
+        return codes, self.vqvae.decode_codes(codes)
+
+
+def _pairs(model, originals: Iterable, batch_size) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Codes (r, c) and picture (rows, cols) of each original, a batch in memory at a time."""
+    originals = iter(originals)
+    # One shape, one compilation: the last batch is filled up with black.
+    batch = np.zeros((batch_size, *model.vqvae.image_shape, 1), "float32")
+    while found := list(islice(originals, batch_size)):
+        batch[: len(found), ..., 0] = found
+        batch[len(found) :] = 0
+        codes, images = model.predict_on_batch(batch)
+        yield from zip(codes[: len(found)], images[: len(found), ..., 0], strict=True)
+
+
+def _measure(vqvae, slices, training_mean, folder, batch_size, pictures):
+    """Scores all slices, writes the table, the figure and the pictures, gives the metrics."""
+    model, batch_size = _CodesAndPicture(vqvae), min(batch_size, len(slices))
+    code_grids = np.empty((len(slices), *vqvae.code_grid_shape), "int32")
+
+    def images():
+        for row, (codes, image) in enumerate(_pairs(model, slices, batch_size)):
+            code_grids[row] = codes
+            if pictures:
+                _write_picture(folder / "pictures", slices.records[row], image)
+            yield image
+
+    scores = score_slices(slices, images(), description="reconstructing")
+    if np.isnan(scores["ssim_foreground"]).all():
+        raise InputError(f"All pictures of {slices.path} are black: there is nothing to score.")
+    floors = floor_scores(slices, training_mean)
+    _write_table(folder / "slices.csv", slices.records, scores, floors)
+    reconstruction_figure(
+        folder / "reconstruction.png", _figure_rows(model, slices, scores, batch_size)
+    )
+    metrics = summarise(scores, floors, slices.subjects)
+    metrics["bits_per_pixel_raw"] = vqvae.bits_per_pixel_raw
+    for metric in (CodebookUsage, CodebookPerplexity):
+        counted = metric(vqvae.config.num_embeddings)
+        counted.update_state(code_grids)
+        name = "codebook_usage" if metric is CodebookUsage else "perplexity"
+        metrics[name] = float(counted.result())
+    return metrics
+
+
+def _write_picture(folder, record, image):
+    # An id is a path below the source; a table of files may have led out of it.
+    parts = [part for part in PurePosixPath(record.slice_id).parts if part not in ("/", "..")]
+    path = folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(image * 255).astype("uint8")).save(path)
+
+
+def _write_table(path, records, scores, floors):
+    columns = dict(scores)
+    for name, floor in floors.items():
+        columns |= {f"{name}_{key}": floor[key] for key in ("ssim", "ssim_foreground")}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["slice_id", "subject", "split", "position", *columns])
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        for record, row in zip(records, values, strict=True):
+            writer.writerow([record.slice_id, record.subject, record.split, record.position, *row])
+
+
+def _figure_rows(model, slices, scores, batch_size):
+    """The best, the median and the worst slices, cut to what the codes cover."""
+    picked = pick_extremes(scores["ssim_foreground"])
+    pairs = _pairs(model, (slices[row] for _, row in picked), batch_size)
+    crop, rows = CropBox(*model.vqvae.crop), []
+    for (label, row), (codes, image) in zip(picked, pairs, strict=True):
+        shown = np.stack([slices[row], image, similarity_map(slices[row], image)])
+        original, reconstruction, similarity = crop.cut(shown)
+        rows.append(
+            ReconstructionRow(
+                label=label,
+                slice_id=slices.records[row].slice_id,
+                original=original,
+                codes=codes,
+                reconstruction=reconstruction,
+                similarity=similarity,
+                ssim=scores["ssim"][row],
+                ssim_foreground=scores["ssim_foreground"][row],
+            )
+        )
+    return rows
+
+
+def _codec_scores(slices, bits_per_pixel):
+    """Scores of classical codecs at the lowest rate that is not under the model's."""
+    rows = range(0, len(slices), -(-len(slices) // CODEC_SLICES))
+    originals = [slices[row] for row in rows]
+    subjects = [slices.records[row].subject for row in rows]
+    results = {}
+    for codec, qualities in CODEC_QUALITIES.items():
+        with bar(None, codec, "settings") as tried:
+
+            def rate(quality, codec=codec, tried=tried):
+                tried.update(1)
+                return codec_rate(originals, codec, quality)[0]
+
+            place = bisect_left(qualities, bits_per_pixel, key=rate)
+        quality = qualities[min(place, len(qualities) - 1)]
+        reached, decoded = codec_rate(originals, codec, quality)
+        scores = score_slices(originals, decoded, description=codec)
+        results[f"codec_{codec}"] = {
+            "bits_per_pixel": reached,
+            "quality": quality,
+            **summarise(scores, {}, subjects),
+        }
+    return results
