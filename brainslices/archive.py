@@ -9,10 +9,7 @@ import csv
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Iterable
-from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from brainslices.errors import InputError
+from brainslices.runs import atomic_folder
 
 __all__ = [
     "FOREGROUND_THRESHOLD",
@@ -182,7 +180,7 @@ class SliceArchive:
         path, shape = self.path / "slices.npy", (len(self.index), *self.image_shape)
         try:
             images = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise _damaged(path, str(error)) from error
         if images.shape != shape or images.dtype != np.uint8:
             raise _damaged(path, f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
@@ -247,7 +245,7 @@ def write_archive(
     """
     folder = Path(folder).resolve()
     check_writable(folder, overwrite=overwrite)
-    with _folder_in_one_piece(folder) as partial:
+    with atomic_folder(folder) as partial:
         digest = hashlib.sha256()
         facts, index = _write_pixels(partial / "slices.npy", slices, grid_multiple, digest)
         text = _index_text(index)
@@ -377,39 +375,6 @@ def _content_box(brightest: dict[str, np.ndarray], multiple: int) -> CropBox:
         spans.append((int(start), int(length)))
     (top, rows), (left, cols) = spans
     return CropBox(top, left, rows, cols)
-
-
-@contextmanager
-def _folder_in_one_piece(folder: Path):
-    """Yields a new folder beside `folder` that takes its place at the end, or vanishes."""
-    made = [parent for parent in folder.parents if not parent.exists()]
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        _replace_folder(partial, folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            if parent.exists():
-                parent.rmdir()
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(folder)
-        raise
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = new.with_suffix(".old")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _counts(index: list[SliceRecord]) -> dict[str, dict[str, int]]:

@@ -43,9 +43,15 @@ def peek(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
     return tyro.cli(kind, args=argv, return_unknown_args=True, add_help=False)[0]
 
 
+def _wake_devices() -> None:
+    import keras
+
+    keras.distribution.list_devices()
+
+
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Keep off the terminal what TensorFlow's C++ writes while it loads; shown if loading fails.
+    """Keep off the terminal what TensorFlow's C++ writes while it loads; shown if that fails.
 
     It notes a missing GPU and its own optimisations on every start, before any log level applies.
     """
@@ -56,6 +62,7 @@ def hushed() -> Iterator[None]:
         os.dup2(notes.fileno(), 2)
         try:
             yield
+            _wake_devices()
         except BaseException:
             notes.seek(0)
             os.write(terminal, notes.read())

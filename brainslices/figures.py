@@ -179,7 +179,9 @@ def training_figure(path: str | Path, history: Mapping[str, Sequence[float]]) ->
 def _draw_row(places, row, last_code):
     original, codes, reconstruction, similarity = places
     original.imshow(row.original, cmap="gray", vmin=0, vmax=1)
-    codes.imshow(row.codes, cmap="viridis", vmin=0, vmax=last_code)
+    rows, cols = row.original.shape
+    # Stretched over the picture: the grid's own sides are rounded to whole codes.
+    codes.imshow(row.codes, cmap="viridis", vmin=0, vmax=last_code, extent=(0, cols, rows, 0))
     reconstruction.imshow(row.reconstruction, cmap="gray", vmin=0, vmax=1)
     drawn = similarity.imshow(row.similarity, cmap="magma", vmin=0, vmax=1)
     original.set_ylabel(row.label, fontweight="bold")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from brainslices.errors import InputError
 __all__ = [
     "FORMAT_VERSION",
     "Run",
+    "atomic_folder",
     "atomic_path",
     "environment",
     "file_hash",
@@ -49,6 +51,46 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder` that takes its place if the block succeeds.
+
+    Args:
+        folder: absolute path of the folder to make or to replace; its parents are made too.
+
+    Yields:
+        An empty folder to fill. On an error it vanishes and `folder` stays as it was.
+    """
+    made = [parent for parent in folder.parents if not parent.exists()]
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _replace_folder(partial, folder)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            if parent.exists():
+                parent.rmdir()
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(folder)
+        raise
+
+
+def _replace_folder(new, folder):
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, value: object) -> None:

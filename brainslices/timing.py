@@ -1,5 +1,7 @@
 """How speed and memory are measured: side by side, by medians, memory in processes of their own."""
 
+import gc
+import importlib
 import statistics
 import sys
 import threading
@@ -11,10 +13,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-import keras
-import numpy as np
 from tqdm import tqdm
 
+from brainslices import cli
 from brainslices.errors import InputError
 
 __all__ = [
@@ -139,6 +140,7 @@ def measure_all(
         for row in measurements[name](setting):
             rows.append(row)
             tqdm.write(f"  {row.name}: {_figure(row.ours)} {row.unit}", file=sys.stderr)
+        gc.collect()  # models and their input pipelines hold each other
     return rows
 
 
@@ -172,47 +174,45 @@ def timed(function: Callable, *arguments: object) -> float:
     return time.perf_counter() - start
 
 
-def training_rate(
-    model: keras.Model, data: object, batch_size: int | None, warmup: int, steps: int
-) -> float:
+def training_rate(model, data: object, batch_size: int | None, warmup: int, steps: int) -> float:
     """Slices per second of `fit`, input included, compilation and the first steps not.
 
     Args:
-        model: compiled.
+        model: a compiled `keras.Model`.
         data: an array of pictures, or batches with their own `batch_size`; again and again from
             the start if they are few.
         batch_size: slices in a batch of an array, None for batches.
         warmup: steps before the clock starts.
         steps: steps on the clock.
     """
-    stamps = _Stamps(warmup, warmup + steps)
-    epochs = warmup + steps  # more than enough: the callback ends it
-    model.fit(data, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[stamps])
-    started, ended = stamps.times
-    return (batch_size or data.batch_size) * steps / (ended - started)
+    import keras
 
+    times = []
 
-class _Stamps(keras.callbacks.Callback):
-    """The clock after the first and after the last of some steps; then training stops."""
+    def stamp(step, logs):
+        stamp.steps += 1
+        if stamp.steps in (warmup, warmup + steps):
+            float(logs["loss"])  # a device may lag behind; the value is there once it is done
+            times.append(time.perf_counter())
+        model.stop_training = stamp.steps == warmup + steps
 
-    def __init__(self, first, last):
-        super().__init__()
-        self.first, self.last = first, last
-        self.step, self.times = 0, []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        if self.step in (self.first, self.last):
-            float(logs["loss"])  # a device may lag behind; its value is there once it is done
-            self.times.append(time.perf_counter())
-        if self.step == self.last:
-            self.model.stop_training = True
+    stamp.steps = 0
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=stamp)
+    epochs = warmup + steps  # more than enough: the clock stops it
+    model.fit(data, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[clock])
+    return (batch_size or data.batch_size) * steps / (times[1] - times[0])
 
 
 def in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a module's function in a fresh Python, where nothing was imported or allocated yet."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    options = {"mp_context": get_context("spawn"), "initializer": _import}
+    with ProcessPoolExecutor(1, **options, initargs=(function.__module__,)) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def _import(module):
+    with cli.hushed():
+        importlib.import_module(module)
 
 
 class PeakMemory:
@@ -259,8 +259,10 @@ class PeakMemory:
 
 def empty_memory() -> dict[str, float]:
     """`PeakMemory.parts` of this process with Keras and its backend and one trivial operation."""
+    with cli.hushed():
+        import keras
     with PeakMemory() as peak:
-        np.asarray(keras.ops.add(keras.ops.ones(()), 1.0))
+        float(keras.ops.add(keras.ops.ones(()), 1.0))
     return peak.parts
 
 

@@ -90,7 +90,7 @@ def load_state(run: Run, model: keras.Model) -> TrainingState:
         with np.load(run.state_path) as saved:
             arrays = {key: saved[key] for key in saved.files}
         state = TrainingState(**json.loads(arrays.pop("progress").item()))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{run.state_path} is damaged ({error}). Remove the run folder to start over; "
             f"{run.model_path.name} in it, the best epoch's model, can still be used."
@@ -157,7 +157,9 @@ def fit(
         save_state(run, model, state)  # from here on the folder is a run that has begun
     keeper = _Keeper(run, state, monitor, train.steps_per_epoch)
     callbacks = [_Progress(state, config.epochs, train), keeper, *_tensorboard(run)]
-    options = {"validation_data": validation, "callbacks": callbacks, "verbose": 0}
+    # Keras would shuffle the batches once more, in an order that no state holds.
+    options = {"validation_data": validation, "callbacks": callbacks, "shuffle": False}
+    options["verbose"] = 0
     with keeper.signals():
         if state.step:
             # The rest of the epoch that was cut: Keras fixes an epoch's length for a whole `fit`.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 import keras
 import numpy as np
@@ -27,7 +26,7 @@ from brainslices.metrics import (
     summarise,
 )
 from brainslices.progress import bar
-from brainslices.runs import Run, file_hash, write_json
+from brainslices.runs import Run, atomic_folder, file_hash, write_json
 from brainslices.sources import find_files, picture_records, read_picture
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.model import VQVAE
@@ -88,18 +87,12 @@ def reconstruct(
         "model_hash": file_hash(run.model_path),
         "num_embeddings": model.config.num_embeddings,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as workshop:
-        new = Path(workshop) / "new"
-        new.mkdir()
+    with atomic_folder(out) as new:
         metrics = _measure(model, slices, training_mean, new, batch_size, pictures)
         if codecs:
             metrics |= _codec_scores(slices, model.bits_per_pixel_raw)
         metrics |= facts
         write_json(new / "metrics.json", metrics)
-        if out.exists():
-            out.rename(Path(workshop) / "old")
-        new.rename(out)
     return metrics
 
 

@@ -1,0 +1,70 @@
+"""Measures speed and memory, side by side with what the same costs otherwise.
+
+    python scripts/benchmark.py --data data/oasis --source /data/oasis/png --out benchmark.json
+    python scripts/benchmark.py --data data/oasis --out trial.json --quick --only seed
+
+Takes about a quarter of an hour on two cores that do nothing else; --quick a minute, for figures
+that mean nothing. Writes OUT: versions, cores, and a row a figure with its bar where it has one.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from brainslices import cli
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure speed and memory, side by side with what the same costs otherwise."""
+
+    data: Path
+    """Slice archive made by prepare_data.py."""
+    out: Path
+    """JSON file to write."""
+    source: Path | None = None
+    """Folder of pictures, to time the making of an archive."""
+    only: tuple[str, ...] = ()
+    """Measurements to take: start, archive, memory, seed, default, quantizer; all by default."""
+    quick: bool = False
+    """Measure too little for stable figures, only to see that it works."""
+
+
+def main(argv=None):
+    arguments = cli.parse(Arguments, argv)
+
+    from brainslices.archive import SliceArchive
+    from brainslices.runs import environment, write_json
+    from brainslices.timing import Setting, measure_all, table
+
+    with cli.hushed():
+        from brainslices.precision import resolve_precision
+        from vqvae.benchmark import MEASUREMENTS
+
+    start = time.perf_counter()
+    archive = SliceArchive.open(arguments.data)
+    arguments.out.resolve().parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output: /tmp may lie in memory, and be small.
+    with tempfile.TemporaryDirectory(dir=arguments.out.resolve().parent) as workspace:
+        setting = Setting(
+            archive=arguments.data,
+            scripts=Path(__file__).parent,
+            workspace=Path(workspace),
+            pictures=arguments.source,
+            quick=arguments.quick,
+        )
+        rows = measure_all(MEASUREMENTS, setting, arguments.only)
+    policy, reason = resolve_precision("auto")
+    facts = {"auto_precision": policy, "precision_reason": reason, "quick": arguments.quick}
+    facts = environment(archive_hash=archive.content_hash, **facts)
+    seconds = time.perf_counter() - start
+    values = {"environment": facts, "seconds": seconds, "rows": [row.as_dict() for row in rows]}
+    write_json(arguments.out, values)
+    print(table(rows))
+    print(f"{arguments.out}: {len(rows)} rows in {seconds:.0f} s, {facts['cores']} cores")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

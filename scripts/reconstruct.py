@@ -1,0 +1,61 @@
+"""Reconstructs brain slices with a trained VQ-VAE and measures how like the originals they are.
+
+    python scripts/reconstruct.py --run runs/vqvae --data data/oasis --split test --out outputs/test
+    python scripts/reconstruct.py --run runs/vqvae --data /data/pictures --out outputs/mine
+
+Writes OUT/metrics.json (scores with 95 % intervals by subject, beside their floors), slices.csv
+(a row a slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the best,
+the median and the worst slices) and, with --pictures, pictures/ (8-bit PNGs of the source's size).
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from brainslices import cli
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Reconstruct brain slices with a trained VQ-VAE and measure how like the originals they are.
+
+    Writes OUT/metrics.json, slices.csv, reconstruction.png and, with --pictures, pictures/."""
+
+    run: Path
+    """Run folder of train_vqvae.py."""
+    data: Path
+    """Slice archive made by prepare_data.py, or any folder of grey pictures."""
+    out: Path
+    """Folder to write: new, empty, or an earlier reconstruction, which is replaced."""
+    split: str | None = None
+    """train, validate or test. By default test, or all pictures of a folder without splits."""
+    batch_size: int = 32
+    """Slices reconstructed at a time."""
+    pictures: bool = False
+    """Write the reconstructions too, as 8-bit grey PNGs."""
+    codecs: bool = False
+    """Measure AVIF and JPEG 2000 too, on at most 96 slices, at the model's rate. Takes minutes."""
+
+
+def main(argv=None):
+    arguments = cli.parse(Arguments, argv)
+
+    with cli.hushed():
+        from vqvae.reconstruction import reconstruct, summary
+
+    metrics = reconstruct(
+        arguments.run,
+        arguments.data,
+        arguments.out,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
+        pictures=arguments.pictures,
+        codecs=arguments.codecs,
+    )
+    print(summary(metrics))
+    files = "metrics.json, slices.csv, reconstruction.png" + ", pictures/" * arguments.pictures
+    print(f"{arguments.out}: {files}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
