@@ -18,8 +18,9 @@ class SliceBatches(keras.utils.PyDataset):
         seed: int to shuffle each epoch anew and drop its incomplete last batch, or None to give
             all slices in their order.
         mirror: turn each slice left to right with probability 1/2 (with a seed only).
-        epoch: the epoch to begin with.
-        first_step: step of that epoch to begin with, for a training that goes on within it.
+        epoch: which epoch's order; whoever trains moves it on, since Keras ends an epoch once more
+            before the first.
+        first_step: step of the epoch to begin with, for a training that goes on within it.
     """
 
     def __init__(
@@ -61,7 +62,3 @@ class SliceBatches(keras.utils.PyDataset):
             # Rows of a slice run from the right of the head to its left.
             images[coins] = images[coins, ::-1]
         return (images,)
-
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
-        self.first_step = 0

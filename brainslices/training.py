@@ -155,7 +155,7 @@ def fit(
     state = load_state(run, model)
     if not run.state_path.exists():
         save_state(run, model, state)  # from here on the folder is a run that has begun
-    keeper = _Keeper(run, state, monitor, train.steps_per_epoch)
+    keeper = _Keeper(run, state, monitor, train)
     callbacks = [_Progress(state, config.epochs, train), keeper, *_tensorboard(run)]
     # Keras would shuffle the batches once more, in an order that no state holds.
     options = {"validation_data": validation, "callbacks": callbacks, "shuffle": False}
@@ -191,10 +191,10 @@ def _tensorboard(run):
 class _Keeper(keras.callbacks.Callback):
     """Keeps the run folder: state, best model, history; stops at a signal with all of it saved."""
 
-    def __init__(self, run, state, monitor, steps_per_epoch):
+    def __init__(self, run, state, monitor, train):
         super().__init__()
         self.run, self.state, self.monitor = run, state, monitor
-        self.steps_per_epoch = steps_per_epoch
+        self.train = train
         # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
         self.restored = None
         self.saved_at = self.counted_at = time.monotonic()
@@ -224,6 +224,7 @@ class _Keeper(keras.callbacks.Callback):
             self.restored = [np.asarray(value) for value in self.model.metrics_variables]
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.train.epoch = epoch
         if self.restored is not None:
             for variable, value in zip(self.model.metrics_variables, self.restored, strict=True):
                 variable.assign(value)
@@ -232,7 +233,7 @@ class _Keeper(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.state.step += 1
         due = time.monotonic() - self.saved_at > SAVE_INTERVAL_S
-        if (due or self.stopped_by) and self.state.step < self.steps_per_epoch:
+        if (due or self.stopped_by) and self.state.step < self.train.steps_per_epoch:
             self._save(logs)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -1,4 +1,3 @@
-import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -6,7 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import GREY, save_picture
 
 from brainslices.archive import SPLITS
 from brainslices.errors import InputError
@@ -16,17 +15,7 @@ from brainslices.sources import (
     find_files,
     make_archive,
     picture_records,
-    read_picture,
 )
-
-GREY = np.arange(12 * 10, dtype=np.uint8).reshape(12, 10)
-
-
-def save(path, pixels=GREY, mode=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(path)
-    return path
 
 
 def release(root, splits=(("train", (1, 2)), ("validate", (3,)), ("test", (4,)))):
@@ -35,8 +24,8 @@ def release(root, splits=(("train", (1, 2)), ("validate", (3,)), ("test", (4,)))
         for subject in subjects:
             for number in range(2):
                 name = f"_{subject:03d}_slice_{number}.nii.png"
-                save(root / f"keras_png_slices_{split}" / f"case{name}", GREY + subject)
-                save(root / f"keras_png_slices_seg_{split}" / f"seg{name}")
+                save_picture(root / f"keras_png_slices_{split}" / f"case{name}", GREY + subject)
+                save_picture(root / f"keras_png_slices_seg_{split}" / f"seg{name}")
     return root
 
 
@@ -64,97 +53,14 @@ def splits_of(archive):
     return {record.subject: record.split for record in archive.index}
 
 
-# Pictures, one by one
-
-
-def test_grey_pictures_are_read_as_they_are(tmp_path):
-    for suffix in (".png", ".bmp", ".tif"):
-        np.testing.assert_array_equal(read_picture(save(tmp_path / f"a{suffix}")), GREY)
-    jpeg = read_picture(save(tmp_path / "a.jpg"))
-    assert np.abs(jpeg - GREY.astype(int)).max() <= 4
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
-def test_pictures_of_plain_meaning_are_converted(tmp_path, mode):
-    np.testing.assert_array_equal(read_picture(save(tmp_path / "a.png", mode=mode)), GREY)
-
-
-def test_two_values_become_black_and_white(tmp_path):
-    picture = read_picture(save(tmp_path / "a.png", GREY > 60))
-    np.testing.assert_array_equal(picture, np.where(GREY > 60, 255, 0))
-
-
-@pytest.mark.parametrize("factor", [1, 257])
-def test_sixteen_bits_that_are_eight_are_converted(tmp_path, factor):
-    for suffix in (".png", ".tif"):
-        path = save(tmp_path / f"a{suffix}", GREY.astype(np.uint16) * factor)
-        picture = read_picture(path)
-        assert picture.dtype == np.uint8
-        np.testing.assert_array_equal(picture, GREY)
-
-
-def coloured():
-    pixels = np.stack([GREY] * 3, axis=-1)
-    pixels[3, 4, 1] += 1
-    return pixels
-
-
-def transparent():
-    return np.stack([GREY, np.full_like(GREY, 254)], axis=-1)
-
-
-@pytest.mark.parametrize(
-    ("pixels", "mode", "reason"),
-    [
-        (coloured(), None, "mode RGB, and its colours are no greys"),
-        (coloured(), "P", "mode P, and its colours are no greys"),
-        (transparent(), None, "mode LA, and it is partly transparent"),
-        (GREY.astype(np.uint16) * 100, None, "mode I;16, and its values reach from 0 to 11900"),
-    ],
-)
-def test_pictures_of_doubtful_meaning_are_refused(tmp_path, pixels, mode, reason):
-    path = save(tmp_path / "odd.png", pixels, mode)
-    with pytest.raises(InputError, match=r"odd\.png must be an 8-bit grey.*" + re.escape(reason)):
-        read_picture(path)
-
-
-def test_floats_and_several_pages_are_refused(tmp_path):
-    with pytest.raises(InputError, match="mode F, and its values are no integers"):
-        read_picture(save(tmp_path / "float.tif", GREY.astype(np.float32)))
-    pages = [Image.fromarray(GREY), Image.fromarray(GREY)]
-    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(InputError, match=r"pages\.tif holds 2 pictures"):
-        read_picture(tmp_path / "pages.tif")
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
-def test_damaged_pictures_are_refused_wherever_they_are_cut(tmp_path, suffix):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    path = save(tmp_path / f"cut{suffix}", noise)
-    whole = path.read_bytes()
-    for keep in (0, 1, 7, 30, 60, len(whole) // 2, len(whole) - 100):
-        path.write_bytes(whole[:keep])
-        reason = "the file is empty" if keep == 0 else ".+"
-        with pytest.raises(InputError, match=rf"cut{suffix} is no readable picture \({reason}\)"):
-            read_picture(path)
-
-
-def test_missing_file_and_text_are_refused(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    for name in ("text.png", "absent.png"):
-        with pytest.raises(InputError, match=f"{name} is no readable picture"):
-            read_picture(tmp_path / name)
-
-
 # Finding and naming
 
 
 def test_find_files_takes_visible_files_of_any_depth_without_masks(tmp_path):
     for name in ("b/case_1.png", "a/deep/case_2.PNG", ".hidden/case_3.png", "b/._case_1.png"):
-        save(tmp_path / name)
+        save_picture(tmp_path / name)
     for name in ("b/seg_001_slice_0.nii.png", "FSL_SEG/case_1.png", "x_fseg.tif"):
-        save(tmp_path / name)
+        save_picture(tmp_path / name)
     (tmp_path / "readme.txt").write_text("words")
     files, are_volumes = find_files(tmp_path)
     assert [str(file.relative_to(tmp_path)) for file in files] == [
@@ -178,7 +84,7 @@ def test_sources_without_use_are_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "seg_001_slice_0.png").write_bytes(b"x")
     refused(tmp_path, "folder holds no pictures .* and no volumes", tmp_path / "folder")
-    save(tmp_path / "both" / "case_001_slice_0.png")
+    save_picture(tmp_path / "both" / "case_001_slice_0.png")
     volume(tmp_path / "both" / "head.nii")
     refused(tmp_path, r"pictures \(.*slice_0\.png\) and volumes \(.*head\.nii\)", tmp_path / "both")
 
@@ -218,7 +124,7 @@ def test_release_keeps_its_splits_and_leaves_masks_out(tmp_path):
 def test_release_without_split_folders_is_split_by_subject_and_seed(tmp_path):
     for subject in range(10):
         for number in range(3):
-            save(tmp_path / "png" / str(number) / f"case_{subject:03d}_slice_{number}.png")
+            save_picture(tmp_path / "png" / str(number) / f"case_{subject:03d}_slice_{number}.png")
     archive = make(tmp_path, tmp_path / "png", fractions=(0.6, 0.2, 0.2), seed=5)
     assert [archive.counts[split]["subjects"] for split in SPLITS] == [6, 2, 2]
     assert archive.counts["train"]["slices"] == 18
@@ -259,13 +165,13 @@ def test_pattern_names_subjects_and_slices_by_the_path(tmp_path):
     ],
 )
 def test_names_that_tell_no_subject_are_refused(tmp_path, pattern, message):
-    save(tmp_path / "png" / "scan.png")
+    save_picture(tmp_path / "png" / "scan.png")
     refused(tmp_path, message, tmp_path / "png", pattern=pattern)
 
 
 def test_table_says_which_files_whose_and_where(tmp_path):
     for name in ("x", "y", "z", "unlisted"):
-        save(tmp_path / "png" / f"{name}.png")
+        save_picture(tmp_path / "png" / f"{name}.png")
     table = tmp_path / "table.csv"
     table.write_text(
         "file,subject,split,position\nx.png,anna,train,0.3\ny.png,anna,train,0.1\nz.png,bo,val,\n"
@@ -298,13 +204,13 @@ def test_table_says_which_files_whose_and_where(tmp_path):
 )
 def test_tables_with_faults_are_refused_by_line(tmp_path, text, message):
     for name in ("x.png", "y.png"):
-        save(tmp_path / "png" / name)
+        save_picture(tmp_path / "png" / name)
     (tmp_path / "table.csv").write_text(text)
     refused(tmp_path, message, tmp_path / "png", table=tmp_path / "table.csv")
 
 
 def test_missing_table_is_refused(tmp_path):
-    save(tmp_path / "png" / "case_001_slice_0.png")
+    save_picture(tmp_path / "png" / "case_001_slice_0.png")
     refused(tmp_path, r"table absent\.csv cannot be read", tmp_path, table=Path("absent.csv"))
 
 
@@ -319,13 +225,13 @@ def test_subject_in_two_splits_is_refused(tmp_path):
 
 def test_files_beside_split_folders_are_refused(tmp_path):
     root = release(tmp_path / "png")
-    save(root / "case_009_slice_0.png")
+    save_picture(root / "case_009_slice_0.png")
     refused(tmp_path, r"others have none \(case_009_slice_0.png\)", root)
 
 
 def test_mixed_sizes_are_refused(tmp_path):
     root = release(tmp_path / "png")
-    save(root / "keras_png_slices_test" / "case_004_slice_2.png", GREY.T)
+    save_picture(root / "keras_png_slices_test" / "case_004_slice_2.png", GREY.T)
     refused(tmp_path, r"has 12 x 10 .*case_004_slice_2\.png has 10 x 12", root)
 
 

@@ -25,9 +25,10 @@ from brainslices.metrics import (
     similarity_map,
     summarise,
 )
+from brainslices.pictures import read_picture
 from brainslices.progress import bar
 from brainslices.runs import Run, atomic_folder, file_hash, write_json
-from brainslices.sources import find_files, picture_records, read_picture
+from brainslices.sources import find_files, picture_records
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.model import VQVAE
 
