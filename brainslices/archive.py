@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -174,9 +173,13 @@ class SliceArchive:
             content_hash=facts["content_hash"],
         )
 
-    @cached_property
+    @property
     def images(self) -> np.ndarray:
-        """Read-only memory map, uint8 of shape (slices, rows, cols)."""
+        """Read-only memory map, uint8 of shape (slices, rows, cols).
+
+        Opened anew each time: pages that one map has read stay resident as long as it lives, and a
+        training would end with the whole archive in memory.
+        """
         path, shape = self.path / "slices.npy", (len(self.index), *self.image_shape)
         try:
             images = np.load(path, mmap_mode="r")

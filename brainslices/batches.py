@@ -1,5 +1,7 @@
 """Batches straight from the archive's memory map: nothing larger than a batch is ever copied."""
 
+import functools
+
 import keras
 import numpy as np
 
@@ -55,10 +57,15 @@ class SliceBatches(keras.utils.PyDataset):
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.seed is None:
             return (self.archive.load(self.rows[span]),)
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
+        order = _order(len(self.rows), self.seed, self.epoch)
         images = self.archive.load(self.rows[order[span]])
         if self.mirror:
             coins = np.random.default_rng([self.seed, self.epoch, step]).random(len(images)) < 0.5
             # Rows of a slice run from the right of the head to its left.
             images[coins] = images[coins, ::-1]
         return (images,)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count, seed, epoch):
+    return np.random.default_rng([seed, epoch]).permutation(count)

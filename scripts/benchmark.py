@@ -40,7 +40,6 @@ def main(argv=None):
     from brainslices.timing import Setting, measure_all, table
 
     with cli.hushed():
-        from brainslices.precision import resolve_precision
         from vqvae.benchmark import MEASUREMENTS
 
     start = time.perf_counter()
@@ -56,9 +55,7 @@ def main(argv=None):
             quick=arguments.quick,
         )
         rows = measure_all(MEASUREMENTS, setting, arguments.only)
-    policy, reason = resolve_precision("auto")
-    facts = {"auto_precision": policy, "precision_reason": reason, "quick": arguments.quick}
-    facts = environment(archive_hash=archive.content_hash, **facts)
+    facts = environment(archive_hash=archive.content_hash, quick=arguments.quick)
     seconds = time.perf_counter() - start
     values = {"environment": facts, "seconds": seconds, "rows": [row.as_dict() for row in rows]}
     write_json(arguments.out, values)

@@ -8,8 +8,9 @@ from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 
 __all__ = ["VectorQuantizer", "VectorQuantizerEMA", "nearest_codes", "rotate_to"]
 
-# Largest block of scores held at once: 2**24 float32 values are 64 MiB.
-SCORE_BLOCK = 2**24
+# Scores of a block of latents: 2**22 float32 values are 16 MiB. TensorFlow may work on ten blocks
+# at once.
+SCORE_BLOCK = 2**22
 # Keeps divisions and norms finite; far below the norm of any trained code.
 EPSILON = 1e-6
 KMEANS_ITERATIONS = 10
@@ -20,8 +21,8 @@ DECAY_WARMUP = 9.0
 def nearest_codes(latents, codebook):
     """Index of the nearest code of each latent, by Euclidean distance.
 
-    The latents are searched in blocks, so that memory beside the arguments stays near 64 MiB
-    whatever their number; nothing of shape (n, num_embeddings) is ever whole in memory for large n.
+    The latents are searched in blocks of `SCORE_BLOCK` scores, so that nothing of shape
+    (n, num_embeddings) is ever whole in memory for large n.
 
     Args:
         latents: float32 tensor of shape (n, embedding_dim).

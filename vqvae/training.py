@@ -47,7 +47,7 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
     with run.lock():
         asked = _describe(archive, config, training)
         _check_same(run, asked)
-        _set_precision(run, training, archive.content_hash)
+        _set_precision(run, training, max(config.channels), archive.content_hash)
         keras.utils.set_random_seed(training.seed)
         model = build_model(archive, train_rows, config, training.seed)
         batches = SliceBatches(
@@ -66,9 +66,9 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
     return metrics
 
 
-def _set_precision(run, training, archive_hash):
+def _set_precision(run, training, width, archive_hash):
     """Set the dtype policy; a run goes on in the one it was begun in, whatever a probe says."""
-    policy, reason = resolve_precision(training.precision)
+    policy, reason = resolve_precision(training.precision, width)
     if training.precision == "auto" and run.state_path.exists():
         begun = read_json(run.environment_path)
         policy, reason = begun["precision"], begun["precision_reason"]
