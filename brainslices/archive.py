@@ -32,6 +32,7 @@ __all__ = [
 SPLITS = ("train", "validate", "test")
 FOREGROUND_THRESHOLD = 0.02  # of full scale; the metrics' foreground and the crop use the same
 FORMAT_VERSION = 1
+FILES = {"slices.npy", "index.csv", "archive.json"}
 POSITION_RULE = (
     "0 = lowest slice, 1 = highest: K / (largest K of the source) for numbered pictures, "
     "the fraction of the head's height for volumes"
@@ -76,7 +77,7 @@ class CropBox:
         Returns:
             New array of the same type and rank, of the box's rows and cols.
         """
-        picture, box = self._windows(images.shape[1:3])
+        picture, box = self.windows(images.shape[1:3])
         cut = np.zeros((len(images), self.rows, self.cols, *images.shape[3:]), images.dtype)
         cut[box] = images[picture]
         return cut
@@ -97,13 +98,17 @@ class CropBox:
                 f"Pictures to paste must have the crop box's shape ({self.rows}, {self.cols}). "
                 f"Received: images.shape={images.shape}."
             )
-        picture, box = self._windows(source_shape)
+        picture, box = self.windows(source_shape)
         pasted = np.zeros((len(images), *source_shape, *images.shape[3:]), images.dtype)
         pasted[picture] = images[box]
         return pasted
 
-    def _windows(self, shape: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Indices of the part that box and picture share, in the picture and in the box."""
+    def windows(self, shape: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where pictures and box meet: indices (all, rows, cols) into pictures and into cuts.
+
+        Args:
+            shape: rows and cols of the pictures.
+        """
         picture, box = [slice(None)], [slice(None)]
         spans = (self.top, self.rows, shape[0]), (self.left, self.cols, shape[1])
         for start, length, size in spans:
@@ -167,8 +172,8 @@ class SliceArchive:
         return cls(
             path=folder,
             index=index,
-            image_shape=tuple(facts["image_shape"]),
-            crop=CropBox(**facts["crop"]),
+            image_shape=facts["image_shape"],
+            crop=facts["crop"],
             intensity_rule=facts["intensity_rule"],
             content_hash=facts["content_hash"],
         )
@@ -268,9 +273,14 @@ def check_writable(folder: str | Path, *, overwrite: bool = False) -> None:
     """
     folder = Path(folder)
     if folder.is_dir():
-        is_archive = (folder / "archive.json").exists()
-        if not is_archive and any(folder.iterdir()):
-            raise InputError(f"{folder} holds other files, no slice archive. Give a new folder.")
+        found = {item.name for item in folder.iterdir()}
+        is_archive = "archive.json" in found
+        others = sorted(found - FILES if is_archive else found)
+        if others:
+            raise InputError(
+                f"{folder} holds other things than a slice archive ({', '.join(others[:3])}). Give "
+                "a new folder."
+            )
         if is_archive and not overwrite:
             raise InputError(
                 f"{folder} already holds a slice archive. Give another folder, or --overwrite "
@@ -403,7 +413,7 @@ def _read_index(path: Path) -> list[SliceRecord]:
         if header != [field.name for field in fields(SliceRecord)]:
             raise ValueError(f"its columns are {', '.join(header)}")
         return [SliceRecord(*row[:3], float(row[3]), row[4]) for row in rows]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise _damaged(path, str(error)) from error
 
 
@@ -417,7 +427,13 @@ def _read_facts(folder: Path) -> dict:
     try:
         facts = json.loads(path.read_text("utf-8"))
         version = facts["format_version"]
-        missing = {"counts", "image_shape", "crop", "intensity_rule", "content_hash"} - set(facts)
+        if version == FORMAT_VERSION:
+            rows, cols = facts["image_shape"]
+            facts["image_shape"] = (int(rows), int(cols))
+            facts["crop"] = CropBox(**facts["crop"])
+            missing = {"counts", "intensity_rule", "content_hash"} - set(facts)
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"cannot be read ({error!r})") from error
     if version != FORMAT_VERSION:
@@ -425,8 +441,6 @@ def _read_facts(folder: Path) -> dict:
             f"{path} has format version {version}, this program reads {FORMAT_VERSION}. Make the "
             "archive anew with scripts/prepare_data.py."
         )
-    if missing:
-        raise _damaged(path, f"it lacks {', '.join(sorted(missing))}")
     return facts
 
 

@@ -61,7 +61,7 @@ class SliceBatches(keras.utils.PyDataset):
         images = self.archive.load(self.rows[order[span]])
         if self.mirror:
             coins = np.random.default_rng([self.seed, self.epoch, step]).random(len(images)) < 0.5
-            # Rows of a slice run from the right of the head to its left.
+            # Rows of a slice run from one side of the head to the other.
             images[coins] = images[coins, ::-1]
         return (images,)
 

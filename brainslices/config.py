@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import typing
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -44,14 +45,15 @@ class TrainingConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
             expect(self, name, lambda value: value >= 1, "at least 1")
-        expect(self, "learning_rate", lambda value: value > 0, "a positive number")
+        expect(self, "learning_rate", lambda value: 0 < value < math.inf, "a positive number")
         expect(self, "warmup_steps", lambda value: value >= 0, "at least 0")
-        expect(self, "gradient_clip", lambda value: value >= 0, "at least 0")
+        expect(self, "gradient_clip", lambda value: 0 <= value < math.inf, "at least 0")
         expect(self, "beta_2", lambda value: 0 < value < 1, "between 0 and 1")
         expect(self, "schedule", ("constant", "cosine").__contains__, "'constant' or 'cosine'")
         if self.schedule == "constant":
             expect(self, "warmup_steps", lambda value: value == 0, "0 with schedule='constant'")
         expect(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
+        expect(self, "seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
 
 
 def expect(config, name: str, holds, wanted: str) -> None:
@@ -74,7 +76,8 @@ def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
         source: where the values came from, for the messages.
 
     Raises:
-        InputError: if a key is unknown (the nearest known one is named) or missing.
+        InputError: if a key is unknown (the nearest known one is named) or missing, or a value is
+            of another type than its field or out of its range.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
@@ -92,7 +95,21 @@ def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
     frozen = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
-    try:
-        return kind(**frozen)
-    except TypeError as error:
-        raise InputError(f"A value in {source} has the wrong type: {error}.") from error
+    for name, wanted in typing.get_type_hints(kind).items():
+        if name in frozen and not _is_of(frozen[name], wanted):
+            raise InputError(
+                f"`{name}` in {source} has the wrong type. Received: {name}={values[name]!r}."
+            )
+    return kind(**frozen)
+
+
+def _is_of(value, wanted) -> bool:
+    """Whether a value read from JSON is of a field's type; an integer serves as a float."""
+    if typing.get_origin(wanted) is Literal:
+        return isinstance(value, str)
+    if typing.get_origin(wanted) is tuple:
+        each = typing.get_args(wanted)[0]
+        return isinstance(value, tuple) and all(_is_of(item, each) for item in value)
+    if wanted is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is wanted

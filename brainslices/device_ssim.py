@@ -14,10 +14,11 @@ from keras import ops
 from brainslices.archive import FOREGROUND_THRESHOLD
 from brainslices.errors import InputError
 
-__all__ = ["ssim", "ssim_foreground", "ssim_map"]
+__all__ = ["SMALLEST_SIDE", "ssim", "ssim_foreground", "ssim_map"]
 
 RADIUS = 5  # int(3.5 * SIGMA + 0.5): where scikit-image truncates its Gaussian
 SIGMA = 1.5
+SMALLEST_SIDE = 2 * RADIUS + 1
 LUMINANCE_FLOOR = 0.01**2
 CONTRAST_FLOOR = 0.03**2
 
@@ -151,9 +152,9 @@ def _check_shapes(originals, reconstructions):
             raise InputError(
                 f"`{name}` must have the shape (batch, rows, cols, 1). Received: shape {shape}."
             )
-        if any(side is not None and side <= 2 * RADIUS for side in shape[1:3]):
+        if any(side is not None and side < SMALLEST_SIDE for side in shape[1:3]):
             raise InputError(
-                f"`{name}` must be at least {2 * RADIUS + 1} pixels a side, the width of the "
+                f"`{name}` must be at least {SMALLEST_SIDE} pixels a side, the width of the "
                 f"similarity's window. Received: shape {shape}."
             )
     if any(None not in pair and pair[0] != pair[1] for pair in zip(*shapes, strict=True)):

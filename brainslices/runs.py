@@ -44,13 +44,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; a run is read by whom the folder's owner lets.
-        temporary.chmod(0o644)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        # mkstemp makes private files; these are as readable as others the user makes.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        _sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path):
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @contextlib.contextmanager
@@ -68,11 +74,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
         _replace_folder(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         for parent in made:
-            if parent.exists():
+            with contextlib.suppress(OSError):  # not there, or meanwhile somebody else's too
                 parent.rmdir()
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(folder)
@@ -193,8 +202,11 @@ class Run:
         Args:
             kind: "vqvae" or "pixelcnn", the kind of model that the caller can use.
 
+        Returns:
+            The object, in which `archive_hash`, `model` and `training` are sure to be.
+
         Raises:
-            InputError: if the folder is no run, of another kind, or of a newer format.
+            InputError: if the folder is no run, of another kind or format, or its file damaged.
         """
         if not self.config_path.is_file():
             raise InputError(
@@ -213,6 +225,12 @@ class Run:
                 f"Run {self.path} holds a model of kind {config.get('kind')!r}; "
                 f"expected {kind!r}. Give another --run."
             )
+        missing = {"archive_hash", "model", "training"} - set(config)
+        if missing:
+            raise InputError(
+                f"{self.config_path} lacks {', '.join(sorted(missing))}. Restore it, or train into "
+                "a new --run."
+            )
         return config
 
     def require_model(self) -> Path:
@@ -227,6 +245,14 @@ class Run:
                 "Start the training command again; it goes on from where it stopped."
             )
         return self.model_path
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def environment(**facts: object) -> dict:
@@ -244,7 +270,8 @@ def environment(**facts: object) -> dict:
         "python": platform.python_version(),
         "versions": versions,
         "backend": keras.backend.backend(),
-        "machine": platform.machine(),
+        "devices": keras.distribution.list_devices(),
+        "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         **facts,
     }

@@ -7,6 +7,7 @@ into that split; without such folders whole subjects are dealt to the splits at 
 """
 
 import csv
+import logging
 import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,7 @@ PICTURE_RULE = "8-bit grey values of the pictures, as they are"
 PHANTOM_RULE = "phantoms, drawn in 0..255"
 _MASK = re.compile(r"(^|[_.])f?seg([_.]|$)", re.IGNORECASE)
 _READERS, _READ_AHEAD = 4, 32
+logger = logging.getLogger(__name__)
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
@@ -89,7 +91,7 @@ class SourceConfig:
         for name in ("slices", "subjects", "grid_multiple"):
             expect(self, name, lambda value: value is None or value >= 1, "at least 1")
         expect(self, "seed", lambda value: value >= 0, "at least 0")
-        expect(self, "size", lambda value: value is None or min(value) >= 8, "at least 8 by 8")
+        expect(self, "size", lambda value: value is None or min(value) >= 16, "at least 16 by 16")
         expect(
             self,
             "fractions",
@@ -396,7 +398,12 @@ def _from_path(path: Path, pattern: re.Pattern, root: Path) -> _Named:
     name = path.as_posix()
     found = pattern.search(name)
     if found is None and pattern.pattern == VOLUME_PATTERN:
-        subject, number = re.sub(r"\.(nii|hdr|img)(\.gz)?$", "", path.name, flags=re.I), None
+        subject, number = re.sub(r"\.(nii|hdr|img)(\.gz)?$", "", name, flags=re.I), None
+        logger.warning(
+            "%s is taken as a subject of its own. If several volumes are of one head, name it by "
+            "--pattern or --table.",
+            root / path,
+        )
     elif found is None or not found["subject"]:
         rule = "case_NNN_slice_K" if pattern.pattern == PICTURE_PATTERN else pattern.pattern
         raise InputError(

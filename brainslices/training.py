@@ -90,7 +90,7 @@ def load_state(run: Run, model: keras.Model) -> TrainingState:
         with np.load(run.state_path) as saved:
             arrays = {key: saved[key] for key in saved.files}
         state = TrainingState(**json.loads(arrays.pop("progress").item()))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{run.state_path} is damaged ({error}). Remove the run folder to start over; "
             f"{run.model_path.name} in it, the best epoch's model, can still be used."
@@ -108,7 +108,7 @@ def load_state(run: Run, model: keras.Model) -> TrainingState:
 
 
 def _variables(model):
-    """Every variable by a name that does not depend on how often a layer name was used before."""
+    """Every variable by its place; names count how many layers the process has made before."""
     groups = {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
@@ -119,7 +119,7 @@ def _variables(model):
         for number, variable in enumerate(variables):
             if id(variable) not in seen:
                 seen.add(id(variable))
-                named[f"{group}.{number:04d}.{variable.name}"] = variable
+                named[f"{group}.{number:04d}"] = variable
     return named
 
 
@@ -238,6 +238,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         values = {key: float(value) for key, value in logs.items()}
+        values["learning_rate"] = float(self.model.optimizer.learning_rate)
         self._require_finite(values)
         best = max(self.state.history.get(self.monitor, [-np.inf]))
         for key, value in values.items():
@@ -297,7 +298,8 @@ class _Progress(keras.callbacks.Callback):
         self.bar.leave = False
         self.bar.close()
         seconds = time.monotonic() - self.started
-        left = seconds * (self.epochs - epoch - 1)
+        whole = self.train.steps_per_epoch * self.train.batch_size / max(self.slices, 1)
+        left = seconds * whole * (self.epochs - epoch - 1)
         shown = {key: float(value) for key, value in logs.items()}
         words = [f"epoch {epoch + 1}/{self.epochs}"]
         words += [f"{key} {shown[key]:.4f}" for key in ("loss", "val_loss") if key in shown]

@@ -3,8 +3,10 @@
 # that the model has not seen. About five minutes on two cores after the install. Needs no data.
 #   bash scripts/demo.sh [OUT]        (default: outputs/demo)
 set -euo pipefail
+out="${1:+$(realpath -m "$1")}"
+EXTRAS=""
 . "$(dirname "$0")/environment.sh"
-out="${1:-outputs/demo}"
+out="${out:-outputs/demo}"
 run() { printf '\n$ python %s\n' "$*"; "$PYTHON" "$@"; }
 
 [ -e "$out/phantoms/archive.json" ] || run scripts/prepare_data.py --source phantom --out "$out/phantoms"

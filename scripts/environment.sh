@@ -1,10 +1,9 @@
-# Sourced by demo.sh and test.sh: makes .venv with the pinned versions, once.
-# Usage: . scripts/environment.sh [EXTRA,...]    sets PYTHON
+# Sourced by demo.sh and test.sh, with EXTRAS set to the extras wanted ("" or "test,jax"):
+# goes to the repository's root, makes .venv with the pinned versions, once, and sets PYTHON.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-extras="${1:+[$1]}"
 PYTHON=.venv/bin/python
-stamp=".venv/installed${1:+-$1}"
+stamp=".venv/installed-${EXTRAS:-plain}"
 wanted="$(cat setup.py scripts/constraints.txt | sha256sum)"
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
@@ -12,15 +11,18 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "error: Python 3.11 or newer is needed, and there is no python3." >&2
         exit 2
     }
-    if [ ! -x "$PYTHON" ]; then
+    if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
         echo "making .venv with $("$system_python" --version)"
+        rm -rf .venv
         "$system_python" -m venv .venv || {
-            echo "error: python3 cannot make a virtual environment. On Debian: apt-get install python3-venv" >&2
+            rm -rf .venv
+            echo "error: python3 cannot make a virtual environment." \
+                "On Debian: apt-get install python3-venv" >&2
             exit 2
         }
     fi
-    echo "installing brainslices${extras} (TensorFlow among it: some 600 MB, a few minutes)"
+    echo "installing brainslices${EXTRAS:+[$EXTRAS]} (with TensorFlow; a few minutes)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check \
-        --constraint scripts/constraints.txt --editable ".${extras}" || exit 1
+        --constraint scripts/constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}" || exit 1
     echo "$wanted" >"$stamp"
 fi

@@ -18,11 +18,9 @@ from brainslices import cli
 
 
 def main(argv=None):
-    import tyro
-
     from brainslices.sources import SourceConfig, make_archive
 
-    config = tyro.cli(SourceConfig, args=argv, description=__doc__)
+    config = cli.parse(SourceConfig, argv)
     start = time.perf_counter()
     archive = make_archive(config)
     seconds = time.perf_counter() - start

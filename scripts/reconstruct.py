@@ -34,7 +34,7 @@ class Arguments:
     pictures: bool = False
     """Write the reconstructions too, as 8-bit grey PNGs."""
     codecs: bool = False
-    """Measure AVIF and JPEG 2000 too, on at most 96 slices, at the model's rate. Takes minutes."""
+    """Code the same slices with AVIF and JPEG 2000 too, at the model's rate. Takes minutes."""
 
 
 def main(argv=None):

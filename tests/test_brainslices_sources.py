@@ -259,7 +259,7 @@ def test_taken_folder_is_refused_before_anything_is_read(tmp_path):
         ({"positions": (0, 1), "positions_mm": (0, 9)}, "Give `positions` or `positions_mm`"),
         ({"positions": (0.9, 0.2)}, r"the lower one first.*positions=\(0.9, 0.2\)"),
         ({"slices": 0}, "`slices` must be at least 1. Received: slices=0"),
-        ({"size": (4, 64)}, r"`size` must be at least 8 by 8. Received: size=\(4, 64\)"),
+        ({"size": (4, 64)}, r"`size` must be at least 16 by 16. Received: size=\(4, 64\)"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused(tmp_path, options, message):

@@ -140,7 +140,6 @@ def _rate(setting, model, data, batch_size=None):
 
 
 def _input_rate(batches, steps):
-    batches.on_epoch_end()
     return batches.batch_size * steps / timed(lambda: [batches[step] for step in range(steps)])
 
 

@@ -5,7 +5,8 @@ import dataclasses
 import keras
 from keras import ops
 
-from brainslices.device_ssim import ssim, ssim_foreground
+from brainslices.archive import FOREGROUND_THRESHOLD, CropBox
+from brainslices.device_ssim import SMALLEST_SIDE, ssim, ssim_foreground
 from brainslices.errors import InputError
 from brainslices.metrics import bits_per_pixel_raw
 from vqvae.config import VQVAEConfig
@@ -29,6 +30,8 @@ class VQVAE(keras.Model):
         mean: float, mean intensity of the training crops, in [0, 1].
         std: float, their standard deviation, positive.
         seed: int, for the first codebook and the restarts of dead codes.
+        dtype: dtype policy of the networks; by default the global one. Quantiser, losses and
+            scores are float32 always.
         name: str, the Keras name.
         **config: the fields of `VQVAEConfig`.
 
@@ -41,19 +44,24 @@ class VQVAE(keras.Model):
         `reconstruct`, `decode` and `decode_codes` clip.
 
     Raises:
-        InputError: if `std` is not positive.
+        InputError: if `std` is not positive, or the crop is smaller than the window of SSIM.
 
     Reference:
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937.
     """
 
-    def __init__(self, image_shape, crop, mean, std, seed=0, name="vqvae", **config):
-        super().__init__(name=name)
+    def __init__(self, image_shape, crop, mean, std, seed=0, dtype=None, name="vqvae", **config):
+        super().__init__(name=name, dtype=dtype)
         self.config = config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
         self.image_shape, self.crop = tuple(image_shape), tuple(crop)
         self.mean, self.std, self.seed = mean, std, seed
         if not std > 0:
             raise InputError(f"`std` must be positive. Received: std={std}.")
+        if min(self.crop[2:]) < SMALLEST_SIDE:
+            raise InputError(
+                f"The crop must have sides of at least {SMALLEST_SIDE} pixels, the window of SSIM. "
+                f"Received: crop={self.crop} (top, left, rows, cols)."
+            )
         step = config.downsampling
         self.code_grid_shape = tuple(
             max(1, round(side * config.magnification / step)) for side in self.crop[2:]
@@ -67,6 +75,7 @@ class VQVAE(keras.Model):
             "channels": config.channels,
             "kernel_size": config.kernel_size,
             "embedding_dim": config.embedding_dim,
+            "dtype": self.dtype_policy,
         }
         self.encoder = build_encoder((*self.coded_shape, 1), blocks=config.encoder_blocks, **shared)
         self.quantizer = _build_quantizer(config, self.seed)
@@ -98,28 +107,13 @@ class VQVAE(keras.Model):
 
     def cut(self, images):
         """The coded part of pictures: (batch, rows, cols, 1) -> (batch, *crop sides, 1)."""
-        window, margins = self._windows()
-        return ops.pad(images[:, window[0], window[1]], [(0, 0), *margins, (0, 0)])
+        picture, box = CropBox(*self.crop).windows(self.image_shape)
+        return ops.pad(images[picture], _margins(box, self.crop[2:]))
 
     def paste(self, crops):
         """The inverse of `cut`, with zeros around the coded part."""
-        top, left, rows, cols = self.crop
-        window, margins = self._windows()
-        (above, below), (before, behind) = margins
-        inside = crops[:, above : rows - below, before : cols - behind]
-        around = [
-            (span.start, size - span.stop)
-            for span, size in zip(window, self.image_shape, strict=True)
-        ]
-        return ops.pad(inside, [(0, 0), *around, (0, 0)])
-
-    def _windows(self):
-        """Where the crop meets the picture, and how far it overhangs, along both axes."""
-        window, margins = [], []
-        for start, length, size in zip(self.crop[:2], self.crop[2:], self.image_shape, strict=True):
-            window.append(slice(max(start, 0), min(start + length, size)))
-            margins.append((max(-start, 0), max(start + length - size, 0)))
-        return window, margins
+        picture, box = CropBox(*self.crop).windows(self.image_shape)
+        return ops.pad(crops[box], _margins(picture, self.image_shape))
 
     def encode(self, images):
         """Pictures (batch, rows, cols, 1) in [0, 1] -> latents (batch, r, c, embedding_dim)."""
@@ -153,16 +147,20 @@ class VQVAE(keras.Model):
         reconstruction_loss = self._reconstruction_loss(self.cut(originals), self.cut(y_pred))
         quantizer_loss = ops.sum(ops.stack(self.losses))
         values = {"reconstruction_loss": reconstruction_loss, "quantizer_loss": quantizer_loss}
-        self._track(self.loss_metrics, values, ops.shape(x)[0])
+        for name, value in values.items():
+            self.loss_metrics[name].update_state(value, sample_weight=ops.shape(x)[0])
         self._scored = not training
         if self._scored:
-            shown = ops.clip(y_pred, 0.0, 1.0)
-            scores = {
-                "ssim": ops.mean(ssim(originals, shown)),
-                "ssim_foreground": ops.mean(ssim_foreground(originals, shown)),
-            }
-            self._track(self.score_metrics, scores, ops.shape(x)[0])
+            self._score(originals, ops.clip(y_pred, 0.0, 1.0))
         return reconstruction_loss + quantizer_loss
+
+    def _score(self, originals, reconstructions):
+        self.score_metrics["ssim"].update_state(ssim(originals, reconstructions))
+        # As in the reported score, slices without foreground have no say.
+        self.score_metrics["ssim_foreground"].update_state(
+            ssim_foreground(originals, reconstructions),
+            sample_weight=ops.any(originals > FOREGROUND_THRESHOLD, axis=(1, 2, 3)),
+        )
 
     def _reconstruction_loss(self, originals, reconstructions):
         config, loss = self.config, 0.0
@@ -175,10 +173,6 @@ class VQVAE(keras.Model):
             shown = ops.clip(reconstructions, 0.0, 1.0)
             loss += config.ssim_weight * (1.0 - ops.mean(ssim(originals, shown)))
         return loss
-
-    def _track(self, metrics, values, batch_size):
-        for name, value in values.items():
-            metrics[name].update_state(value, sample_weight=batch_size)
 
     def get_metrics_result(self):
         """The values of the metrics that this kind of step (training or evaluation) updates."""
@@ -194,6 +188,7 @@ class VQVAE(keras.Model):
             "mean": self.mean,
             "std": self.std,
             "seed": self.seed,
+            "dtype": self.dtype_policy.name,
             "name": self.name,
             **dataclasses.asdict(self.config),
         }
@@ -201,6 +196,12 @@ class VQVAE(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _margins(window, shape):
+    """What `ops.pad` puts around a window to fill a picture of some rows and cols."""
+    sides = [(span.start, size - span.stop) for span, size in zip(window[1:], shape, strict=True)]
+    return [(0, 0), *sides, (0, 0)]
 
 
 def _resample(images, shape):

@@ -32,7 +32,7 @@ class PositionBias(layers.Layer):
         return input_shape
 
 
-def build_encoder(image_shape, channels, kernel_size, blocks, embedding_dim):
+def build_encoder(image_shape, channels, kernel_size, blocks, embedding_dim, dtype):
     """Network from a standardised picture to latents.
 
     Args:
@@ -41,21 +41,22 @@ def build_encoder(image_shape, channels, kernel_size, blocks, embedding_dim):
         kernel_size: side of the strided convolutions.
         blocks: number of residual blocks at the last level.
         embedding_dim: width of the latents.
+        dtype: dtype policy of the layers.
 
     Returns:
         keras.Model: (batch, rows, cols, 1) -> (batch, r, c, embedding_dim).
     """
+    convolution = functools.partial(layers.Conv2D, padding="same", dtype=dtype)
     inputs = x = keras.Input(image_shape)
     for level, width in enumerate(channels):
-        x = layers.Activation("relu")(x) if level else x
-        x = layers.Conv2D(width, kernel_size, strides=2, padding="same")(x)
+        x = _relu(x) if level else x
+        x = convolution(width, kernel_size, strides=2)(x)
     for _ in range(blocks):
-        x = _residual_block(x)
-    x = layers.Activation("relu")(x)
-    return keras.Model(inputs, layers.Conv2D(embedding_dim, 3, padding="same")(x), name="encoder")
+        x = _residual_block(x, convolution)
+    return keras.Model(inputs, convolution(embedding_dim, 3)(_relu(x)), name="encoder")
 
 
-def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim):
+def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim, dtype):
     """Network from quantised latents to a standardised picture; mirrors `build_encoder`.
 
     Args:
@@ -64,30 +65,32 @@ def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim):
         kernel_size: side of the transposed convolutions, each of which doubles rows and cols.
         blocks: number of residual blocks at the first level.
         embedding_dim: width of the latents.
+        dtype: dtype policy of the layers; the picture itself is float32.
 
     Returns:
         keras.Model: (batch, r, c, embedding_dim) -> float32 (batch, rows, cols, 1).
     """
-    inputs = x = keras.Input((*grid_shape, embedding_dim))
-    x = layers.Conv2D(channels[-1], 3, padding="same")(x)
-    x = PositionBias()(x)
-    for _ in range(blocks):
-        x = _residual_block(x)
-    double = functools.partial(
+    convolution = functools.partial(layers.Conv2D, padding="same", dtype=dtype)
+    doubling = functools.partial(
         layers.Conv2DTranspose, kernel_size=kernel_size, strides=2, padding="same"
     )
+    inputs = x = keras.Input((*grid_shape, embedding_dim))
+    x = PositionBias(dtype=dtype)(convolution(channels[-1], 3)(x))
+    for _ in range(blocks):
+        x = _residual_block(x, convolution)
     for width in reversed(channels[:-1]):
-        x = layers.Activation("relu")(x)
-        x = double(width)(x)
-    x = layers.Activation("relu")(x)
-    # The picture itself in float32: bfloat16 has steps of 1/256 just under 1.
-    return keras.Model(inputs, double(1, dtype="float32")(x), name="decoder")
+        x = doubling(width, dtype=dtype)(_relu(x))
+    # bfloat16 has steps of 1/256 just under 1.
+    return keras.Model(inputs, doubling(1, dtype="float32")(_relu(x)), name="decoder")
 
 
-def _residual_block(x):
+def _residual_block(x, convolution):
     """x + conv1(relu(conv3(relu(x)))), as in section 4.1 of arXiv 1711.00937."""
     width = x.shape[-1]
-    y = layers.Activation("relu")(x)
-    y = layers.Conv2D(width, 3, padding="same", activation="relu")(y)
-    y = layers.Conv2D(width, 1)(y)
-    return layers.Add()([x, y])
+    y = convolution(width, 3)(_relu(x))
+    y = convolution(width, 1)(_relu(y))
+    return layers.Add(dtype=x.dtype)([x, y])
+
+
+def _relu(x):
+    return layers.Activation("relu", dtype=x.dtype)(x)

@@ -20,7 +20,6 @@ from brainslices.metrics import (
     SCORES,
     codec_rate,
     floor_scores,
-    mean_image,
     score_slices,
     similarity_map,
     summarise,
@@ -61,8 +60,9 @@ def reconstruct(
         split: as `open_slices` takes it.
         batch_size: slices reconstructed at a time.
         pictures: write the reconstructions too, as 8-bit grey PNGs of the source's size.
-        codecs: measure AVIF and JPEG 2000 too, at the lowest rate that is not under the model's
-            raw rate, on evenly spread slices, at most `CODEC_SLICES`.
+        codecs: code the same slices with AVIF and JPEG 2000 too, at the lowest rate that is not
+            under the model's raw rate (their highest, if all are under it), found on evenly spread
+            slices, at most `CODEC_SLICES`.
 
     Returns:
         What `metrics.json` holds.
@@ -73,14 +73,13 @@ def reconstruct(
     """
     run, out = Run(run), Path(out).resolve()
     config = run.open_config("vqvae")
-    run.require_model()
     _check_out(out)
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
     slices = open_slices(data, split)
     model = load_vqvae(run)
     _check_pictures(slices, model, run)
-    training_mean = _training_mean(run, data)
+    training_mean = _training_mean(run)
     facts = {
         "split": slices.split,
         "archive_hash": slices.archive_hash,
@@ -184,7 +183,7 @@ def summary(metrics: dict) -> str:
     for key, name in (("codec_avif", "AVIF"), ("codec_jpeg2000", "JPEG 2000")):
         if key in metrics:
             scores = metrics[key]
-            rows.append((f"{name}, {scores['slices']} slices", scores, scores["bits_per_pixel"]))
+            rows.append((name, scores, scores["bits_per_pixel"]))
     cells = [("", "ssim", "ssim_foreground", "PSNR in dB", "bits per pixel")]
     for name, scores, rate in rows:
         written = [_with_interval(scores, key, 2 if key == "psnr_db" else 4) for key in SCORES]
@@ -287,23 +286,15 @@ def _check_pictures(slices, model, run):
             )
 
 
-def _training_mean(run, data):
-    """Mean training image: the run's own, or that of the archive for a run without one."""
-    path = run.mean_image_path
-    if path.exists():
-        try:
-            return np.load(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Start the training command again: it writes the "
-                "file anew and trains no further than asked."
-            ) from error
-    if (Path(data) / "archive.json").exists():
-        return mean_image(SliceArchive.open(data))
-    raise InputError(
-        f"Run {run.path} has no {path.name}, the floor that {data} needs. Start the training "
-        "command again: it writes the file and trains no further than asked."
-    )
+def _training_mean(run):
+    """The mean training image that the run keeps."""
+    try:
+        return np.load(run.mean_image_path)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{run.mean_image_path} cannot be read ({error}). Start the training command again: it "
+            "writes the file anew and trains no further than asked."
+        ) from error
 
 
 class _CodesAndPicture(keras.Model):
@@ -405,24 +396,22 @@ def _figure_rows(model, slices, scores, batch_size):
 
 def _codec_scores(slices, bits_per_pixel):
     """Scores of classical codecs at the lowest rate that is not under the model's."""
-    rows = range(0, len(slices), -(-len(slices) // CODEC_SLICES))
-    originals = [slices[row] for row in rows]
-    subjects = [slices.records[row].subject for row in rows]
+    some = [slices[row] for row in range(0, len(slices), -(-len(slices) // CODEC_SLICES))]
     results = {}
     for codec, qualities in CODEC_QUALITIES.items():
         with bar(None, codec, "settings") as tried:
 
             def rate(quality, codec=codec, tried=tried):
                 tried.update(1)
-                return codec_rate(originals, codec, quality)[0]
+                return codec_rate(some, codec, quality)[0]
 
             place = bisect_left(qualities, bits_per_pixel, key=rate)
         quality = qualities[min(place, len(qualities) - 1)]
-        reached, decoded = codec_rate(originals, codec, quality)
-        scores = score_slices(originals, decoded, description=codec)
+        reached, decoded = codec_rate(slices, codec, quality)
+        scores = score_slices(slices, decoded, description=codec)
         results[f"codec_{codec}"] = {
             "bits_per_pixel": reached,
             "quality": quality,
-            **summarise(scores, {}, subjects),
+            **summarise(scores, {}, slices.subjects),
         }
     return results

@@ -8,7 +8,7 @@ import numpy as np
 
 from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
-from brainslices.config import TrainingConfig
+from brainslices.config import TrainingConfig, from_dict
 from brainslices.errors import InputError
 from brainslices.metrics import mean_image
 from brainslices.precision import resolve_precision
@@ -20,8 +20,8 @@ from vqvae.model import VQVAE
 __all__ = ["MONITOR", "build_model", "train"]
 
 MONITOR = "val_ssim_foreground"
-# Latents that k-means starts from, for each code.
-KMEANS_LATENTS = 40
+# Latents that k-means starts from: for each code, and at most.
+KMEANS_LATENTS, MOST_KMEANS_LATENTS = 40, 2**17
 STATISTICS_CHUNK = 256
 
 
@@ -44,10 +44,12 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
     archive = SliceArchive.open(data)
     train_rows, validation_rows = archive.rows_of("train"), archive.rows_of("validate")
     run = Run(path)
+    asked = _describe(archive, config, training)
+    _check_same(run, asked)
     with run.lock():
-        asked = _describe(archive, config, training)
-        _check_same(run, asked)
-        _set_precision(run, training, max(config.channels), archive.content_hash)
+        _check_same(run, asked)  # it may have been begun while we looked
+        policy, reason = _precision(run, training, max(config.channels))
+        keras.mixed_precision.set_dtype_policy(policy)
         keras.utils.set_random_seed(training.seed)
         model = build_model(archive, train_rows, config, training.seed)
         batches = SliceBatches(
@@ -56,6 +58,9 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
         validation = SliceBatches(archive, validation_rows, training.batch_size)
         compile_model(model, training, batches.steps_per_epoch)
         write_json(run.config_path, asked)
+        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
+        facts = environment(archive_hash=archive.content_hash, **facts)
+        write_json(run.environment_path, facts)
         with atomic_path(run.mean_image_path) as temporary:
             np.save(temporary, mean_image(archive))
         if config.kmeans_init and not run.state_path.exists():
@@ -66,15 +71,13 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
     return metrics
 
 
-def _set_precision(run, training, width, archive_hash):
-    """Set the dtype policy; a run goes on in the one it was begun in, whatever a probe says."""
-    policy, reason = resolve_precision(training.precision, width)
+def _precision(run, training, width):
+    """Policy and reason; a run goes on in the policy it was begun in, whatever a probe says."""
     if training.precision == "auto" and run.state_path.exists():
         begun = read_json(run.environment_path)
-        policy, reason = begun["precision"], begun["precision_reason"]
-    keras.mixed_precision.set_dtype_policy(policy)
-    facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
-    write_json(run.environment_path, environment(archive_hash=archive_hash, **facts))
+        if "precision" in begun:
+            return begun["precision"], begun["precision_reason"]
+    return resolve_precision(training.precision, width)
 
 
 def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:
@@ -114,7 +117,7 @@ def _statistics(archive, rows):
 
 def _start_codebook(model, batches):
     """k-means centres of the first batches' latents."""
-    wanted = KMEANS_LATENTS * model.config.num_embeddings
+    wanted = min(KMEANS_LATENTS * model.config.num_embeddings, MOST_KMEANS_LATENTS)
     latents, found = [], 0
     for step in range(len(batches)):
         if found >= wanted:
@@ -138,7 +141,10 @@ def _describe(archive, config, training):
 
 
 def _check_same(run, asked):
-    """A run goes on only as what it was begun; more epochs may be asked of it."""
+    """A run goes on only as what it was begun; more epochs may be asked of it.
+
+    A cosine schedule is then stretched over all of them, and the learning rate rises once more.
+    """
     if not run.state_path.exists():
         others = sorted(run.strangers())
         if others:
@@ -153,22 +159,19 @@ def _check_same(run, asked):
             f"Run {run.path} was trained on another archive (content {begun['archive_hash'][:12]}, "
             f"this one has {asked['archive_hash'][:12]}). Give that --data, or a new --run."
         )
-    changed = [
-        f"{key}={begun[part].get(key)!r} (asked: {value!r})"
-        for part in ("model", "training")
-        for key, value in asked[part].items()
-        if key != "epochs" and begun[part].get(key) != _plain(value)
-    ]
+    changed = []
+    for part, kind in (("model", VQVAEConfig), ("training", TrainingConfig)):
+        before = dataclasses.asdict(from_dict(kind, begun[part], run.config_path))
+        changed += [
+            f"{key}={before[key]!r} (asked: {value!r})"
+            for key, value in asked[part].items()
+            if value != before[key] and not (key == "epochs" and value > before[key])
+        ]
     if changed:
         raise InputError(
             f"Run {run.path} was begun with {'; '.join(changed)}. "
-            "Ask for the same, or give a new --run."
+            "Ask for the same (or for more epochs), or give a new --run."
         )
-
-
-def _plain(value):
-    """A value as JSON gives it back."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _metrics(model, state: TrainingState) -> dict:
