@@ -258,17 +258,6 @@ def test_run_keeps_the_mean_training_image(run, phantom_archive):
     np.testing.assert_array_equal(np.load(run.mean_image_path), mean_image(phantom_archive))
 
 
-def test_run_without_mean_image_takes_that_of_the_archive(
-    done, run, phantom_archive, png_folder, tmp_path
-):
-    old = shutil.copytree(run.path, tmp_path / "old")
-    (old / "mean_image.npy").unlink()
-    metrics = reconstruct(old, phantom_archive.path, tmp_path / "out")
-    assert metrics["floor_mean_image"] == done[1]["floor_mean_image"]
-    with pytest.raises(InputError, match=r"has no mean_image.npy, the floor that .*pngs needs"):
-        reconstruct(old, png_folder, tmp_path / "other")
-
-
 def test_summary_is_an_aligned_table_with_floors(done):
     head, *rows = summary(done[1]).splitlines()
     assert head.split("  ")[-1] == "bits per pixel"
@@ -353,10 +342,12 @@ def test_damaged_model_is_refused(refused, run, tmp_path, length):
     assert "\n" not in message
 
 
-def test_damaged_mean_image_is_refused(refused, run, tmp_path):
+def test_damaged_or_missing_mean_image_is_refused(refused, run, tmp_path):
     copy = altered_run(run, tmp_path / "damaged")
     (copy / "mean_image.npy").write_bytes(b"")
-    assert f"{copy}/mean_image.npy is damaged" in refused(run=copy)
+    assert f"{copy}/mean_image.npy cannot be read (" in refused(run=copy)
+    (copy / "mean_image.npy").unlink()
+    assert "mean_image.npy cannot be read (" in refused(run=copy)
 
 
 def test_unknown_and_empty_splits_are_refused(refused, run, phantom_archive, tmp_path):

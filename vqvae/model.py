@@ -9,6 +9,7 @@ from brainslices.archive import FOREGROUND_THRESHOLD, CropBox
 from brainslices.device_ssim import SMALLEST_SIDE, ssim, ssim_foreground
 from brainslices.errors import InputError
 from brainslices.metrics import bits_per_pixel_raw
+from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig
 from vqvae.networks import build_decoder, build_encoder
 from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
@@ -40,7 +41,8 @@ class VQVAE(keras.Model):
         training: bool.
 
     Returns:
-        float32 tensor of the same shape, not clipped: the losses need the gradient outside [0, 1].
+        `{"reconstruction", "codes"}`: float32 of the shape of `inputs`, not clipped, since the
+        losses need the gradient outside [0, 1]; and int32 of shape (batch, r, c).
         `reconstruct`, `decode` and `decode_codes` clip.
 
     Raises:
@@ -86,6 +88,11 @@ class VQVAE(keras.Model):
             return keras.metrics.Mean(name=name, dtype="float32")
 
         self.loss_metrics = {name: mean(name) for name in ("reconstruction_loss", "quantizer_loss")}
+        count = self.config.num_embeddings
+        self.codebook_metrics = [
+            CodebookPerplexity(count, name="perplexity"),
+            CodebookUsage(count, name="codebook_usage"),
+        ]
         # Scored at the source size in evaluation only: it would slow every training step.
         self.score_metrics = {name: mean(name) for name in ("ssim", "ssim_foreground")}
         self._scored = False
@@ -94,8 +101,8 @@ class VQVAE(keras.Model):
         self.quantizer.build((None, *self.code_grid_shape, self.config.embedding_dim))
 
     def call(self, inputs, training=False):
-        quantized = self.quantizer(self._latents(inputs, training), training=training)
-        return self._picture(quantized, training)
+        quantized, codes = self.quantizer(self._latents(inputs, training), training=training)
+        return {"reconstruction": self._picture(quantized, training), "codes": codes}
 
     def _latents(self, images, training=False):
         residual = (self.cut(ops.cast(images, "float32")) - self.mean) / self.std
@@ -143,15 +150,19 @@ class VQVAE(keras.Model):
         )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        originals = ops.cast(x, "float32")
-        reconstruction_loss = self._reconstruction_loss(self.cut(originals), self.cut(y_pred))
+        originals, reconstructions = ops.cast(x, "float32"), y_pred["reconstruction"]
+        reconstruction_loss = self._reconstruction_loss(
+            self.cut(originals), self.cut(reconstructions)
+        )
+        for metric in self.codebook_metrics:
+            metric.update_state(y_pred["codes"])
         quantizer_loss = ops.sum(ops.stack(self.losses))
         values = {"reconstruction_loss": reconstruction_loss, "quantizer_loss": quantizer_loss}
         for name, value in values.items():
             self.loss_metrics[name].update_state(value, sample_weight=ops.shape(x)[0])
         self._scored = not training
         if self._scored:
-            self._score(originals, ops.clip(y_pred, 0.0, 1.0))
+            self._score(originals, ops.clip(reconstructions, 0.0, 1.0))
         return reconstruction_loss + quantizer_loss
 
     def _score(self, originals, reconstructions):

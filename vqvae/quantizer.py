@@ -4,8 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
-
 __all__ = ["VectorQuantizer", "VectorQuantizerEMA", "nearest_codes", "rotate_to"]
 
 # Scores of a block of latents: 2**22 float32 values are 16 MiB. TensorFlow may work on ten blocks
@@ -53,14 +51,14 @@ def nearest_codes(latents, codebook):
 
 
 def rotate_to(latents, quantized):
-    """Return `quantized`, with a gradient that turns and scales it as latents were turned to codes.
+    """Return `quantized`, its gradient turned and scaled as the latents were to become codes.
 
     Args:
         latents: float32 tensor of shape (n, embedding_dim).
         quantized: float32 tensor of the same shape, the nearest codes.
 
     Returns:
-        float32 tensor equal to `quantized`.
+        float32 tensor equal to `quantized`, to float32's rounding.
 
     Reference:
         Fifty et al. 2024, arXiv 2410.06424, section 4.2: q = lambda R e, with lambda R constant.
@@ -82,7 +80,7 @@ def rotate_to(latents, quantized):
         ops.norm(still, axis=-1, keepdims=True) + EPSILON
     )
     turned = scale * rotated
-    # The value is the code to the last bit; only the gradient is the rotation's.
+    # The value is the code's; only the gradient is the rotation's.
     return turned + ops.stop_gradient(quantized - turned)
 
 
@@ -91,8 +89,7 @@ class VectorQuantizer(keras.layers.Layer):
     """Replaces each latent by its nearest code; the codebook is learned by gradient.
 
     Always computes in float32, whatever the dtype policy. In training and in inference alike it
-    adds the loss `mean((sg[z] - e)^2) + commitment_cost * mean((z - sg[e])^2)` and counts the codes
-    for the metrics `perplexity` and `codebook_usage`.
+    adds the loss `mean((sg[z] - e)^2) + commitment_cost * mean((z - sg[e])^2)`.
 
     Args:
         num_embeddings: int, number of codes.
@@ -107,7 +104,8 @@ class VectorQuantizer(keras.layers.Layer):
         training: bool.
 
     Returns:
-        float32 tensor of the shape of `inputs`, each vector a code.
+        The code vectors, float32 of the shape of `inputs`, and their codes, int32 of shape
+        (batch, ...).
 
     Reference:
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937, equations 1-3.
@@ -130,8 +128,6 @@ class VectorQuantizer(keras.layers.Layer):
         self.l2_normalized = l2_normalized
         self.rotation_trick = rotation_trick
         self.seed = seed
-        self.perplexity = CodebookPerplexity(num_embeddings, name="perplexity")
-        self.usage = CodebookUsage(num_embeddings, name="codebook_usage")
 
     def build(self, input_shape):
         self.input_spec = keras.layers.InputSpec(
@@ -161,13 +157,15 @@ class VectorQuantizer(keras.layers.Layer):
         latents = self._on_sphere(ops.reshape(inputs, (-1, self.embedding_dim)))
         codebook = self.codebook
         codes = nearest_codes(ops.stop_gradient(latents), ops.stop_gradient(codebook))
-        self.perplexity.update_state(codes)
-        self.usage.update_state(codes)
         quantized = ops.take(codebook, codes, axis=0)
         self.add_loss(self._loss(latents, quantized))
         if training and self.trainable:
             self._update_codebook(ops.stop_gradient(latents), codes, quantized)
-        return ops.reshape(self._pass_gradient(latents, quantized), ops.shape(inputs))
+        shape = ops.shape(inputs)
+        return (
+            ops.reshape(self._pass_gradient(latents, quantized), shape),
+            ops.reshape(codes, shape[:-1]),
+        )
 
     def _loss(self, latents, quantized):
         codebook_loss = ops.mean(ops.square(ops.stop_gradient(latents) - quantized))
@@ -210,7 +208,7 @@ class VectorQuantizer(keras.layers.Layer):
         self.codes_weight.assign(centres)
 
     def compute_output_shape(self, input_shape):
-        return input_shape
+        return input_shape, input_shape[:-1]
 
     def get_config(self):
         return {

@@ -297,34 +297,23 @@ def _training_mean(run):
         ) from error
 
 
-class _CodesAndPicture(keras.Model):
-    """Both outputs of one pass, for one compiled function."""
-
-    def __init__(self, vqvae):
-        super().__init__(name="codes_and_picture")
-        self.vqvae = vqvae
-
-    def call(self, images):
-        codes = self.vqvae.encode_to_codes(images)
-        return codes, self.vqvae.decode_codes(codes)
-
-
 def _pairs(model, originals: Iterable, batch_size) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Codes (r, c) and picture (rows, cols) of each original, a batch in memory at a time."""
     originals = iter(originals)
     # One shape, one compilation: the last batch is filled up with black.
-    batch = np.zeros((batch_size, *model.vqvae.image_shape, 1), "float32")
+    batch = np.zeros((batch_size, *model.image_shape, 1), "float32")
     while found := list(islice(originals, batch_size)):
         batch[: len(found), ..., 0] = found
         batch[len(found) :] = 0
-        codes, images = model.predict_on_batch(batch)
-        yield from zip(codes[: len(found)], images[: len(found), ..., 0], strict=True)
+        outputs = model.predict_on_batch(batch)
+        images = np.clip(outputs["reconstruction"][: len(found), ..., 0], 0, 1)
+        yield from zip(outputs["codes"][: len(found)], images, strict=True)
 
 
-def _measure(vqvae, slices, training_mean, folder, batch_size, pictures):
+def _measure(model, slices, training_mean, folder, batch_size, pictures):
     """Scores all slices, writes the table, the figure and the pictures, gives the metrics."""
-    model, batch_size = _CodesAndPicture(vqvae), min(batch_size, len(slices))
-    code_grids = np.empty((len(slices), *vqvae.code_grid_shape), "int32")
+    batch_size = min(batch_size, len(slices))
+    code_grids = np.empty((len(slices), *model.code_grid_shape), "int32")
 
     def images():
         for row, (codes, image) in enumerate(_pairs(model, slices, batch_size)):
@@ -342,9 +331,9 @@ def _measure(vqvae, slices, training_mean, folder, batch_size, pictures):
         folder / "reconstruction.png", _figure_rows(model, slices, scores, batch_size)
     )
     metrics = summarise(scores, floors, slices.subjects)
-    metrics["bits_per_pixel_raw"] = vqvae.bits_per_pixel_raw
+    metrics["bits_per_pixel_raw"] = model.bits_per_pixel_raw
     for metric in (CodebookUsage, CodebookPerplexity):
-        counted = metric(vqvae.config.num_embeddings)
+        counted = metric(model.config.num_embeddings)
         counted.update_state(code_grids)
         name = "codebook_usage" if metric is CodebookUsage else "perplexity"
         metrics[name] = float(counted.result())
@@ -375,7 +364,7 @@ def _figure_rows(model, slices, scores, batch_size):
     """The best, the median and the worst slices, cut to what the codes cover."""
     picked = pick_extremes(scores["ssim_foreground"])
     pairs = _pairs(model, (slices[row] for _, row in picked), batch_size)
-    crop, rows = CropBox(*model.vqvae.crop), []
+    crop, rows = CropBox(*model.crop), []
     for (label, row), (codes, image) in zip(picked, pairs, strict=True):
         shown = np.stack([slices[row], image, similarity_map(slices[row], image)])
         original, reconstruction, similarity = crop.cut(shown)
