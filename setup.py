@@ -29,6 +29,6 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "jax": ["jax>=0.10"],
-        "test": ["pytest>=8", "ruff>=0.14", "jax>=0.10", "psutil>=6"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "jax>=0.10", "psutil>=6"],
     },
 )

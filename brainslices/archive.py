@@ -428,12 +428,13 @@ def _read_facts(folder: Path) -> dict:
         facts = json.loads(path.read_text("utf-8"))
         version = facts["format_version"]
         if version == FORMAT_VERSION:
+            missing = {"counts", "image_shape", "crop", "intensity_rule", "content_hash"}
+            missing -= set(facts)
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             rows, cols = facts["image_shape"]
             facts["image_shape"] = (int(rows), int(cols))
             facts["crop"] = CropBox(**facts["crop"])
-            missing = {"counts", "intensity_rule", "content_hash"} - set(facts)
-            if missing:
-                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"cannot be read ({error!r})") from error
     if version != FORMAT_VERSION:

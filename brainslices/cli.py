@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import os
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from brainslices.errors import InputError
 __all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "hushed", "parse", "peek", "run"]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
+BACKENDS = ("tensorflow", "jax")
 
 Arguments = TypeVar("Arguments")
 
@@ -43,6 +45,17 @@ def peek(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
     return tyro.cli(kind, args=argv, return_unknown_args=True, add_help=False)[0]
 
 
+def _check_backend() -> None:
+    backend = os.environ.get("KERAS_BACKEND", BACKENDS[0])
+    if backend not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND must be {' or '.join(BACKENDS)}. Received: {backend!r}.")
+    if importlib.util.find_spec(backend) is None:
+        raise InputError(
+            f"KERAS_BACKEND is {backend}, which is not installed. "
+            f"Run `pip install -e .[{backend}]`, or unset the variable."
+        )
+
+
 def _wake_devices() -> None:
     import keras
 
@@ -54,7 +67,11 @@ def hushed() -> Iterator[None]:
     """Keep off the terminal what TensorFlow's C++ writes while it loads; shown if that fails.
 
     It notes a missing GPU and its own optimisations on every start, before any log level applies.
+
+    Raises:
+        InputError: if the backend that KERAS_BACKEND names cannot be had.
     """
+    _check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -63,7 +80,7 @@ def hushed() -> Iterator[None]:
         try:
             yield
             _wake_devices()
-        except BaseException:
+        except Exception:
             notes.seek(0)
             os.write(terminal, notes.read())
             raise
@@ -103,6 +120,8 @@ def _explain(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"The disk is full{where}. Free some space and run the same command again."
-    if isinstance(error, PermissionError):
-        return f"No permission{where}. Change the folder's permissions or choose another."
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"No permission to write{where}. Change that, or choose another folder."
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"A file lies where a folder is needed{where}. Move it, or choose another folder."
     return f"{error.strerror or error}{where}."

@@ -91,7 +91,9 @@ def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
         if name not in values and field.default is dataclasses.MISSING
     ]
     if missing:
-        raise InputError(f"Missing keys in {source}: {', '.join(missing)}.")
+        raise InputError(
+            f"Missing keys in {source}: {', '.join(missing)}. A run's config.json has all."
+        )
     frozen = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }

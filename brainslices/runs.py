@@ -50,6 +50,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         _sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -126,7 +130,7 @@ def read_json(path: Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"Expected a JSON file at {path}, but there is none.")
+        raise InputError(f"There is no file {path}. Give the path of a JSON file that exists.")
     try:
         value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -211,7 +215,7 @@ class Run:
         if not self.config_path.is_file():
             raise InputError(
                 f"{self.path} is not a run folder: it has no config.json. "
-                "Give the folder that was passed to training as --run."
+                "Give the folder that was passed to training as --run, or restore that file."
             )
         config = read_json(self.config_path)
         version = config.get("format_version")

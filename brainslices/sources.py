@@ -88,8 +88,9 @@ class SourceConfig:
     """Replace an archive that is already there."""
 
     def __post_init__(self):
-        for name in ("slices", "subjects", "grid_multiple"):
+        for name in ("slices", "subjects"):
             expect(self, name, lambda value: value is None or value >= 1, "at least 1")
+        expect(self, "grid_multiple", lambda value: 1 <= value <= 64, "from 1 to 64")
         expect(self, "seed", lambda value: value >= 0, "at least 0")
         expect(self, "size", lambda value: value is None or min(value) >= 16, "at least 16 by 16")
         expect(
@@ -407,8 +408,9 @@ def _from_path(path: Path, pattern: re.Pattern, root: Path) -> _Named:
     elif found is None or not found["subject"]:
         rule = "case_NNN_slice_K" if pattern.pattern == PICTURE_PATTERN else pattern.pattern
         raise InputError(
-            f"{root / path} does not tell its subject by the rule {rule}. Give --pattern with the "
-            "groups subject and slice, or --table with the columns file and subject."
+            f"{root / path} does not tell its subject by the rule {rule}. Rename it, or give "
+            "prepare_data.py a --pattern with the groups subject and slice, or a --table with the "
+            "columns file and subject."
         )
     else:
         subject, number = found["subject"], _slice_number(found, root / path)

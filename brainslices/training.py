@@ -24,6 +24,13 @@ __all__ = ["TrainingState", "fit", "learning_rate", "load_state", "save_state"]
 
 # Within an epoch the state is saved this often: the most that a power cut can cost.
 SAVE_INTERVAL_S = 600.0
+# What an epoch's line tells, short enough for 100 columns; all else is in the history.
+SHOWN = {
+    "loss": "loss",
+    "val_loss": "val_loss",
+    "val_ssim": "ssim",
+    "val_ssim_foreground": "foreground",
+}
 
 
 @dataclass
@@ -302,12 +309,9 @@ class _Progress(keras.callbacks.Callback):
         left = seconds * whole * (self.epochs - epoch - 1)
         shown = {key: float(value) for key, value in logs.items()}
         words = [f"epoch {epoch + 1}/{self.epochs}"]
-        words += [f"{key} {shown[key]:.4f}" for key in ("loss", "val_loss") if key in shown]
-        words += [
-            f"{key} {value:.4f}" for key, value in shown.items() if key.startswith("val_ssim")
-        ]
+        words += [f"{word} {shown[key]:.4f}" for key, word in SHOWN.items() if key in shown]
         words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
-        words.append(f"{self.slices / seconds:.0f} slices/s with validation")
+        words.append(f"{self.slices / seconds:.0f} slices/s")
         words.append(f"{tqdm.format_interval(left)} left")
         tqdm.write("  ".join(words))
 

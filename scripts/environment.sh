@@ -21,7 +21,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
             exit 2
         }
     fi
-    echo "installing brainslices${EXTRAS:+[$EXTRAS]} (with TensorFlow; a few minutes)"
+    echo "installing brainslices${EXTRAS:+[$EXTRAS]} (with TensorFlow: 2.6 GB on disk, a few minutes)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check \
         --constraint scripts/constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}" || exit 1
     echo "$wanted" >"$stamp"

@@ -27,6 +27,8 @@ def main(argv=None):
     size = sum(file.stat().st_size for file in archive.path.iterdir())
     for split, count in archive.counts.items():
         print(f"{split:9} {count['subjects']:6} subjects {count['slices']:8} slices")
+        if not count["slices"]:
+            print(f"note: nothing in {split}: give more subjects, or other --fractions")
     rows, cols = archive.image_shape
     crop = archive.crop
     print(f"pictures  {rows} x {cols}, cropped to {crop.rows} x {crop.cols}")

@@ -218,13 +218,16 @@ def test_interrupted_overwrite_keeps_the_old_archive_and_leaves_nothing(tmp_path
 
 def test_other_folders_and_files_are_never_taken(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files, no slice archive"):
+    with pytest.raises(InputError, match=r"holds other things than a slice archive \(notes"):
         write(tmp_path, overwrite=True)
     with pytest.raises(InputError, match=r"notes\.txt is a file"):
         write(tmp_path / "notes.txt", overwrite=True)
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty")
     assert files(tmp_path) == ["empty", "notes.txt"]
+    (tmp_path / "empty" / "notes.txt").write_text("mine, beside an archive")
+    with pytest.raises(InputError, match=r"holds other things than a slice archive \(notes"):
+        write(tmp_path / "empty", overwrite=True)
 
 
 def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path):

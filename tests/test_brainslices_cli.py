@@ -37,7 +37,7 @@ def outcome(error, capsys):
         (
             PermissionError(errno.EACCES, "Permission denied", "a/b"),
             2,
-            "error: No permission (a/b). Change the folder's permissions or choose another.\n",
+            "error: No permission to write (a/b). Change that, or choose another folder.\n",
         ),
         (OSError("odd"), 2, "error: odd.\n"),
         (KeyboardInterrupt(), 130, "\nstopped.\n"),
@@ -167,7 +167,7 @@ def test_wrong_config_is_a_message_and_2(command, tmp_path, capsys):
     expected = f"error: Unknown key `num_embedings` in {path}. Did you mean `num_embeddings`?\n"
     assert capsys.readouterr().err == expected
     assert command("--config", tmp_path / "no.json") == (2, [])
-    assert "error: Expected a JSON file at" in capsys.readouterr().err
+    assert "error: There is no file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_damaged_json_is_refused_by_name(tmp_path, content, message):
 
 
 def test_absent_json_is_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match=f"Expected a JSON file at {tmp_path}/no.json, but"):
+    with pytest.raises(InputError, match=f"There is no file {tmp_path}/no.json. Give the path"):
         read_json(tmp_path / "no.json")
 
 

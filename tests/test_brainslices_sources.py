@@ -157,7 +157,10 @@ def test_pattern_names_subjects_and_slices_by_the_path(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        (None, r"scan\.png does not tell its subject by the rule case_NNN_slice_K. Give --pattern"),
+        (
+            None,
+            r"scan\.png does not tell its subject by the rule case_NNN_slice_K. Rename it, or give",
+        ),
         ("(?P<subject>x+)", r"scan\.png does not tell its subject by the rule \(\?P<subject>x"),
         ("scan", "must name a group subject, .*Received: pattern='scan'"),
         ("(?P<subject", "no regular expression"),

@@ -12,12 +12,15 @@ from vqvae.config import PRESETS, Selection, VQVAEConfig
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"channels": (8,)}, "`channels` must be two or three positive widths"),
+        ({"channels": (8,)}, "`channels` must be two or three widths from 1 to 4096"),
         ({"channels": (8, 0)}, "Received: channels=(8, 0)."),
         ({"kernel_size": 2}, "`kernel_size` must be 3, 4 or 5. Received: kernel_size=2."),
         ({"encoder_blocks": -1}, "`encoder_blocks` must be at least 0."),
         ({"num_embeddings": 1}, "`num_embeddings` must be from 2 to 16384."),
-        ({"embedding_dim": 0}, "`embedding_dim` must be at least 1. Received: embedding_dim=0."),
+        (
+            {"embedding_dim": 0},
+            "`embedding_dim` must be from 1 to 4096. Received: embedding_dim=0.",
+        ),
         ({"codebook": "gumbel"}, "`codebook` must be 'ema' or 'gradient'."),
         ({"decay": 1.0}, "`decay` must be in [0, 1). Received: decay=1.0."),
         ({"restart_threshold": -0.5}, "`restart_threshold` must be at least 0."),
@@ -112,7 +115,9 @@ def test_unknown_key_like_no_other_is_refused_with_all_known_ones(tmp_path):
 
 def test_missing_keys_are_named(tmp_path):
     path = written(tmp_path, decay=None, kernel_size=None)
-    assert refusal(path) == f"Missing keys in {path}: kernel_size, decay."
+    assert (
+        refusal(path) == f"Missing keys in {path}: kernel_size, decay. A run's config.json has all."
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_files_that_are_no_configuration_are_refused(tmp_path, text, message):
 
 def test_absent_file_is_refused(tmp_path):
     path = tmp_path / "absent.json"
-    assert refusal(path) == f"Expected a JSON file at {path}, but there is none."
+    assert refusal(path) == f"There is no file {path}. Give the path of a JSON file that exists."
 
 
 def test_defaults_fill_keys_that_have_them():

@@ -12,6 +12,7 @@ from brainslices.runs import read_json
 __all__ = ["PRESETS", "Preset", "Selection", "VQVAEConfig"]
 
 MOST_EMBEDDINGS = 2**14
+WIDEST = 4096
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class VQVAEConfig:
         expect(
             self,
             "channels",
-            lambda widths: len(widths) in (2, 3) and min(widths) >= 1,
-            "two or three positive widths (downsampling 4 or 8)",
+            lambda widths: len(widths) in (2, 3) and min(widths) >= 1 and max(widths) <= WIDEST,
+            f"two or three widths from 1 to {WIDEST} (downsampling 4 or 8)",
         )
         expect(self, "kernel_size", lambda value: value in (3, 4, 5), "3, 4 or 5")
         for name in ("encoder_blocks", "decoder_blocks"):
@@ -80,7 +81,7 @@ class VQVAEConfig:
             lambda value: 2 <= value <= MOST_EMBEDDINGS,
             f"from 2 to {MOST_EMBEDDINGS}",
         )
-        expect(self, "embedding_dim", lambda value: value >= 1, "at least 1")
+        expect(self, "embedding_dim", lambda value: 1 <= value <= WIDEST, f"from 1 to {WIDEST}")
         expect(self, "codebook", ("ema", "gradient").__contains__, "'ema' or 'gradient'")
         expect(self, "decay", lambda value: 0 <= value < 1, "in [0, 1)")
         expect(self, "commitment_cost", lambda value: value > 0, "a positive number")

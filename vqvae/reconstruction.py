@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from brainslices.archive import CropBox, SliceArchive, SliceRecord, split_name
+from brainslices.config import from_dict
 from brainslices.errors import InputError
 from brainslices.figures import ReconstructionRow, pick_extremes, reconstruction_figure
 from brainslices.metrics import (
@@ -29,6 +30,7 @@ from brainslices.progress import bar
 from brainslices.runs import Run, atomic_folder, file_hash, write_json
 from brainslices.sources import find_files, picture_records
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
+from vqvae.config import VQVAEConfig
 from vqvae.model import VQVAE
 
 __all__ = ["Slices", "load_vqvae", "open_slices", "reconstruct", "summary"]
@@ -157,15 +159,22 @@ def load_vqvae(run: Run) -> VQVAE:
     Raises:
         InputError: if the run is of another kind or format, has no model yet, or a damaged one.
     """
-    run.open_config("vqvae")
+    config = from_dict(VQVAEConfig, run.open_config("vqvae")["model"], run.config_path)
     path = run.require_model()
     try:
-        return keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{path} cannot be loaded ({reason}). Restore it, or train again into a new --run."
+            f"{path} cannot be loaded: it is damaged, or of another version ({reason}). Restore "
+            "it, or train again into a new --run."
         ) from error
+    if model.config != config:
+        raise InputError(
+            f"{path} holds another architecture than {run.config_path} describes. Restore the two "
+            "together, or train again into a new --run."
+        )
+    return model
 
 
 def summary(metrics: dict) -> str:
@@ -281,8 +290,8 @@ def _check_pictures(slices, model, run):
             named = slices.path if slices.archive_hash else slices.path / record.source
             raise InputError(
                 f"{named} has {shape[0]} x {shape[1]} pixels (rows x cols), but the model of "
-                f"{run.path} takes {rows} x {cols}. Resize the pictures, or give a --run that was "
-                "trained on that size."
+                f"{run.path} takes {rows} x {cols}. Give pictures of that size, or a --run that "
+                "was trained on the other."
             )
 
 

@@ -43,6 +43,7 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
     """
     archive = SliceArchive.open(data)
     train_rows, validation_rows = archive.rows_of("train"), archive.rows_of("validate")
+    _ = archive.images  # a damaged file is found before anything is written
     run = Run(path)
     asked = _describe(archive, config, training)
     _check_same(run, asked)
