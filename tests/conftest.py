@@ -40,3 +40,14 @@ def oasis_pngs() -> Path:
     if not folder:
         pytest.skip("wants the OASIS-1 slices: set BRAINSLICES_DATA to their folder")
     return Path(folder)
+
+
+@pytest.fixture
+def fresh_keras():
+    """Float32 and one seed, whatever the tests before did."""
+    import keras
+
+    keras.mixed_precision.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    yield
+    keras.mixed_precision.set_dtype_policy("float32")

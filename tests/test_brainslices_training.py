@@ -25,10 +25,7 @@ MONITOR = "val_ssim"
 STEPS = 5
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    keras.mixed_precision.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)
+pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 class Autoencoder(keras.Model):

@@ -24,12 +24,7 @@ from vqvae.training import build_model
 both = pytest.mark.parametrize("codebook", ["ema", "gradient"])
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    keras.mixed_precision.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)
-    yield
-    keras.mixed_precision.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 def scatter_codes(model):

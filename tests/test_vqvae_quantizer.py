@@ -11,12 +11,7 @@ from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA, nearest_codes, 
 CODES, WIDTH = 6, 3
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    keras.mixed_precision.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)
-    yield
-    keras.mixed_precision.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 def normal(*shape, seed=0):
