@@ -163,11 +163,12 @@ def fit(
     if not run.state_path.exists():
         save_state(run, model, state)  # from here on the folder is a run that has begun
     keeper = _Keeper(run, state, monitor, train)
-    callbacks = [_Progress(state, config.epochs, train), keeper, *_tensorboard(run)]
+    shown = _Progress(config.epochs, train)
+    callbacks = [shown, keeper, *_tensorboard(run)]
     # Keras would shuffle the batches once more, in an order that no state holds.
     options = {"validation_data": validation, "callbacks": callbacks, "shuffle": False}
     options["verbose"] = 0
-    with keeper.signals():
+    with keeper.signals(), contextlib.closing(shown):
         if state.step:
             # The rest of the epoch that was cut: Keras fixes an epoch's length for a whole `fit`.
             train.epoch, train.first_step = state.epoch, state.step
@@ -284,9 +285,10 @@ class _Keeper(keras.callbacks.Callback):
 class _Progress(keras.callbacks.Callback):
     """A bar for the epoch under way, a line for each finished one."""
 
-    def __init__(self, state, epochs, train):
+    def __init__(self, epochs, train):
         super().__init__()
-        self.state, self.epochs, self.train = state, epochs, train
+        self.epochs, self.train = epochs, train
+        self.bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started, self.slices = time.monotonic(), 0
@@ -302,8 +304,7 @@ class _Progress(keras.callbacks.Callback):
         self.bar.update(self.train.batch_size)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.bar.leave = False
-        self.bar.close()
+        self.close()
         seconds = time.monotonic() - self.started
         whole = self.train.steps_per_epoch * self.train.batch_size / max(self.slices, 1)
         left = seconds * whole * (self.epochs - epoch - 1)
@@ -314,6 +315,12 @@ class _Progress(keras.callbacks.Callback):
         words.append(f"{self.slices / seconds:.0f} slices/s")
         words.append(f"{tqdm.format_interval(left)} left")
         tqdm.write("  ".join(words))
+
+    def close(self):
+        """Take the bar off the screen."""
+        if self.bar is not None:
+            self.bar.leave = False
+            self.bar.close()
 
 
 def _write_history(run, history):
