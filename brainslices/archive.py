@@ -215,10 +215,6 @@ class SliceArchive:
             )
         return np.array(rows, np.int64)
 
-    def subjects_of(self, rows: np.ndarray) -> np.ndarray:
-        """Subject of each of the rows, an array of str."""
-        return np.array([self.index[row].subject for row in rows], dtype=str)
-
     def load(self, rows: np.ndarray) -> np.ndarray:
         """Pictures of the rows, float32 of shape (n, rows, cols, 1), intensities in [0, 1]."""
         return (self.images[rows] / np.float32(255))[..., np.newaxis]

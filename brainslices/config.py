@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from brainslices.errors import InputError
 
-__all__ = ["PRECISIONS", "TrainingConfig", "expect", "from_dict"]
+__all__ = ["TrainingConfig", "expect", "from_dict"]
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 PRECISIONS = typing.get_args(Precision)

@@ -64,7 +64,7 @@ def test_load_gives_floats_in_unit_range_of_the_rows_in_their_order(tmp_path):
     assert pictures.dtype == np.float32
     np.testing.assert_array_equal(np.rint(pictures[..., 0] * 255), archive.images[[4, 1]])
     assert pictures.max() <= 1
-    assert archive.subjects_of(rows).tolist() == ["test_2", "train_0"]
+    assert [archive.index[row].subject for row in rows] == ["test_2", "train_0"]
 
 
 def test_rows_of_are_the_rows_of_a_split_under_any_of_its_names(tmp_path):
