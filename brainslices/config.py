@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from brainslices.errors import InputError
+from brainslices.runs import read_json
 
-__all__ = ["TrainingConfig", "expect", "from_dict"]
+__all__ = ["TrainingConfig", "expect", "from_dict", "load_config"]
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 PRECISIONS = typing.get_args(Precision)
@@ -17,9 +18,9 @@ PRECISIONS = typing.get_args(Precision)
 Config = TypeVar("Config")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a model of either stage is trained."""
+    """How a model of either stage is trained; each stage adds what only it has."""
 
     epochs: int
     """Passes over the training slices."""
@@ -35,8 +36,11 @@ class TrainingConfig:
     """Adam's discount of the squared gradients."""
     gradient_clip: float
     """Largest global norm of the gradients; 0 does not clip."""
-    mirror: bool
-    """Show each slice turned left to right half of the time."""
+    average: float = 0.0
+    """Share that an average of the weights keeps in each step; it is what is scored and saved. 0
+    scores and saves the weights themselves."""
+    patience: int = 0
+    """Stop when the validation score has not improved for so many epochs; 0 never does."""
     precision: Precision = "auto"
     """Arithmetic of the layers; the quantiser, the losses and the scores stay float32."""
     seed: int = 0
@@ -48,6 +52,8 @@ class TrainingConfig:
         expect(self, "learning_rate", lambda value: 0 < value < math.inf, "a positive number")
         expect(self, "warmup_steps", lambda value: value >= 0, "at least 0")
         expect(self, "gradient_clip", lambda value: 0 <= value < math.inf, "at least 0")
+        expect(self, "average", lambda value: 0 <= value < 1, "at least 0 and under 1")
+        expect(self, "patience", lambda value: value >= 0, "at least 0")
         expect(self, "beta_2", lambda value: 0 < value < 1, "between 0 and 1")
         expect(self, "schedule", ("constant", "cosine").__contains__, "'constant' or 'cosine'")
         if self.schedule == "constant":
@@ -103,6 +109,24 @@ def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
                 f"`{name}` in {source} has the wrong type. Received: {name}={values[name]!r}."
             )
     return kind(**frozen)
+
+
+def load_config(path: Path, *kinds: type) -> tuple:
+    """Read the objects `model` and `training` of a JSON file, such as a run's config.json.
+
+    Args:
+        path: the file.
+        *kinds: the dataclasses of `model` and of `training`.
+
+    Raises:
+        InputError: if the file is missing, or has an unknown, missing or wrong value.
+    """
+    values = read_json(path)
+    for part in ("model", "training"):
+        if not isinstance(values.get(part), dict):
+            raise InputError(f"{path} must hold an object `{part}`. Found: {[*values]}.")
+    parts = zip(("model", "training"), kinds, strict=True)
+    return tuple(from_dict(kind, values[part], path) for part, kind in parts)
 
 
 def _is_of(value, wanted) -> bool:

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from brainslices.errors import InputError
@@ -20,6 +20,7 @@ __all__ = [
     "environment",
     "file_hash",
     "read_json",
+    "require_output",
     "write_json",
 ]
 
@@ -106,6 +107,29 @@ def _replace_folder(new, folder):
     shutil.rmtree(old, ignore_errors=True)
 
 
+def require_output(out: Path, names: Sequence[str], what: str) -> None:
+    """Check a folder whose whole content will be replaced.
+
+    Args:
+        out: the folder.
+        names: what an earlier result holds, `metrics.json` among it.
+        what: which kind of result it is: "reconstruction".
+
+    Raises:
+        InputError: if it is a file, or holds anything but an earlier result.
+    """
+    if out.is_dir():
+        found = {item.name for item in out.iterdir()}
+        others = sorted(found - set(names) if "metrics.json" in found else found)
+        if others:
+            raise InputError(
+                f"{out} holds other things than an earlier {what} "
+                f"({', '.join(others[:3])}). Give a new or empty folder as --out."
+            )
+    elif out.exists():
+        raise InputError(f"{out} is a file; --out must be a folder. Give a new one.")
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically. Not-a-number becomes null, as JSON has none."""
     with atomic_path(path) as temporary:
@@ -151,7 +175,8 @@ class Run:
 
     `config.json` (what was asked), `model.keras` (best epoch), `state.npz` (all that going on
     needs), `history.csv`, `metrics.json`, `figures/`, `logs/` (TensorBoard), `environment.json`;
-    for a VQ-VAE also `mean_image.npy`, the mean training image.
+    for a VQ-VAE also `mean_image.npy`, the mean training image, and `code_grids.npz`, the codes of
+    its archive once they were asked for.
 
     Args:
         path: the folder.
@@ -166,6 +191,7 @@ class Run:
         self.metrics_path = self.path / "metrics.json"
         self.environment_path = self.path / "environment.json"
         self.mean_image_path = self.path / "mean_image.npy"
+        self.code_grids_path = self.path / "code_grids.npz"
         self.figures = self.path / "figures"
         self.logs = self.path / "logs"
 
@@ -194,6 +220,7 @@ class Run:
             self.config_path,
             self.environment_path,
             self.mean_image_path,
+            self.code_grids_path,
             self.figures,
             self.logs,
         }

@@ -2,25 +2,41 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import signal
 import time
 import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import keras
 import numpy as np
+from keras import ops
 from tqdm import tqdm
 
 from brainslices import progress
-from brainslices.batches import SliceBatches
-from brainslices.config import TrainingConfig
+from brainslices.batches import Batches
+from brainslices.config import TrainingConfig, from_dict
 from brainslices.errors import InputError
 from brainslices.figures import training_figure
-from brainslices.runs import Run, atomic_path
+from brainslices.precision import resolve_precision
+from brainslices.runs import Run, atomic_path, read_json
 
-__all__ = ["TrainingState", "fit", "learning_rate", "load_state", "save_state"]
+__all__ = [
+    "TrainingState",
+    "averaged",
+    "best_epoch",
+    "compile_model",
+    "fit",
+    "learning_rate",
+    "load_state",
+    "require_same",
+    "resumed_precision",
+    "save_state",
+]
 
 # Within an epoch the state is saved this often: the most that a power cut can cost.
 SAVE_INTERVAL_S = 600.0
@@ -30,6 +46,13 @@ SHOWN = {
     "val_loss": "val_loss",
     "val_ssim": "ssim",
     "val_ssim_foreground": "foreground",
+    "nats_per_code": "nats per code",
+    "val_nats_per_code": "val",
+}
+# What a run was made from: its hash in config.json -> what it is, and the flag that names it.
+ORIGINS = {
+    "archive_hash": ("another archive (content", "--data"),
+    "vqvae_hash": ("codes of another VQ-VAE (model", "--vqvae"),
 }
 
 
@@ -65,14 +88,55 @@ def learning_rate(config: TrainingConfig, steps: int):
 def compile_model(model: keras.Model, config: TrainingConfig, steps_per_epoch: int) -> None:
     """Give a built model its Adam optimiser, with all of the optimiser's state made."""
     model.compile(
-        optimizer=keras.optimizers.Adam(
+        optimizer=_Adam(
             learning_rate(config, config.epochs * steps_per_epoch),
+            name="adam",
             beta_2=config.beta_2,
             global_clipnorm=config.gradient_clip or None,
+            use_ema=config.average > 0,
+            ema_momentum=config.average,
         ),
         auto_scale_loss=True,
     )
     model.optimizer.build(model.trainable_variables)
+
+
+class _Adam(keras.optimizers.Adam):
+    """Adam whose average of the weights starts soon, and leaves them alone when a `fit` ends.
+
+    A training is made of several: the rest of an epoch that was cut, and the other epochs.
+    """
+
+    def finalize_variable_values(self, var_list):
+        pass
+
+    @property
+    def ema_momentum(self):
+        """Lower at first, so that an average of few steps is not mostly the first weights."""
+        steps = ops.cast(self.iterations, "float32")
+        return ops.minimum(self._average, (1.0 + steps) / (10.0 + steps))
+
+    @ema_momentum.setter
+    def ema_momentum(self, average):
+        self._average = average
+
+
+@contextlib.contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """Lend the model the average of its weights, where its optimiser keeps one."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    own = [np.asarray(variable) for variable in model.trainable_variables]
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, own, strict=True):
+            variable.assign(value)
 
 
 def save_state(run: Run, model: keras.Model, state: TrainingState) -> None:
@@ -132,16 +196,18 @@ def _variables(model):
 
 def fit(
     model: keras.Model,
-    train: SliceBatches,
-    validation: SliceBatches,
+    train: Batches,
+    validation: Batches,
     run: Run,
     config: TrainingConfig,
     monitor: str,
+    mode: Literal["min", "max"],
 ) -> TrainingState:
     """Train a compiled model, going on from the run's state where there is one.
 
-    Writes `state.npz`, `model.keras` (the epoch with the highest `monitor`), `history.csv`, the
-    curves and the TensorBoard logs. On Ctrl-C or SIGTERM the state is saved after the step under
+    Writes `state.npz`, `model.keras` (the epoch with the best `monitor`), `history.csv`, the
+    curves and the TensorBoard logs. What is scored and saved is the weights' average, where one is
+    kept. On Ctrl-C or SIGTERM the state is saved after the step under
     way.
 
     Args:
@@ -150,10 +216,11 @@ def fit(
         validation: validation batches.
         run: a run whose lock is held.
         config: the training's configuration.
-        monitor: name of the validation score to maximise, such as "val_ssim_foreground".
+        monitor: name of the validation score, such as "val_ssim_foreground".
+        mode: whether it is the better the higher ("max") or the lower ("min").
 
     Returns:
-        The state after the last epoch.
+        The state after the last epoch: `config.epochs`, or earlier by `config.patience`.
 
     Raises:
         KeyboardInterrupt: stopped by a signal, the state saved.
@@ -162,22 +229,86 @@ def fit(
     state = load_state(run, model)
     if not run.state_path.exists():
         save_state(run, model, state)  # from here on the folder is a run that has begun
-    keeper = _Keeper(run, state, monitor, train)
+    keeper = _Keeper(run, state, config, train, (monitor, mode))
     shown = _Progress(config.epochs, train)
     callbacks = [shown, keeper, *_tensorboard(run)]
     # Keras would shuffle the batches once more, in an order that no state holds.
     options = {"validation_data": validation, "callbacks": callbacks, "shuffle": False}
     options["verbose"] = 0
     with keeper.signals(), contextlib.closing(shown):
-        if state.step:
+        if state.step and not keeper.waited_out:
             # The rest of the epoch that was cut: Keras fixes an epoch's length for a whole `fit`.
             train.epoch, train.first_step = state.epoch, state.step
             model.fit(train, initial_epoch=state.epoch, epochs=state.epoch + 1, **options)
-        if state.epoch < config.epochs:
+        if state.epoch < config.epochs and not keeper.waited_out:
             train.epoch, train.first_step = state.epoch, 0
             model.fit(train, initial_epoch=state.epoch, epochs=config.epochs, **options)
     _draw_history(run, state)
     return state
+
+
+def best_epoch(state: TrainingState, monitor: str, mode: Literal["min", "max"]) -> int:
+    """The first of the epochs, counted from 1, with the best score."""
+    scores = np.asarray(state.history[monitor])
+    return int(np.argmax(scores if mode == "max" else -scores)) + 1
+
+
+def require_same(run: Run, asked: dict, kinds: Mapping[str, type]) -> None:
+    """A run goes on only as what it was begun; more epochs may be asked of it.
+
+    A cosine schedule is then stretched over all of them, and the learning rate rises once more.
+
+    Args:
+        run: the folder to train in.
+        asked: what its `config.json` would hold.
+        kinds: the dataclasses of its objects: "model" and "training".
+
+    Raises:
+        InputError: if the folder holds another training, or something else.
+    """
+    if not run.state_path.exists():
+        others = sorted(run.strangers())
+        if others:
+            raise InputError(
+                f"Run folder {run.path} holds other things ({', '.join(others[:3])}) and "
+                "no training to go on with. Give a new or empty folder as --run."
+            )
+        return
+    begun = run.open_config(asked["kind"])
+    for key, (what, flag) in ORIGINS.items():
+        if begun.get(key) != asked.get(key):
+            raise InputError(
+                f"Run {run.path} was trained on {what} {str(begun.get(key))[:12]}, "
+                f"this one has {asked[key][:12]}). Give that {flag}, or a new --run."
+            )
+    changed = []
+    for part, kind in kinds.items():
+        before = dataclasses.asdict(from_dict(kind, begun[part], run.config_path))
+        changed += [
+            f"{key}={before[key]!r} (asked: {value!r})"
+            for key, value in asked[part].items()
+            if value != before[key] and not (key == "epochs" and value > before[key])
+        ]
+    if changed:
+        raise InputError(
+            f"Run {run.path} was begun with {'; '.join(changed)}. "
+            "Ask for the same (or for more epochs), or give a new --run."
+        )
+
+
+def resumed_precision(run: Run, config: TrainingConfig, width: int) -> tuple[str, str]:
+    """Policy and reason; a run goes on in the policy it was begun in, whatever a probe says.
+
+    Args:
+        run: the folder to train in.
+        config: the training's configuration.
+        width: channels of the model's widest layers, for the probe.
+    """
+    if config.precision == "auto" and run.state_path.exists():
+        begun = read_json(run.environment_path)
+        if "precision" in begun:
+            return begun["precision"], begun["precision_reason"]
+    return resolve_precision(config.precision, width)
 
 
 def _draw_history(run: Run, state: TrainingState) -> None:
@@ -199,10 +330,11 @@ def _tensorboard(run):
 class _Keeper(keras.callbacks.Callback):
     """Keeps the run folder: state, best model, history; stops at a signal with all of it saved."""
 
-    def __init__(self, run, state, monitor, train):
+    def __init__(self, run, state, config, train, goal):
         super().__init__()
-        self.run, self.state, self.monitor = run, state, monitor
-        self.train = train
+        self.run, self.state, self.train = run, state, train
+        self.goal, self.patience = goal, config.patience
+        self.lent = contextlib.ExitStack()
         # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
         self.restored = None
         self.saved_at = self.counted_at = time.monotonic()
@@ -244,19 +376,32 @@ class _Keeper(keras.callbacks.Callback):
         if (due or self.stopped_by) and self.state.step < self.train.steps_per_epoch:
             self._save(logs)
 
+    def on_test_begin(self, logs=None):
+        self.lent.enter_context(averaged(self.model))
+
+    def on_test_end(self, logs=None):
+        self.lent.close()
+
     def on_epoch_end(self, epoch, logs=None):
         values = {key: float(value) for key, value in logs.items()}
         values["learning_rate"] = float(self.model.optimizer.learning_rate)
         self._require_finite(values)
-        best = max(self.state.history.get(self.monitor, [-np.inf]))
         for key, value in values.items():
             self.state.history.setdefault(key, []).append(value)
         self.state.epoch, self.state.step = epoch + 1, 0
-        if values[self.monitor] > best:
-            with atomic_path(self.run.model_path) as temporary:
+        if best_epoch(self.state, *self.goal) == self.state.epoch:
+            with averaged(self.model), atomic_path(self.run.model_path) as temporary:
                 self.model.save(temporary)
         _write_history(self.run, self.state.history)
         self._save(values)
+        self.model.stop_training = self.waited_out
+
+    @property
+    def waited_out(self):
+        """Whether the score has not improved for as long as the configuration waits."""
+        if not self.patience or not self.state.history:
+            return False
+        return self.state.epoch - best_epoch(self.state, *self.goal) >= self.patience
 
     def _save(self, logs):
         self._require_finite(logs)

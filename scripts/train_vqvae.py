@@ -15,8 +15,7 @@ from pathlib import Path
 import tyro
 
 from brainslices import cli
-from brainslices.config import TrainingConfig
-from vqvae.config import Selection, VQVAEConfig
+from vqvae.config import Selection, VQVAEConfig, VQVAETraining
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Arguments:
     """Run folder to make, or to go on with."""
     selection: Selection
     model: VQVAEConfig
-    training: TrainingConfig
+    training: VQVAETraining
 
 
 def main(argv=None):

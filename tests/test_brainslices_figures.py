@@ -8,6 +8,7 @@ from PIL import Image
 from brainslices.errors import InputError
 from brainslices.figures import (
     ReconstructionRow,
+    contact_sheet,
     pick_extremes,
     reconstruction_figure,
     training_figure,
@@ -136,6 +137,69 @@ def test_training_figure_without_known_columns_is_refused(tmp_path):
     with pytest.raises(InputError, match="reconstruction_loss.*Received: epoch, speed"):
         training_figure(tmp_path / "figure.png", {"epoch": [1], "speed": [2.0]})
     assert not list(tmp_path.iterdir())
+
+
+def sheet_pictures(count, shape=(52, 60)):
+    return np.random.default_rng(0).random((count, *shape), "float32")
+
+
+@pytest.mark.parametrize("count", [1, 16, 100, 300])
+@pytest.mark.parametrize("paired", [False, True])
+def test_contact_sheet_of_any_number(tmp_path, count, paired):
+    images = sheet_pictures(count)
+    labels = [f"position {k / count:.2f}" for k in range(count)]
+    nearest = [(image, "nearest, SSIM 0.871\ncase_001_slice_3") for image in images]
+    path = tmp_path / "figures" / "samples.png"
+    contact_sheet(path, images, labels, nearest if paired else None)
+    height, width = drawn(path).shape
+    assert 380 < width < 3200
+    assert 380 < height < 3600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_contact_sheet_shows_each_picture_in_its_place(tmp_path):
+    shades = np.linspace(0.3, 1, 6, dtype="float32")
+    images = np.ones((6, 50, 50), "float32") * shades[:, None, None]
+    nearest = [(1 - image, "near") for image in images]
+    contact_sheet(tmp_path / "sheet.png", images, ["slice"] * 6, nearest, columns=3)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("L")) / 255
+    middles = (
+        (np.arange(2) + 0.45) * pixels.shape[0] / 2,
+        (np.arange(6) + 0.5) * pixels.shape[1] / 6,
+    )
+    found = pixels[np.ix_(*(middle.astype(int) for middle in middles))]
+    np.testing.assert_allclose(found[:, ::2].ravel(), shades, atol=3e-3)
+    np.testing.assert_allclose(found[:, 1::2].ravel(), 1 - shades, atol=3e-3)
+
+
+def test_contact_sheet_refuses_what_does_not_fit(tmp_path):
+    images, path = sheet_pictures(2), tmp_path / "sheet.png"
+    with pytest.raises(InputError, match="at least one picture.*0 pictures, 0 labels"):
+        contact_sheet(path, images[:0], [])
+    with pytest.raises(InputError, match="2 pictures, 1 labels, no nearest"):
+        contact_sheet(path, images, ["one"])
+    with pytest.raises(InputError, match="2 pictures, 2 labels, 1 nearest"):
+        contact_sheet(path, images, ["one", "two"], [(images[0], "near")])
+    with pytest.raises(InputError, match="columns=0"):
+        contact_sheet(path, images, ["one", "two"], columns=0)
+    with pytest.raises(InputError, match=r"one shape. Received: \[\(10, 10\), \(52, 60\)\]"):
+        contact_sheet(path, images, ["a", "b"], [(np.zeros((10, 10), "float32"), "near")] * 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_contact_sheet_keeps_the_former_one(tmp_path, monkeypatch):
+    path = tmp_path / "sheet.png"
+    path.write_bytes(b"former")
+
+    def full_disk(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        contact_sheet(path, sheet_pictures(1), ["one"])
+    assert path.read_bytes() == b"former"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_figures_leave_the_users_matplotlib_alone(tmp_path):

@@ -21,7 +21,7 @@ from brainslices.training import (
     save_state,
 )
 
-MONITOR = "val_ssim"
+GOAL = ("val_ssim", "max")
 STEPS = 5
 
 
@@ -92,7 +92,7 @@ def train(phantom_archive, tmp_path, monkeypatch):
         assert len(data) == STEPS
         monkeypatch.setattr(_Keeper, "on_train_batch_end", interrupted(interrupt, number))
         validation = SliceBatches(phantom_archive, phantom_archive.rows_of("validate"), 8)
-        return model, fit(model, data, validation, run, config, MONITOR), run
+        return model, fit(model, data, validation, run, config, *GOAL), run
 
     return go
 

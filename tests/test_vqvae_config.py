@@ -4,9 +4,9 @@ import json
 import pytest
 from helpers import tiny_config, tiny_training
 
-from brainslices.config import TrainingConfig, from_dict
+from brainslices.config import from_dict
 from brainslices.errors import InputError
-from vqvae.config import PRESETS, Selection, VQVAEConfig
+from vqvae.config import PRESETS, Selection, VQVAEConfig, VQVAETraining
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_absent_file_is_refused(tmp_path):
 def test_defaults_fill_keys_that_have_them():
     values = dataclasses.asdict(tiny_training())
     del values["precision"], values["seed"]
-    config = from_dict(TrainingConfig, values, "here")
+    config = from_dict(VQVAETraining, values, "here")
     assert (config.precision, config.seed) == ("auto", 0)
 
 
@@ -180,7 +180,7 @@ def test_every_field_is_documented_for_the_flags():
     """tyro shows the strings under the fields; a field without one would have a bare flag."""
     import inspect
 
-    for kind in (VQVAEConfig, TrainingConfig):
+    for kind in (VQVAEConfig, VQVAETraining):
         source = inspect.getsource(kind)
         for field in dataclasses.fields(kind):
             _, after = source.split(f"\n    {field.name}: ", 1)

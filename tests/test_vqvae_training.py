@@ -24,7 +24,7 @@ from brainslices.archive import write_archive
 from brainslices.errors import InputError
 from brainslices.runs import FORMAT_VERSION, Run, read_json, write_json
 from vqvae.model import VQVAE
-from vqvae.training import MONITOR, build_model, train
+from vqvae.training import GOAL, build_model, train
 
 CONFIG = tiny_config(encoder_blocks=0, decoder_blocks=0)
 TRAINING = tiny_training(schedule="constant", warmup_steps=0)
@@ -68,7 +68,7 @@ def test_metrics_are_those_of_the_best_epoch(trained):
     path, metrics = trained
     with (path / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    best = max(rows, key=lambda row: float(row[MONITOR]))
+    best = max(rows, key=lambda row: float(row[GOAL[0]]))
     assert read_json(path / "metrics.json") == metrics
     assert set(metrics) == {
         *("split", "epoch", "epochs", "loss", "reconstruction_loss", "quantizer_loss"),
@@ -378,7 +378,7 @@ if {block}:
 import dataclasses, json, pathlib
 import keras, numpy as np
 from brainslices.archive import SliceArchive
-from brainslices.config import TrainingConfig, from_dict
+from brainslices.config import from_dict
 from vqvae import VQVAE, VQVAEConfig, train
 assert keras.backend.backend() == "jax"
 """
@@ -409,7 +409,7 @@ def test_training_and_going_on_under_jax(phantom_archive, tmp_path):
     code = JAX.format(block=True) + (
         f"parts = json.loads(pathlib.Path({str(tmp_path / 'config.json')!r}).read_text())\n"
         "model = from_dict(VQVAEConfig, parts['model'], 'here')\n"
-        "training = from_dict(TrainingConfig, parts['training'], 'here')\n"
+        "training = from_dict(VQVAETraining, parts['training'], 'here')\n"
         "for epochs in (2, 3):\n"
         "    longer = dataclasses.replace(training, epochs=epochs)\n"
         f"    train(pathlib.Path({str(phantom_archive.path)!r}),"

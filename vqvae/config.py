@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from brainslices.config import TrainingConfig, expect, from_dict
-from brainslices.errors import InputError
-from brainslices.runs import read_json
+from brainslices.config import TrainingConfig, expect, load_config
 
-__all__ = ["PRESETS", "Preset", "Selection", "VQVAEConfig"]
+__all__ = ["PRESETS", "Preset", "Selection", "VQVAEConfig", "VQVAETraining"]
 
 MOST_EMBEDDINGS = 2**14
 WIDEST = 4096
@@ -100,12 +98,20 @@ class VQVAEConfig:
         return 2 ** len(self.channels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VQVAETraining(TrainingConfig):
+    """How a VQ-VAE is trained."""
+
+    mirror: bool
+    """Show each slice turned left to right half of the time."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """A configuration that was run and measured."""
 
     model: VQVAEConfig
-    training: TrainingConfig
+    training: VQVAETraining
 
 
 # The seed document's network: 32-64-16, 3 x 3, stride 2 twice, K = 128, MSE / variance, Adam.
@@ -129,7 +135,7 @@ SEED = Preset(
         mse_weight=1.0,
         ssim_weight=0.0,
     ),
-    training=TrainingConfig(
+    training=VQVAETraining(
         epochs=15,
         batch_size=128,
         learning_rate=1e-3,
@@ -162,7 +168,7 @@ DEFAULT = Preset(
         mse_weight=0.0,
         ssim_weight=3.0,
     ),
-    training=TrainingConfig(
+    training=VQVAETraining(
         epochs=28,
         batch_size=32,
         learning_rate=1.5e-3,
@@ -186,7 +192,7 @@ class Selection:
     config: Path | None = None
     """JSON file with `model` and `training` (a run's config.json) to start from instead."""
 
-    def load(self) -> tuple[VQVAEConfig, TrainingConfig]:
+    def load(self) -> tuple[VQVAEConfig, VQVAETraining]:
         """The selected configuration.
 
         Raises:
@@ -194,11 +200,4 @@ class Selection:
         """
         if self.config is None:
             return PRESETS[self.preset].model, PRESETS[self.preset].training
-        values = read_json(self.config)
-        for part in ("model", "training"):
-            if not isinstance(values.get(part), dict):
-                raise InputError(f"{self.config} must hold an object `{part}`. Found: {[*values]}.")
-        return (
-            from_dict(VQVAEConfig, values["model"], self.config),
-            from_dict(TrainingConfig, values["training"], self.config),
-        )
+        return load_config(self.config, VQVAEConfig, VQVAETraining)

@@ -2,19 +2,16 @@
 
 import csv
 import dataclasses
-import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-import keras
 import numpy as np
 from PIL import Image
 
 from brainslices.archive import CropBox, SliceArchive, SliceRecord, split_name
-from brainslices.config import from_dict
 from brainslices.errors import InputError
 from brainslices.figures import ReconstructionRow, pick_extremes, reconstruction_figure
 from brainslices.metrics import (
@@ -25,9 +22,10 @@ from brainslices.metrics import (
     similarity_map,
     summarise,
 )
+from brainslices.models import load_model
 from brainslices.pictures import read_picture
 from brainslices.progress import bar
-from brainslices.runs import Run, atomic_folder, file_hash, write_json
+from brainslices.runs import Run, atomic_folder, file_hash, require_output, write_json
 from brainslices.sources import find_files, picture_records
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig
@@ -75,7 +73,7 @@ def reconstruct(
     """
     run, out = Run(run), Path(out).resolve()
     config = run.open_config("vqvae")
-    _check_out(out)
+    require_output(out, FILES, "reconstruction")
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
     slices = open_slices(data, split)
@@ -153,28 +151,17 @@ def open_slices(data: Path, split: str | None = None) -> Slices:
     )
 
 
-def load_vqvae(run: Run) -> VQVAE:
+def load_vqvae(run: Run, dtype: str | None = None) -> VQVAE:
     """The trained model of a run, its best epoch.
+
+    Args:
+        run: the run.
+        dtype: dtype policy to run it in; by default the one that it was trained in.
 
     Raises:
         InputError: if the run is of another kind or format, has no model yet, or a damaged one.
     """
-    config = from_dict(VQVAEConfig, run.open_config("vqvae")["model"], run.config_path)
-    path = run.require_model()
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{path} cannot be loaded: it is damaged, or of another version ({reason}). Restore "
-            "it, or train again into a new --run."
-        ) from error
-    if model.config != config:
-        raise InputError(
-            f"{path} holds another architecture than {run.config_path} describes. Restore the two "
-            "together, or train again into a new --run."
-        )
-    return model
+    return load_model(run, "vqvae", VQVAEConfig, dtype)
 
 
 def summary(metrics: dict) -> str:
@@ -230,20 +217,6 @@ def _notes(metrics):
         yield "the best epoch was chosen by these slices: the scores are slightly too good."
     if metrics["subjects"] == 1:
         yield "one subject alone: the intervals say nothing."
-
-
-def _check_out(out):
-    """Everything in the folder will be replaced: it must hold an earlier reconstruction alone."""
-    if out.is_dir():
-        found = {item.name for item in out.iterdir()}
-        others = sorted(found - set(FILES) if "metrics.json" in found else found)
-        if others:
-            raise InputError(
-                f"{out} holds other things than an earlier reconstruction "
-                f"({', '.join(others[:3])}). Give a new or empty folder as --out."
-            )
-    elif out.exists():
-        raise InputError(f"{out} is a file; --out must be a folder. Give a new one.")
 
 
 def _open_folder(data, split):

@@ -8,24 +8,29 @@ import numpy as np
 
 from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
-from brainslices.config import TrainingConfig, from_dict
-from brainslices.errors import InputError
 from brainslices.metrics import mean_image
-from brainslices.precision import resolve_precision
-from brainslices.runs import FORMAT_VERSION, Run, atomic_path, environment, read_json, write_json
-from brainslices.training import TrainingState, compile_model, fit
-from vqvae.config import VQVAEConfig
+from brainslices.runs import FORMAT_VERSION, Run, atomic_path, environment, write_json
+from brainslices.training import (
+    TrainingState,
+    best_epoch,
+    compile_model,
+    fit,
+    require_same,
+    resumed_precision,
+)
+from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.model import VQVAE
 
-__all__ = ["MONITOR", "build_model", "train"]
+__all__ = ["GOAL", "build_model", "train"]
 
-MONITOR = "val_ssim_foreground"
+GOAL = ("val_ssim_foreground", "max")
+KINDS = {"model": VQVAEConfig, "training": VQVAETraining}
 # Latents that k-means starts from: for each code, and at most.
 KMEANS_LATENTS, MOST_KMEANS_LATENTS = 40, 2**17
 STATISTICS_CHUNK = 256
 
 
-def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig) -> dict:
+def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) -> dict:
     """Train a VQ-VAE on a slice archive, or go on with a training that was stopped.
 
     Args:
@@ -46,10 +51,10 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
     _ = archive.images  # a damaged file is found before anything is written
     run = Run(path)
     asked = _describe(archive, config, training)
-    _check_same(run, asked)
+    require_same(run, asked, KINDS)
     with run.lock():
-        _check_same(run, asked)  # it may have been begun while we looked
-        policy, reason = _precision(run, training, max(config.channels))
+        require_same(run, asked, KINDS)  # it may have been begun while we looked
+        policy, reason = resumed_precision(run, training, max(config.channels))
         keras.mixed_precision.set_dtype_policy(policy)
         keras.utils.set_random_seed(training.seed)
         model = build_model(archive, train_rows, config, training.seed)
@@ -60,25 +65,17 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: TrainingConfig)
         compile_model(model, training, batches.steps_per_epoch)
         write_json(run.config_path, asked)
         facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
-        facts = environment(archive_hash=archive.content_hash, **facts)
+        facts |= {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
+        facts = environment(**facts)
         write_json(run.environment_path, facts)
         with atomic_path(run.mean_image_path) as temporary:
             np.save(temporary, mean_image(archive))
         if config.kmeans_init and not run.state_path.exists():
             _start_codebook(model, batches)
-        state = fit(model, batches, validation, run, training, MONITOR)
+        state = fit(model, batches, validation, run, training, *GOAL)
         metrics = _metrics(model, state)
         write_json(run.metrics_path, metrics)
     return metrics
-
-
-def _precision(run, training, width):
-    """Policy and reason; a run goes on in the policy it was begun in, whatever a probe says."""
-    if training.precision == "auto" and run.state_path.exists():
-        begun = read_json(run.environment_path)
-        if "precision" in begun:
-            return begun["precision"], begun["precision_reason"]
-    return resolve_precision(training.precision, width)
 
 
 def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:
@@ -141,53 +138,19 @@ def _describe(archive, config, training):
     }
 
 
-def _check_same(run, asked):
-    """A run goes on only as what it was begun; more epochs may be asked of it.
-
-    A cosine schedule is then stretched over all of them, and the learning rate rises once more.
-    """
-    if not run.state_path.exists():
-        others = sorted(run.strangers())
-        if others:
-            raise InputError(
-                f"Run folder {run.path} holds other things ({', '.join(others[:3])}) and "
-                "no training to go on with. Give a new or empty folder as --run."
-            )
-        return
-    begun = run.open_config("vqvae")
-    if begun["archive_hash"] != asked["archive_hash"]:
-        raise InputError(
-            f"Run {run.path} was trained on another archive (content {begun['archive_hash'][:12]}, "
-            f"this one has {asked['archive_hash'][:12]}). Give that --data, or a new --run."
-        )
-    changed = []
-    for part, kind in (("model", VQVAEConfig), ("training", TrainingConfig)):
-        before = dataclasses.asdict(from_dict(kind, begun[part], run.config_path))
-        changed += [
-            f"{key}={before[key]!r} (asked: {value!r})"
-            for key, value in asked[part].items()
-            if value != before[key] and not (key == "epochs" and value > before[key])
-        ]
-    if changed:
-        raise InputError(
-            f"Run {run.path} was begun with {'; '.join(changed)}. "
-            "Ask for the same (or for more epochs), or give a new --run."
-        )
-
-
 def _metrics(model, state: TrainingState) -> dict:
-    best = int(np.argmax(state.history[MONITOR]))
+    best = best_epoch(state, *GOAL)
     scores = {
-        key.removeprefix("val_"): values[best]
+        key.removeprefix("val_"): values[best - 1]
         for key, values in state.history.items()
         if key.startswith("val_")
     }
     return {
         "split": "validate",
-        "epoch": best + 1,
+        "epoch": best,
         "epochs": state.epoch,
         **scores,
         "bits_per_pixel_raw": model.bits_per_pixel_raw,
-        "train_codebook_usage": state.history["codebook_usage"][best],
+        "train_codebook_usage": state.history["codebook_usage"][best - 1],
         "seconds": state.seconds,
     }

@@ -1,0 +1,163 @@
+"""From sampled code grids to a folder: pictures, contact sheet, codes and figures of merit."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from brainslices.archive import CropBox, SliceArchive
+from brainslices.errors import InputError
+from brainslices.figures import contact_sheet
+from brainslices.runs import atomic_folder, require_output, write_json
+from brainslices.sample_metrics import evaluate_samples, nearest_train
+
+__all__ = ["FILES", "spread_positions", "summary", "write_samples"]
+
+FILES = ("metrics.json", "contact_sheet.png", "codes.npz", "slices")
+# Levels of the head that samples are spread over, and the most that a contact sheet shows.
+LEVELS, SHOWN = 32, 96
+MEASURES = {
+    "pairwise_ms_ssim": "MS-SSIM between samples",
+    "nearest_train_ssim": "SSIM to nearest training slice",
+    "frechet_distance": "Frechet distance to test",
+    "foreground_area_difference": "foreground area, difference",
+    "intensity_quantile_difference": "intensity quantiles, difference",
+}
+
+
+def spread_positions(
+    count: int, trained: tuple[float, float], asked: tuple[float, ...] = ()
+) -> np.ndarray:
+    """The positions at which slices are sampled.
+
+    Args:
+        count: number of slices.
+        trained: lowest and highest position of the training slices.
+        asked: the positions wanted, which the slices take in turn; none spreads the slices evenly
+            over the trained range, on at most 32 levels.
+
+    Returns:
+        float32 array of shape (count,), rising.
+
+    Raises:
+        InputError: if the count is not positive, or a position is outside the trained range.
+    """
+    if count < 1:
+        raise InputError(f"`count` must be at least 1. Received: count={count}.")
+    low, high = trained
+    for position in asked:
+        if not low <= position <= high:
+            raise InputError(
+                f"`position` must be in the head as the prior knows it, from {low:g} (lowest) to "
+                f"{high:g} (highest). Received: position={position:g}."
+            )
+    # A single slice lies in the middle.
+    levels = asked or np.linspace(low, high, min(count, LEVELS) + 2 * (count == 1))
+    levels = levels[1:-1] if not asked and count == 1 else levels
+    return np.sort(np.resize(levels, count)).astype("float32")
+
+
+def write_samples(
+    out: Path,
+    drawn: Iterable[Mapping[str, np.ndarray]],
+    decode: Callable[[np.ndarray], np.ndarray],
+    positions: np.ndarray,
+    facts: Mapping[str, object],
+    *,
+    crop: CropBox,
+    archive: SliceArchive | None = None,
+    nearest: bool = False,
+    evaluate: bool = False,
+    original: np.ndarray | None = None,
+) -> dict:
+    """Write samples as they are drawn; the folder appears complete or not at all.
+
+    Args:
+        out: folder to write: new, empty, or an earlier sampling, which is replaced. `slices/`
+            holds the pictures (8-bit grey PNGs), `contact_sheet.png` the first `SHOWN` of them,
+            `codes.npz` the code grids, `metrics.json` what is returned.
+        drawn: batches of `{"codes", "log_prob"}`, each of shape (batch, r, c).
+        decode: codes (batch, r, c) -> float32 pictures (batch, rows, cols, 1) in [0, 1].
+        positions: float array of shape (samples,), in [0, 1].
+        facts: what the samples were drawn with, `seed` among it.
+        crop: the part of a picture that the contact sheet shows.
+        archive: the training slices, for the two that follow.
+        nearest: show each sample beside its nearest training slice.
+        evaluate: measure the samples beside real slices.
+        original: picture (rows, cols) that was completed, shown beside each completion.
+
+    Raises:
+        InputError: if the folder holds something else, or the archive has too little to compare
+            the samples with.
+    """
+    out = Path(out).resolve()
+    require_output(out, FILES, "sampling")
+    with atomic_folder(out) as new:
+        # Pictures are measured all together; else no more are kept than the sheet shows.
+        kept = len(positions) if evaluate else min(len(positions), SHOWN)
+        codes, log_prob, images = _write_pictures(new / "slices", drawn, decode, positions, kept)
+        found, metrics = None, {"samples": len(codes), **facts}
+        metrics["nats_per_code_samples"] = float(-log_prob.mean())
+        if evaluate:
+            measured = evaluate_samples(images, positions, archive, seed=facts["seed"])
+            found = measured.pop("nearest")
+            metrics |= measured
+        elif nearest:
+            found = nearest_train(images, archive)
+        beside = None
+        if original is not None:
+            beside = [(crop.cut(original[None])[0], "original")] * len(images)
+        elif nearest:
+            beside = _neighbours(*found, archive, crop)
+        shown = slice(SHOWN)
+        labels = [f"position {position:.2f}" for position in positions[shown]]
+        contact_sheet(
+            new / "contact_sheet.png", crop.cut(images[shown]), labels, beside and beside[shown]
+        )
+        np.savez(new / "codes.npz", codes=codes, positions=positions, log_prob=log_prob)
+        write_json(new / "metrics.json", metrics)
+    return metrics
+
+
+def _write_pictures(folder, drawn, decode, positions, kept):
+    """Writes all pictures; gives all codes and log-probabilities, and the first `kept` pictures."""
+    folder.mkdir()
+    codes, log_prob, images, number = [], [], [], 0
+    for batch in drawn:
+        for image in np.rint(decode(batch["codes"])[..., 0] * 255).astype("uint8"):
+            name = f"sample_{number:04d}_position_{positions[number]:.3f}.png"
+            Image.fromarray(image).save(folder / name)
+            if number < kept:
+                images.append(image)
+            number += 1
+        codes.append(batch["codes"].astype("uint16"))
+        log_prob.append(batch["log_prob"])
+    return np.concatenate(codes), np.concatenate(log_prob), np.stack(images) / np.float32(255)
+
+
+def _neighbours(rows, scores, archive, crop):
+    pictures = crop.cut(archive.load(rows)[..., 0])
+    labels = [
+        f"{archive.index[row].slice_id}\nSSIM {score:.3f}"
+        for row, score in zip(rows, scores, strict=True)
+    ]
+    return list(zip(pictures, labels, strict=True))
+
+
+def summary(metrics: Mapping[str, object]) -> str:
+    """The measurement of samples as a table of text, or one line where they were not measured.
+
+    Args:
+        metrics: as `write_samples` returns it.
+    """
+    line = (
+        f"{metrics['samples']} samples at temperature {metrics['temperature']:g}, "
+        f"{metrics['nats_per_code_samples']:.3f} nats per code"
+    )
+    if "frechet_distance" not in metrics:
+        return line
+    rows = [f"{'':32} {'samples':>9} {'real':>9}"]
+    for name, words in MEASURES.items():
+        rows.append(f"{words:32} {metrics[name]:9.4f} {metrics[name + '_real']:9.4f}")
+    return "\n".join([line, *rows])

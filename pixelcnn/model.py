@@ -1,0 +1,156 @@
+"""The gated PixelCNN: code grid -> logits of each code given those before it."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from pixelcnn.config import PixelCNNConfig
+from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention
+from pixelcnn.masks import scan_order
+
+__all__ = ["PixelCNN"]
+
+
+@keras.saving.register_keras_serializable(package="pixelcnn")
+class PixelCNN(keras.Model):
+    """Autoregressive prior over code grids, conditioned on the slice's position in the head.
+
+    p(codes | position) is the product, in scan order, of p(code | codes before it, position).
+
+    Args:
+        grid_shape: (r, c) of the code grid.
+        num_embeddings: int, codebook size.
+        seed: int, for the dropout.
+        dtype: dtype policy of the layers; logits and losses are float32 always.
+        name: str, the Keras name.
+        **config: the fields of `PixelCNNConfig`.
+
+    Call arguments:
+        inputs: `{"codes", "position"}`: int tensor of shape (batch, r, c), codes from 0 to
+            num_embeddings - 1; and float tensor of shape (batch,), positions in [0, 1], which a
+            prior with `position_frequencies=0` takes no notice of.
+        training: bool.
+
+    Returns:
+        float32 logits of shape (batch, r, c, num_embeddings). Those of a code depend on the codes
+        before it in scan order alone.
+
+    Reference:
+        van den Oord et al. 2016, arXiv 1606.05328.
+    """
+
+    def __init__(self, grid_shape, num_embeddings, seed=0, dtype=None, name="pixelcnn", **config):
+        super().__init__(name=name, dtype=dtype)
+        self.config = config = PixelCNNConfig(**config)
+        self.grid_shape, self.num_embeddings = tuple(grid_shape), num_embeddings
+        self.seed = seed
+        order = scan_order(self.grid_shape, config.scan)
+        self.scan_shape = order.shape
+        # Where each code of the scan lies in the flattened grid, and the other way round.
+        self.cells, self.places = order.ravel(), np.argsort(order.ravel())
+        self._add_stacks(config)
+        self._add_head(config)
+        self.nats_metric = keras.metrics.Mean(name="nats_per_code", dtype="float32")
+
+    def _add_stacks(self, config):
+        shared = {"dtype": self.dtype_policy}
+        self.condition = Condition(
+            self.scan_shape, config.condition_width, config.position_frequencies, **shared
+        )
+        self.embedding = layers.Embedding(self.num_embeddings, config.channels, **shared)
+        first = {"filters": config.channels, "size": config.first_kernel_size, "mask_type": "A"}
+        self.first_vertical = MaskedConv2D(stack="vertical", **first, **shared)
+        self.first_horizontal = MaskedConv2D(stack="horizontal", **first, **shared)
+        seeds = np.random.SeedSequence(self.seed).generate_state(config.layers).tolist()
+        self.blocks = [
+            GatedBlock(config.channels, config.kernel_size, config.dropout, seed, **shared)
+            for seed in seeds
+        ]
+        # Evenly between the blocks, the last after the last.
+        after = np.linspace(0, config.layers, config.attention_layers + 1)[1:].round().astype(int)
+        self.attentions = {
+            str(number - 1): RowAttention(config.attention_heads, **shared) for number in after
+        }
+
+    def _add_head(self, config):
+        self.hidden = layers.Dense(config.head_width, activation="relu", dtype=self.dtype_policy)
+        self.logits = layers.Dense(self.num_embeddings, dtype="float32")
+
+    def build(self, input_shape=None):
+        grid = (None, *self.scan_shape)
+        stack = (*grid, self.config.channels)
+        condition = (*grid, self.config.condition_width)
+        self.condition.build((None,))
+        self.embedding.build(grid)
+        self.first_vertical.build(stack)
+        self.first_horizontal.build(stack)
+        for block in self.blocks:
+            block.build(stack, stack, condition)
+        for attention in self.attentions.values():
+            attention.build(stack, condition)
+        self.hidden.build(stack)
+        self.logits.build((*grid, self.config.head_width))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        condition = self.condition(inputs["position"])
+        embedded = self.embedding(self.to_scan(inputs["codes"]))
+        vertical, horizontal = self.first_vertical(embedded), self.first_horizontal(embedded)
+        skips = 0.0
+        for number, block in enumerate(self.blocks):
+            vertical, horizontal, skip = block(vertical, horizontal, condition, training=training)
+            skips += skip
+            if str(number) in self.attentions:
+                horizontal = self.attentions[str(number)](horizontal, condition)
+        return self.from_scan(self.head(skips, horizontal))
+
+    def head(self, skips, horizontal):
+        """Logits from what the gated layers skipped to the output, and the last features."""
+        return self.logits(self.hidden(ops.relu(skips + horizontal)))
+
+    def to_scan(self, codes):
+        """Codes (batch, r, c) -> the same in scan order, (batch, scan rows, scan cols)."""
+        flat = ops.reshape(codes, (-1, len(self.cells)))
+        return ops.reshape(ops.take(flat, self.cells, axis=1), (-1, *self.scan_shape))
+
+    def from_scan(self, values):
+        """Values (batch, scan rows, scan cols, ...) -> the same as the grid has them."""
+        rest = values.shape[3:]
+        flat = ops.reshape(values, (-1, len(self.places), *rest))
+        return ops.reshape(ops.take(flat, self.places, axis=1), (-1, *self.grid_shape, *rest))
+
+    def log_prob(self, codes, position):
+        """Log-probability of each code given those before it, without dropout.
+
+        Args:
+            codes: int tensor of shape (batch, r, c).
+            position: float tensor of shape (batch,), in [0, 1].
+
+        Returns:
+            float32 tensor of shape (batch, r, c), nats; its sum is the whole grid's.
+        """
+        return -self._nats(codes, self({"codes": codes, "position": position}))
+
+    def _nats(self, codes, logits):
+        return keras.losses.sparse_categorical_crossentropy(codes, logits, from_logits=True)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        nats = ops.mean(self._nats(x["codes"], y_pred))
+        self.nats_metric.update_state(nats, sample_weight=ops.shape(x["codes"])[0])
+        return nats
+
+    def get_config(self):
+        return {
+            "grid_shape": self.grid_shape,
+            "num_embeddings": self.num_embeddings,
+            "seed": self.seed,
+            "dtype": self.dtype_policy.name,
+            "name": self.name,
+            **dataclasses.asdict(self.config),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)

@@ -1,0 +1,275 @@
+"""Training of stage two: from code grids to a run folder."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from brainslices.batches import Batches
+from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.errors import InputError
+from brainslices.metrics import bits_per_pixel_raw
+from brainslices.models import load_model
+from brainslices.runs import FORMAT_VERSION, Run, environment, file_hash, read_json, write_json
+from brainslices.training import (
+    TrainingState,
+    best_epoch,
+    compile_model,
+    fit,
+    require_same,
+    resumed_precision,
+)
+from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
+from pixelcnn.model import PixelCNN
+
+__all__ = [
+    "CodeBatches",
+    "Link",
+    "build_model",
+    "cost",
+    "linked_vqvae",
+    "load_pixelcnn",
+    "summary",
+    "train",
+]
+
+GOAL = ("val_nats_per_code", "min")
+KINDS = {"model": PixelCNNConfig, "training": PixelCNNTraining}
+
+
+class CodeBatches(Batches):
+    """Batches of code grids, `{"codes", "position"}` as a `PixelCNN` takes them.
+
+    Args:
+        split: the grids, with the positions of their slices.
+        batch_size: grids in a batch.
+        seed: as `Batches`.
+        variants: uint16 array of shape (variants, n, r, c), the codes of augmented copies of the
+            same slices; with a seed each slice comes as itself or as one of them.
+        **place: `epoch` and `first_step`, as `Batches`.
+    """
+
+    def __init__(
+        self,
+        split: SplitCodes,
+        batch_size: int,
+        seed: int | None = None,
+        variants: np.ndarray | None = None,
+        **place,
+    ):
+        super().__init__(len(split.codes), batch_size, seed, **place)
+        self.split = split
+        self.variants = split.codes[:0, None] if variants is None else variants
+
+    def load(self, chosen, chance):
+        codes = self.split.codes[chosen].astype("int32")
+        if chance is not None and len(self.variants):
+            which = chance.integers(-1, len(self.variants), len(chosen))
+            (turned,) = np.nonzero(which >= 0)
+            codes[turned] = self.variants[which[turned], chosen[turned]]
+        return {"codes": codes, "position": self.split.positions[chosen]}
+
+
+def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelCNNTraining) -> dict:
+    """Train a prior on code grids, or go on with a training that was stopped.
+
+    Args:
+        grids: the codes of a VQ-VAE's slices, with `training.variants` variants.
+        path: the run folder, made if missing.
+        config: the model.
+        training: how it is trained.
+
+    Returns:
+        The run's metrics: what a code costs on each split, beside what it would cost without a
+        prior.
+
+    Raises:
+        InputError: if the code grids or the run folder cannot be used; nothing is changed then.
+        KeyboardInterrupt: stopped by the user, the state saved.
+    """
+    for split in ("train", "validate"):
+        if split not in grids.splits:
+            raise InputError(
+                f"The code grids of {grids.vqvae_run} hold no {split} slices. Make an archive that "
+                "has some, with other --fractions or more subjects."
+            )
+    run, asked = Run(path), _describe(grids, config, training)
+    require_same(run, asked, KINDS)
+    with run.lock():
+        require_same(run, asked, KINDS)  # it may have been begun while we looked
+        policy, reason = resumed_precision(run, training, config.channels)
+        keras.mixed_precision.set_dtype_policy(policy)
+        keras.utils.set_random_seed(training.seed)
+        model = build_model(grids, config, training.seed)
+        variants = grids.variants[: training.variants]
+        batches = CodeBatches(grids.splits["train"], training.batch_size, training.seed, variants)
+        validation = CodeBatches(grids.splits["validate"], training.batch_size)
+        compile_model(model, training, batches.steps_per_epoch)
+        write_json(run.config_path, asked)
+        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
+        facts = environment(archive_hash=grids.archive_hash, **facts)
+        write_json(run.environment_path, facts)
+        state = fit(model, batches, validation, run, training, *GOAL)
+        metrics = _metrics(run, grids, state, training.batch_size)
+        write_json(run.metrics_path, metrics)
+    return metrics
+
+
+def build_model(grids: CodeGrids, config: PixelCNNConfig, seed: int) -> PixelCNN:
+    """An untrained model for the code grids of a VQ-VAE.
+
+    Args:
+        grids: the code grids.
+        config: the model.
+        seed: for the dropout.
+    """
+    model = PixelCNN(
+        grids.grid_shape, grids.num_embeddings, seed=seed, **dataclasses.asdict(config)
+    )
+    model.build()
+    return model
+
+
+def load_pixelcnn(run: Run) -> PixelCNN:
+    """The trained prior of a run, its best epoch, in float32 whatever it was trained in.
+
+    Raises:
+        InputError: if the run is of another kind or format, has no model yet, or a damaged one.
+    """
+    return load_model(run, "pixelcnn", PixelCNNConfig, dtype="float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What ties a prior to the VQ-VAE whose codes it knows.
+
+    Args:
+        run: the VQ-VAE's run.
+        levels: float array of shape (n,), the positions of the training slices, rising.
+        facts: for the files that samples are told by: the hashes of both models, and what a code
+            costs on each split.
+    """
+
+    run: Run
+    levels: np.ndarray
+    facts: dict
+
+    @property
+    def positions(self) -> tuple[float, float]:
+        """Lowest and highest position of the training slices."""
+        return float(self.levels[0]), float(self.levels[-1])
+
+
+def linked_vqvae(run: Run, vqvae: Path | None = None) -> Link:
+    """Find the VQ-VAE that a prior was trained on.
+
+    Args:
+        run: the prior's run.
+        vqvae: the VQ-VAE's run folder, if it no longer lies where training found it.
+
+    Raises:
+        InputError: if it is not there, or holds another model than the one that made the codes.
+    """
+    config = run.open_config("pixelcnn")
+    found = Run(vqvae or config["vqvae_run"])
+    if not found.model_path.is_file():
+        raise InputError(
+            f"The prior of {run.path} knows codes of the VQ-VAE in {found.path}, but there is no "
+            f"{found.model_path.name} there. Give that VQ-VAE's folder as --vqvae."
+        )
+    model_hash = file_hash(found.model_path)
+    if model_hash != config["vqvae_hash"]:
+        raise InputError(
+            f"The prior of {run.path} knows codes of the VQ-VAE {config['vqvae_hash'][:12]} (made "
+            f"by run {config['vqvae_run']}), but {found.path} holds {model_hash[:12]}. Give the "
+            "run that made them as --vqvae, or train a prior on this one."
+        )
+    facts = {"vqvae_hash": model_hash, "prior_hash": file_hash(run.require_model())}
+    if run.metrics_path.is_file():
+        splits = read_json(run.metrics_path)["splits"]
+        facts |= {f"nats_per_code_{name}": each["nats_per_code"] for name, each in splits.items()}
+    return Link(found, np.array(config["positions"]), facts)
+
+
+def cost(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) -> dict:
+    """What the codes of slices cost under a prior.
+
+    Args:
+        model: the prior.
+        grids: where the slices come from.
+        split: their codes.
+        batch_size: grids at a time.
+
+    Returns:
+        `nats_per_code`, `bits_per_slice`, and `bits_per_pixel_prior` over the source's pixels.
+    """
+    if not model.compiled:
+        model.compile()
+    scores = model.evaluate(CodeBatches(split, batch_size), verbose=0, return_dict=True)
+    return _rates(scores["nats_per_code"], grids)
+
+
+def _rates(nats, grids):
+    bits = nats / math.log(2) * math.prod(grids.grid_shape)
+    pixels = math.prod(grids.image_shape)
+    return {
+        "nats_per_code": nats,
+        "bits_per_slice": bits,
+        "bits_per_pixel_prior": bits / pixels,
+    }
+
+
+def _describe(grids, config, training):
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": "pixelcnn",
+        "archive_hash": grids.archive_hash,
+        "vqvae_hash": grids.vqvae_hash,
+        "vqvae_run": grids.vqvae_run,
+        "positions": np.unique(grids.splits["train"].positions).tolist(),
+        "model": dataclasses.asdict(config),
+        "training": dataclasses.asdict(training),
+    }
+
+
+def _metrics(run, grids, state: TrainingState, batch_size) -> dict:
+    model = load_pixelcnn(run)
+    splits = {name: cost(model, grids, split, batch_size) for name, split in grids.splits.items()}
+    train_codes = grids.splits["train"].codes
+    raw = bits_per_pixel_raw(grids.grid_shape, grids.num_embeddings, grids.image_shape)
+    return {
+        "split": "validate",
+        "epoch": best_epoch(state, *GOAL),
+        "epochs": state.epoch,
+        **splits["validate"],
+        "bits_per_pixel_raw": raw,
+        "splits": splits,
+        # Counted on train: what a code costs without any other code known.
+        "entropy_by_position": entropy_by_position(train_codes, grids.num_embeddings),
+        "entropy": entropy(train_codes, grids.num_embeddings),
+        "seconds": state.seconds,
+    }
+
+
+def summary(metrics: dict) -> str:
+    """What a training reached, as a table of text.
+
+    Args:
+        metrics: as `train` returns it.
+    """
+    lines = [f"{'split':9} {'nats/code':>9} {'bits/code':>9} {'bits/slice':>10} {'bits/pixel':>10}"]
+    for name, split in metrics["splits"].items():
+        nats = split["nats_per_code"]
+        lines.append(
+            f"{name:9} {nats:9.4f} {nats / math.log(2):9.4f} {split['bits_per_slice']:10.1f} "
+            f"{split['bits_per_pixel_prior']:10.4f}"
+        )
+    order_0, nats = metrics["entropy_by_position"], metrics["nats_per_code"]
+    lines.append(
+        f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
+        f"{1 - nats / order_0:.1%} under the codes' entropy by position ({order_0:.4f} nats), "
+        f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
+    )
+    return "\n".join(lines)
