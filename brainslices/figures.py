@@ -64,6 +64,10 @@ PANELS = {
         "{:.0%}",
         {"codebook_usage": "training", "val_codebook_usage": "validation"},
     ),
+    "Nats per code": (
+        "{:.3f}",
+        {"nats_per_code": "training", "val_nats_per_code": "validation"},
+    ),
     "Learning rate": ("{:.2g}", {"learning_rate": "training"}),
 }
 

@@ -27,7 +27,10 @@ MEASURES = {
 
 
 def spread_positions(
-    count: int, trained: tuple[float, float], asked: tuple[float, ...] = ()
+    count: int,
+    trained: tuple[float, float],
+    asked: tuple[float, ...] = (),
+    at_each: int = 1,
 ) -> np.ndarray:
     """The positions at which slices are sampled.
 
@@ -36,6 +39,8 @@ def spread_positions(
         trained: lowest and highest position of the training slices.
         asked: the positions wanted, which the slices take in turn; none spreads the slices evenly
             over the trained range, on at most 32 levels.
+        at_each: slices at a level, at least, where none are asked for: measures of diversity
+            compare those of one level.
 
     Returns:
         float32 array of shape (count,), rising.
@@ -52,10 +57,10 @@ def spread_positions(
                 f"`position` must be in the head as the prior knows it, from {low:g} (lowest) to "
                 f"{high:g} (highest). Received: position={position:g}."
             )
-    # A single slice lies in the middle.
-    levels = asked or np.linspace(low, high, min(count, LEVELS) + 2 * (count == 1))
-    levels = levels[1:-1] if not asked and count == 1 else levels
-    return np.sort(np.resize(levels, count)).astype("float32")
+    levels = max(1, min(count // at_each, LEVELS))
+    # A single level lies in the middle.
+    spread = np.linspace(low, high, levels) if levels > 1 else [(low + high) / 2]
+    return np.sort(np.resize(asked or spread, count)).astype("float32")
 
 
 def write_samples(
@@ -75,7 +80,7 @@ def write_samples(
 
     Args:
         out: folder to write: new, empty, or an earlier sampling, which is replaced. `slices/`
-            holds the pictures (8-bit grey PNGs), `contact_sheet.png` the first `SHOWN` of them,
+            holds the pictures (8-bit grey PNGs), `contact_sheet.png` at most `SHOWN` of them,
             `codes.npz` the code grids, `metrics.json` what is returned.
         drawn: batches of `{"codes", "log_prob"}`, each of shape (batch, r, c).
         decode: codes (batch, r, c) -> float32 pictures (batch, rows, cols, 1) in [0, 1].
@@ -94,14 +99,16 @@ def write_samples(
     out = Path(out).resolve()
     require_output(out, FILES, "sampling")
     with atomic_folder(out) as new:
+        # Positions rise: those shown are taken from all over, not from the lowest alone.
+        shown = np.linspace(0, len(positions) - 1, min(len(positions), SHOWN)).round().astype(int)
         # Pictures are measured all together; else no more are kept than the sheet shows.
-        kept = len(positions) if evaluate else min(len(positions), SHOWN)
+        kept = np.arange(len(positions)) if evaluate else shown
         codes, log_prob, images = _write_pictures(new / "slices", drawn, decode, positions, kept)
         found, metrics = None, {"samples": len(codes), **facts}
         metrics["nats_per_code_samples"] = float(-log_prob.mean())
         if evaluate:
             measured = evaluate_samples(images, positions, archive, seed=facts["seed"])
-            found = measured.pop("nearest")
+            images, found = images[shown], [each[shown] for each in measured.pop("nearest")]
             metrics |= measured
         elif nearest:
             found = nearest_train(images, archive)
@@ -110,25 +117,22 @@ def write_samples(
             beside = [(crop.cut(original[None])[0], "original")] * len(images)
         elif nearest:
             beside = _neighbours(*found, archive, crop)
-        shown = slice(SHOWN)
         labels = [f"position {position:.2f}" for position in positions[shown]]
-        contact_sheet(
-            new / "contact_sheet.png", crop.cut(images[shown]), labels, beside and beside[shown]
-        )
+        contact_sheet(new / "contact_sheet.png", crop.cut(images), labels, beside)
         np.savez(new / "codes.npz", codes=codes, positions=positions, log_prob=log_prob)
         write_json(new / "metrics.json", metrics)
     return metrics
 
 
 def _write_pictures(folder, drawn, decode, positions, kept):
-    """Writes all pictures; gives all codes and log-probabilities, and the first `kept` pictures."""
+    """Writes all pictures; gives all codes and log-probabilities, and the pictures `kept`."""
     folder.mkdir()
     codes, log_prob, images, number = [], [], [], 0
     for batch in drawn:
         for image in np.rint(decode(batch["codes"])[..., 0] * 255).astype("uint8"):
             name = f"sample_{number:04d}_position_{positions[number]:.3f}.png"
             Image.fromarray(image).save(folder / name)
-            if number < kept:
+            if number in kept:
                 images.append(image)
             number += 1
         codes.append(batch["codes"].astype("uint16"))

@@ -47,7 +47,7 @@ SHOWN = {
     "val_ssim": "ssim",
     "val_ssim_foreground": "foreground",
     "nats_per_code": "nats per code",
-    "val_nats_per_code": "val",
+    "val_nats_per_code": "validation",
 }
 # What a run was made from: its hash in config.json -> what it is, and the flag that names it.
 ORIGINS = {
@@ -455,7 +455,11 @@ class _Progress(keras.callbacks.Callback):
         left = seconds * whole * (self.epochs - epoch - 1)
         shown = {key: float(value) for key, value in logs.items()}
         words = [f"epoch {epoch + 1}/{self.epochs}"]
-        words += [f"{word} {shown[key]:.4f}" for key, word in SHOWN.items() if key in shown]
+        # A prior's loss is its nats per code.
+        names = [key for key in SHOWN if key in shown]
+        if "nats_per_code" in names:
+            names = [key for key in names if not key.endswith("loss")]
+        words += [f"{SHOWN[key]} {shown[key]:.4f}" for key in names]
         words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
         words.append(f"{self.slices / seconds:.0f} slices/s")
         words.append(f"{tqdm.format_interval(left)} left")

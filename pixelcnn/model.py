@@ -110,16 +110,13 @@ class PixelCNN(keras.Model):
         """Logits from what the gated layers skipped to the output, and the last features."""
         return self.logits(self.hidden(ops.relu(skips + horizontal)))
 
-    def to_scan(self, codes):
-        """Codes (batch, r, c) -> the same in scan order, (batch, scan rows, scan cols)."""
-        flat = ops.reshape(codes, (-1, len(self.cells)))
-        return ops.reshape(ops.take(flat, self.cells, axis=1), (-1, *self.scan_shape))
+    def to_scan(self, values):
+        """Values (batch, r, c, ...) -> the same in scan order, (batch, rows, cols, ...)."""
+        return _reordered(values, self.cells, self.scan_shape)
 
     def from_scan(self, values):
-        """Values (batch, scan rows, scan cols, ...) -> the same as the grid has them."""
-        rest = values.shape[3:]
-        flat = ops.reshape(values, (-1, len(self.places), *rest))
-        return ops.reshape(ops.take(flat, self.places, axis=1), (-1, *self.grid_shape, *rest))
+        """Values (batch, rows, cols, ...) in scan order -> the same as the grid has them."""
+        return _reordered(values, self.places, self.grid_shape)
 
     def log_prob(self, codes, position):
         """Log-probability of each code given those before it, without dropout.
@@ -154,3 +151,9 @@ class PixelCNN(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _reordered(values, order, shape):
+    rest = values.shape[3:]
+    flat = ops.reshape(values, (-1, len(order), *rest))
+    return ops.reshape(ops.take(flat, order, axis=1), (-1, *shape, *rest))

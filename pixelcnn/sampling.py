@@ -16,6 +16,7 @@ __all__ = [
     "UNKNOWN",
     "RowCache",
     "Sampler",
+    "compiled",
     "complete",
     "draw",
     "likeliest_position",
@@ -76,15 +77,15 @@ def draw(logits, uniform):
     """One code for each row of logits, by inversion of the cumulative probabilities.
 
     Args:
-        logits: float32 tensor of shape (batch, num_embeddings).
+        logits: float32 tensor of shape (batch, num_embeddings), at most 0, as `restrict` has it.
         uniform: float32 tensor of shape (batch,), in [0, 1): all of the chance there is.
 
     Returns:
         int32 tensor of shape (batch,).
     """
-    probabilities = ops.softmax(logits, axis=-1)
-    cumulative = ops.cumsum(probabilities, axis=-1)
-    possible = probabilities > 0
+    weights = ops.exp(logits)
+    cumulative = ops.cumsum(weights, axis=-1)
+    possible = weights > 0
     total = ops.max(ops.where(possible, cumulative, 0.0), axis=-1)
     threshold = ops.minimum(uniform, LARGEST_UNIFORM) * total
     reached = ops.logical_and(cumulative > threshold[:, None], possible)
@@ -201,6 +202,16 @@ class RowCache:
                 features += attention.attend(query, *kept[-1], seen_codes)[:, 0]
         return self.model.head(skips, features), tuple(seen), tuple(kept)
 
+    def see(self, left, code):
+        """`left` once the code itself, int (batch,), is known."""
+        embedded = self.model.embedding(code[:, None])
+        return ops.concatenate([left[0], embedded], axis=1)[:, 1:], *left[1:]
+
+    def see_row(self, above, codes):
+        """`above` once the row's codes, int (batch, cols), are known."""
+        embedded = self.model.embedding(codes)[:, None]
+        return ops.concatenate([above[0], embedded], axis=1)[:, 1:], *above[1:]
+
 
 def _matrices(block):
     """The weights of a block's horizontal half, ready to be multiplied with flat windows."""
@@ -251,7 +262,7 @@ class Sampler:
             raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
         self.model = model
         self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self.loop = _compiled(self._draw_all, model)
+        self.loop = compiled(self._draw_all, model)
 
     def __call__(self, position, uniform, given=None):
         if given is None:
@@ -292,47 +303,56 @@ class Sampler:
     def _draw_all(self, position, uniform, given):
         model, cache = self.model, RowCache(self.model, position)
         uniform, given = model.to_scan(uniform), model.to_scan(given)
-        results = (ops.zeros_like(given), ops.zeros_like(uniform))
 
         def draw_row(row, memory):
             above, results = memory
-            from_above, seen = cache.vertical(row, above)
-            uniform_row, given_row = (ops.take(values, row, axis=1) for values in (uniform, given))
-
-            def draw_code(col, memory):
-                (left, attended), codes, log_prob = memory
-                logits, left, attended = cache.logits(
-                    row, col, ops.take(from_above, col, axis=0), left, attended
-                )
-                allowed = restrict(logits, **self.limits)
-                drawn = draw(allowed, ops.take(uniform_row, col, axis=1))
-                known = ops.take(given_row, col, axis=1)
-                code = ops.where(known == UNKNOWN, drawn, known)
-                nats = ops.take_along_axis(ops.log_softmax(logits), code[:, None], axis=1)
-                embedded = model.embedding(code[:, None])
-                left = (ops.concatenate([left[0], embedded], axis=1)[:, 1:], *left[1:])
-                return (
-                    (left, attended),
-                    ops.slice_update(codes, [0, col], code[:, None]),
-                    ops.slice_update(log_prob, [0, col], nats),
-                )
-
-            empty = (ops.zeros_like(given_row), ops.zeros_like(uniform_row))
-            _, *found = ops.fori_loop(0, cache.cols, draw_code, (cache.start_row(), *empty))
-            embedded = model.embedding(found[0])[:, None]
-            above = (ops.concatenate([above[0], embedded], axis=1)[:, 1:], *seen[1:])
-            results = tuple(
+            chance, known = (ops.take(values, row, axis=1) for values in (uniform, given))
+            above, found = self._draw_row(cache, row, above, chance, known)
+            results = (
                 ops.slice_update(old, [0, row, 0], new[:, None])
                 for old, new in zip(results, found, strict=True)
             )
-            return above, results
+            return above, tuple(results)
 
+        results = (ops.zeros_like(given), ops.zeros_like(uniform))
         _, results = ops.fori_loop(0, cache.rows, draw_row, (cache.start(), results))
         return tuple(model.from_scan(values) for values in results)
 
+    def _draw_row(self, cache, row, above, uniform, given):
+        """Codes and log-probabilities of one row, (batch, cols), and the new `above`."""
+        from_above, above = cache.vertical(row, above)
 
-def _compiled(function, model):
-    """`function` as one graph of the backend, with the model's weights as they are when called."""
+        def draw_code(col, memory):
+            (left, attended), codes, log_prob = memory
+            logits, left, attended = cache.logits(
+                row, col, ops.take(from_above, col, axis=0), left, attended
+            )
+            drawn = draw(restrict(logits, **self.limits), ops.take(uniform, col, axis=1))
+            known = ops.take(given, col, axis=1)
+            code = ops.where(known == UNKNOWN, drawn, known)
+            nats = ops.take_along_axis(ops.log_softmax(logits), code[:, None], axis=1)
+            here = ops.arange(cache.cols) == col
+            return (
+                (cache.see(left, code), attended),
+                ops.where(here, code[:, None], codes),
+                ops.where(here, nats, log_prob),
+            )
+
+        empty = (ops.zeros_like(given), ops.zeros_like(uniform))
+        _, *found = ops.fori_loop(0, cache.cols, draw_code, (cache.start_row(), *empty))
+        return cache.see_row(above, found[0]), found
+
+
+def compiled(function, model):
+    """One graph of the backend, with the model's weights as they are when it is called.
+
+    Args:
+        function: of tensors, calls the model.
+        model: the model that it calls, built.
+
+    Returns:
+        A function of arrays or tensors.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

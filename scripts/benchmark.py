@@ -3,8 +3,8 @@
     python scripts/benchmark.py --data data/oasis --source /data/oasis/png --out benchmark.json
     python scripts/benchmark.py --data data/oasis --out trial.json --quick --only seed
 
-Takes about a quarter of an hour on two cores that do nothing else; --quick a minute, for figures
-that mean nothing. Writes OUT: versions, cores, and a row a figure with its bar where it has one.
+Takes about half an hour on two cores that do nothing else; --quick two minutes, for figures that
+mean nothing. Writes OUT: versions, cores, and a row a figure with its bar where it has one.
 """
 
 import sys
@@ -27,7 +27,8 @@ class Arguments:
     source: Path | None = None
     """Folder of pictures, to time the making of an archive."""
     only: tuple[str, ...] = ()
-    """Measurements to take: start, archive, memory, seed, default, quantizer; all by default."""
+    """Measurements to take, all by default: start, archive, memory, seed, default, quantizer;
+    sampling, growth, sampling_memory, prior."""
     quick: bool = False
     """Measure too little for stable figures, only to see that it works."""
 
@@ -40,7 +41,8 @@ def main(argv=None):
     from brainslices.timing import Setting, measure_all, table
 
     with cli.hushed():
-        from vqvae.benchmark import MEASUREMENTS
+        import pixelcnn.benchmark
+        import vqvae.benchmark
 
     start = time.perf_counter()
     archive = SliceArchive.open(arguments.data)
@@ -54,7 +56,8 @@ def main(argv=None):
             pictures=arguments.source,
             quick=arguments.quick,
         )
-        rows = measure_all(MEASUREMENTS, setting, arguments.only)
+        measurements = {**vqvae.benchmark.MEASUREMENTS, **pixelcnn.benchmark.MEASUREMENTS}
+        rows = measure_all(measurements, setting, arguments.only)
     facts = environment(archive_hash=archive.content_hash, quick=arguments.quick)
     seconds = time.perf_counter() - start
     values = {"environment": facts, "seconds": seconds, "rows": [row.as_dict() for row in rows]}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fresh machine to result: own .venv, install, phantom brains, training, reconstruction of brains
-# that the model has not seen. About five minutes on two cores after the install. Needs no data.
+# Fresh machine to result: own .venv, install, phantom brains, training of both stages, reconstruction
+# of brains that the model has not seen, and novel ones. @@DEMO@@ minutes on two cores after the
+# install. Needs no data.
 #   bash scripts/demo.sh [OUT]        (default: outputs/demo)
 set -euo pipefail
 out="${1:+$(realpath -m "$1")}"
@@ -12,3 +13,5 @@ run() { printf '\n$ python %s\n' "$*"; "$PYTHON" "$@"; }
 [ -e "$out/phantoms/archive.json" ] || run scripts/prepare_data.py --source phantom --out "$out/phantoms"
 run scripts/train_vqvae.py --data "$out/phantoms" --run "$out/vqvae" --epochs 20
 run scripts/reconstruct.py --run "$out/vqvae" --data "$out/phantoms" --split test --out "$out/reconstruction"
+run scripts/train_pixelcnn.py --vqvae "$out/vqvae" --run "$out/prior" --epochs 20 --channels 64 --layers 6 --variants 1
+run scripts/sample.py --run "$out/prior" --count 64 --evaluate --nearest --out "$out/samples"

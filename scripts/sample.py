@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.errors import InputError
 from brainslices.runs import Run
 
 
@@ -58,6 +59,7 @@ class Arguments:
 
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
+    _check(arguments)
 
     with cli.hushed():
         from brainslices.archive import CropBox
@@ -71,7 +73,8 @@ def main(argv=None):
     prior, link = load_pixelcnn(run), linked_vqvae(run, arguments.vqvae)
     vqvae = load_vqvae(link.run, "float32")
     sampler = Sampler(prior, arguments.temperature, arguments.top_k, arguments.top_p)
-    positions = spread_positions(arguments.count, link.positions, arguments.position)
+    at_each = 2 if arguments.evaluate else 1
+    positions = spread_positions(arguments.count, link.positions, arguments.position, at_each)
     facts = {name: getattr(arguments, name) for name in ("seed", "temperature", "top_k", "top_p")}
     options = {"nearest": arguments.nearest, "evaluate": arguments.evaluate}
     if arguments.evaluate or arguments.nearest:
@@ -89,6 +92,24 @@ def main(argv=None):
     print(f"{arguments.out}: slices/, contact_sheet.png, codes.npz, metrics.json")
 
 
+def _check(arguments):
+    """What can be told before anything is loaded."""
+    for name, least in (("count", 1), ("seed", 0), ("batch_size", 1)):
+        value = getattr(arguments, name)
+        if value < least:
+            raise InputError(f"`{name}` must be at least {least}. Received: {name}={value}.")
+    if arguments.hidden and not arguments.complete:
+        raise InputError(
+            "`hidden` is a part of a picture that is completed: give that picture as --complete. "
+            f"Received: hidden={arguments.hidden}."
+        )
+    if arguments.complete and len(arguments.position) > 1:
+        raise InputError(
+            "A picture lies at one `position` in the head: give one with --complete, or none. "
+            f"Received: position={arguments.position}."
+        )
+
+
 def _completion(arguments, sampler, vqvae, link):
     """What completing a picture draws: positions, batches of grids, decoder, the picture itself."""
     from brainslices.pictures import read_picture
@@ -99,7 +120,7 @@ def _completion(arguments, sampler, vqvae, link):
     task = Completion(vqvae, read_picture(arguments.complete), arguments.hidden)
     known = task.known_codes(UNKNOWN)
     asked = arguments.position or (likeliest_position(sampler, known, link.levels, arguments.seed),)
-    positions = spread_positions(arguments.count, link.positions, asked[:1])
+    positions = spread_positions(arguments.count, link.positions, asked)
     drawn = complete(sampler, known, asked[0], arguments.count, arguments.seed)
     return positions, [drawn], task.decode, task.picture
 

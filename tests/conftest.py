@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import tiny_config, tiny_prior_config, tiny_prior_training, tiny_training
 
 from brainslices.archive import SliceArchive, SliceRecord, write_archive
 from brainslices.phantom import phantom_slices
@@ -31,6 +32,30 @@ def phantom_archive(tmp_path_factory) -> SliceArchive:
 
     folder = tmp_path_factory.mktemp("data") / "phantoms"
     return write_archive(folder, slices(), intensity_rule="phantom")
+
+
+@pytest.fixture(scope="session")
+def trained_vqvae(phantom_archive, tmp_path_factory) -> Path:
+    """Run of a tiny VQ-VAE on the phantoms; tests that change it work on copies."""
+    from vqvae.training import train
+
+    config = tiny_config(magnification=1.0, encoder_blocks=0, decoder_blocks=0)
+    training = tiny_training(epochs=1, schedule="constant", warmup_steps=0)
+    path = tmp_path_factory.mktemp("vqvae") / "run"
+    train(phantom_archive.path, path, config, training)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_prior(trained_vqvae, tmp_path_factory) -> Path:
+    """Run of a tiny prior on that VQ-VAE's codes; tests that change it work on copies."""
+    from pixelcnn.training import train
+    from vqvae.codes import code_grids
+
+    config, training = tiny_prior_config(), tiny_prior_training()
+    path = tmp_path_factory.mktemp("prior") / "run"
+    train(code_grids(trained_vqvae, variants=training.variants), path, config, training)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
 from vqvae.config import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,25 @@ def tiny_model(image_shape=(24, 20), crop=(2, -3, 16, 24), seed=0, **changes):
     model = VQVAE(image_shape, crop, mean=0.2, std=0.25, seed=seed, **config)
     model.build((None, *image_shape, 1))
     return model
+
+
+def tiny_prior_config(**changes):
+    """The default prior, made small enough for a test."""
+    small = {
+        "channels": 8,
+        "layers": 2,
+        "first_kernel_size": 5,
+        "condition_width": 8,
+        "position_frequencies": 3,
+        "head_width": 16,
+    }
+    return dataclasses.replace(DEFAULT_MODEL, **{**small, **changes})
+
+
+def tiny_prior_training(**changes):
+    """The default training of a prior, short, in arithmetic that every machine has."""
+    short = {"epochs": 2, "batch_size": 8, "warmup_steps": 2, "precision": "float32", "variants": 1}
+    return dataclasses.replace(DEFAULT_TRAINING, **{**short, **changes})
 
 
 def pictures(count, image_shape=(24, 20), seed=0):

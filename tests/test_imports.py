@@ -46,7 +46,12 @@ def name(path):
 
 def test_there_are_sources():
     assert len(SOURCES) > 15
-    assert {path.parts[len(ROOT.parts)] for path in SOURCES} >= {"brainslices", "vqvae", "scripts"}
+    assert {path.parts[len(ROOT.parts)] for path in SOURCES} >= {
+        "brainslices",
+        "vqvae",
+        "pixelcnn",
+        "scripts",
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
@@ -108,9 +113,10 @@ def test_importing_a_package_is_light_and_gives_its_names(package):
 
 def test_names_of_the_packages_exist():
     import brainslices
+    import pixelcnn
     import vqvae
 
-    for package in (brainslices, vqvae):
+    for package in (brainslices, vqvae, pixelcnn):
         for each in package.__all__:
             assert each.isupper() or getattr(package, each).__name__ == each
     assert Path(sys.modules["vqvae.model"].__file__).parent == ROOT / "vqvae"

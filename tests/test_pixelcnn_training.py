@@ -1,0 +1,697 @@
+import csv
+import dataclasses
+import json
+import shutil
+import signal
+
+import keras
+import numpy as np
+import pytest
+from helpers import (
+    ROOT,
+    assert_bit_equal,
+    flags,
+    python,
+    script_main,
+    tiny_prior_config,
+    tiny_prior_training,
+    values,
+)
+
+from brainslices import cli
+from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.errors import InputError
+from brainslices.runs import FORMAT_VERSION, Run, read_json, write_json
+from brainslices.training import _Keeper, compile_model, load_state
+from pixelcnn.sampling import Sampler, uniform_noise
+from pixelcnn.training import (
+    CodeBatches,
+    build_model,
+    cost,
+    linked_vqvae,
+    load_pixelcnn,
+    summary,
+    train,
+)
+from vqvae.reconstruction import load_vqvae
+
+GRID, CODES = (4, 5), 8
+CONFIG = tiny_prior_config(first_kernel_size=3)
+TRAINING = tiny_prior_training(epochs=3, learning_rate=0.02, average=0.8, variants=2)
+COMMAND = ROOT / "scripts" / "train_pixelcnn.py"
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+
+def chains(count, seed):
+    """Grids to be learned: a code is nearly always the one on its left plus one."""
+    chance = np.random.default_rng(seed)
+    steps = 1 + (chance.random((count, *GRID)) < 0.1)
+    steps[..., 0] = chance.integers(0, CODES, (count, GRID[0]))
+    return (np.cumsum(steps, axis=2) % CODES).astype("uint16")
+
+
+def split(count, seed):
+    names = np.array([f"{seed}_{number}" for number in range(count)])
+    positions = np.linspace(0.1, 0.9, count, dtype="float32")
+    return SplitCodes(chains(count, seed), names, names, positions)
+
+
+@pytest.fixture(scope="module")
+def grids():
+    """Code grids of no VQ-VAE: 40 train, 16 validate, 8 test."""
+    counts = {"train": 40, "validate": 16, "test": 8}
+    return CodeGrids(
+        splits={name: split(count, seed) for seed, (name, count) in enumerate(counts.items())},
+        variants=np.stack([chains(40, 3), chains(40, 4)]),
+        num_embeddings=CODES,
+        grid_shape=GRID,
+        image_shape=(64, 60),
+        vqvae_hash="a" * 64,
+        vqvae_run="/runs/gone",
+        archive_hash="c" * 64,
+    )
+
+
+@pytest.fixture(scope="module")
+def watched(grids, tmp_path_factory):
+    """A run of three epochs, what `train` returned, and the weights after each step."""
+    path, seen = tmp_path_factory.mktemp("runs") / "trained", []
+    on_step = _Keeper.on_train_batch_end
+
+    def watch(self, batch, logs=None):
+        seen.append(values(self.model.trainable_variables))
+        on_step(self, batch, logs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Keeper, "on_train_batch_end", watch)
+        return path, train(grids, path, CONFIG, TRAINING), seen
+
+
+@pytest.fixture(scope="module")
+def trained(watched):
+    """That run and what `train` returned; tests work on copies."""
+    return watched[:2]
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return Run(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def go_on(run, grids, config=CONFIG, **changes):
+    return train(grids, run.path, config, dataclasses.replace(TRAINING, **changes))
+
+
+def contents(path):
+    """Bytes of every file of a run that a refused training must leave alone."""
+    return {
+        str(item.relative_to(path)): item.read_bytes()
+        for item in sorted(path.rglob("*"))
+        if item.is_file() and item.name not in (".lock", "environment.json")
+    }
+
+
+def history(path):
+    with (path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in rows[0]}
+
+
+def saved(path):
+    with np.load(path / "state.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def assert_same_training(first, second):
+    one, other = saved(first), saved(second)
+    stories = [json.loads(each.pop("progress").item()) for each in (one, other)]
+    assert {**stories[0], "seconds": 0} == {**stories[1], "seconds": 0}
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        np.testing.assert_array_equal(value, other[key], err_msg=key)
+    assert (first / "history.csv").read_text() == (second / "history.csv").read_text()
+    models = [load_pixelcnn(Run(path)) for path in (first, second)]
+    assert_bit_equal(*(values(model.weights) for model in models))
+    one, other = (read_json(path / "metrics.json") for path in (first, second))
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+# What a run holds
+
+
+def test_cost_falls_with_every_epoch_and_under_the_entropy(trained):
+    path, metrics = trained
+    told = history(path)
+    assert told["epoch"] == [1, 2, 3]
+    for name in ("loss", "val_loss", "nats_per_code", "val_nats_per_code"):
+        assert told[name][2] < told[name][1] < told[name][0] < 1.2 * np.log(CODES)
+    assert metrics["nats_per_code"] < metrics["entropy"] - 0.1
+
+
+def test_history_has_a_column_for_each_value(trained):
+    both = ("loss", "nats_per_code")
+    columns = {"epoch", "learning_rate", *both, *(f"val_{name}" for name in both)}
+    assert set(history(trained[0])) == columns
+
+
+def test_metrics_are_those_of_the_best_epoch(trained, grids):
+    path, metrics = trained
+    assert read_json(path / "metrics.json") == metrics
+    rates = {"nats_per_code", "bits_per_slice", "bits_per_pixel_prior"}
+    assert set(metrics) == rates | {
+        *("split", "epoch", "epochs", "splits", "seconds"),
+        *("bits_per_pixel_raw", "entropy", "entropy_by_position"),
+    }
+    assert list(metrics["splits"]) == ["train", "validate", "test"]
+    assert all(set(each) == rates for each in metrics["splits"].values())
+    assert (metrics["split"], metrics["epochs"]) == ("validate", 3)
+    scores = history(path)["val_nats_per_code"]
+    assert metrics["epoch"] == 1 + np.argmin(scores)
+    assert metrics["nats_per_code"] == pytest.approx(min(scores), rel=1e-5)
+    assert {key: metrics[key] for key in rates} == metrics["splits"]["validate"]
+    for each in metrics["splits"].values():
+        bits = each["nats_per_code"] / np.log(2) * 20
+        assert each["bits_per_slice"] == pytest.approx(bits)
+        assert each["bits_per_pixel_prior"] == pytest.approx(bits / (64 * 60))
+    assert metrics["bits_per_pixel_raw"] == pytest.approx(3 * 20 / (64 * 60))
+    codes = grids.splits["train"].codes
+    assert metrics["entropy"] == entropy(codes, CODES)
+    assert metrics["entropy_by_position"] == entropy_by_position(codes, CODES)
+    assert metrics["seconds"] > 0
+
+
+def test_loss_is_the_mean_log_probability(trained, grids):
+    path, metrics = trained
+    model = load_pixelcnn(Run(path))
+    for name, codes in grids.splits.items():
+        log_prob = np.asarray(model.log_prob(codes.codes.astype("int32"), codes.positions))
+        assert log_prob.shape == codes.codes.shape
+        expected = -log_prob.mean(dtype="float64")
+        assert metrics["splits"][name]["nats_per_code"] == pytest.approx(expected, rel=1e-5)
+        # Batches that do not divide the split weigh each grid the same.
+        assert cost(model, grids, codes, 5)["nats_per_code"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_configuration_and_environment_tell_what_it_was_made_from(trained, grids):
+    config = read_json(trained[0] / "config.json")
+    assert config["positions"] == np.unique(grids.splits["train"].positions).tolist()
+    del config["positions"]
+    assert config == {
+        "format_version": FORMAT_VERSION,
+        "kind": "pixelcnn",
+        "archive_hash": "c" * 64,
+        "vqvae_hash": "a" * 64,
+        "vqvae_run": "/runs/gone",
+        "model": dataclasses.asdict(CONFIG),
+        "training": dataclasses.asdict(TRAINING),
+    }
+    environment = read_json(trained[0] / "environment.json")
+    assert (environment["archive_hash"], environment["precision"]) == ("c" * 64, "float32")
+    assert {"python", "versions", "backend", "devices", "processor"} < set(environment)
+
+
+def test_files_are_there_and_nothing_half_written(trained):
+    path, metrics = trained
+    assert (path / "figures" / "training.png").stat().st_size > 1000
+    assert not [item for item in path.rglob(".*") if item.name != ".lock"]
+    head, *rows, last = summary(metrics).splitlines()
+    assert head.split() == ["split", "nats/code", "bits/code", "bits/slice", "bits/pixel"]
+    assert [row.split()[0] for row in rows] == ["train", "validate", "test"]
+    assert rows[1].split()[1] == f"{metrics['nats_per_code']:.4f}"
+    assert last.startswith(f"best epoch {metrics['epoch']} of 3")
+
+
+def test_model_holds_the_averaged_weights(trained, grids):
+    """As its last epoch is the best, they are the averages of the state it ended in."""
+    path, metrics = trained
+    assert metrics["epoch"] == 3
+    model = build_model(grids, CONFIG, TRAINING.seed)
+    compile_model(model, TRAINING, steps_per_epoch=5)
+    load_state(Run(path), model)
+    averages = values(model.optimizer._model_variables_moving_average)
+    best = load_pixelcnn(Run(path))
+    assert_bit_equal(values(best.trainable_variables), averages)
+    own = values(model.trainable_variables)
+    assert all((one != other).any() for one, other in zip(own, averages, strict=True))
+
+
+def test_averages_are_those_of_the_weights_after_each_step(watched):
+    path, _, seen = watched
+    assert len(seen) == 3 * 5
+    averages = seen[0]
+    for steps, weights in enumerate(seen[1:], start=1):
+        keep = min(TRAINING.average, (1 + steps) / (10 + steps))
+        pairs = zip(averages, weights, strict=True)
+        averages = [keep * old + (1 - keep) * new for old, new in pairs]
+    best = load_pixelcnn(Run(path))
+    for found, expected in zip(values(best.trainable_variables), averages, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+# Which epoch is kept, and when to stop
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Makes validation give these scores, one after the other."""
+
+    def script(*scores):
+        coming, evaluate = iter(scores), keras.Model.evaluate
+
+        def scripted(self, *args, **kwargs):
+            result = evaluate(self, *args, **kwargs)
+            return {**result, "nats_per_code": next(coming, result["nats_per_code"])}
+
+        monkeypatch.setattr(keras.Model, "evaluate", scripted)
+
+    return script
+
+
+def test_patience_ends_the_training_with_its_best_epoch_and_for_good(
+    grids, tmp_path, scored, monkeypatch
+):
+    run, waiting = Run(tmp_path / "run"), {"epochs": 9, "patience": 2}
+    grids = dataclasses.replace(
+        grids, splits={name: grids.splits[name] for name in ("train", "validate")}
+    )
+    kept, save = [], keras.Model.save
+    monkeypatch.setattr(
+        keras.Model,
+        "save",
+        lambda self, path: (kept.append(values(self.trainable_variables)), save(self, path)),
+    )
+    scored(2.0, 1.5, 1.6, 1.7)
+    metrics = go_on(run, grids, **waiting)
+    assert history(run.path)["val_nats_per_code"] == [2.0, 1.5, 1.6, 1.7]
+    assert (metrics["epoch"], metrics["epochs"], len(kept)) == (2, 4, 2)
+    assert list(metrics["splits"]) == ["train", "validate"]
+    assert_bit_equal(values(load_pixelcnn(run).trainable_variables), kept[1])
+
+    def never(*_):
+        raise AssertionError("a training that has waited long enough takes no step")
+
+    monkeypatch.setattr(_Keeper, "on_train_batch_end", never)
+    before = contents(run.path)
+    assert go_on(run, grids, **waiting) == metrics
+    after = contents(run.path)
+    for name in ("state.npz", "model.keras", "history.csv", "metrics.json"):
+        assert after[name] == before[name]
+
+
+# Going on
+
+
+def interrupts(places):
+    """The keeper's callback, with a signal just before the end of some steps."""
+    on_step, waiting = _Keeper.on_train_batch_end, list(places)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if waiting and (self.state.epoch, self.state.step) == waiting[0]:
+            waiting.pop(0)
+            signal.raise_signal(signal.SIGINT)
+        on_step(self, batch, logs)
+
+    return on_train_batch_end
+
+
+def test_interrupted_training_ends_as_the_undisturbed(trained, grids, tmp_path, monkeypatch):
+    """Dropout, averages, Adam, the schedule, the order of grids and of their variants go on."""
+    chosen = np.random.default_rng(0).choice(3 * 5, 2, replace=False)
+    # A signal in an epoch's last step stops there too: at its end.
+    places = [divmod(int(step), 5) for step in sorted(chosen)]
+    monkeypatch.setattr(_Keeper, "on_train_batch_end", interrupts(places))
+    run = Run(tmp_path / "run")
+    for epoch, step in places:
+        with pytest.raises(KeyboardInterrupt, match="The same command goes on from there"):
+            go_on(run, grids)
+        told = json.loads(saved(run.path)["progress"].item())
+        assert (told["epoch"], told["step"]) == divmod(5 * epoch + step + 1, 5)
+        assert not run.metrics_path.exists()
+    go_on(run, grids)
+    assert_same_training(trained[0], run.path)
+
+
+def test_more_epochs_go_on_where_fewer_ended(run, trained, grids):
+    metrics = go_on(run, grids, epochs=4)
+    assert metrics["epochs"] == 4
+    earlier = (trained[0] / "history.csv").read_text()
+    assert run.history_path.read_text().startswith(earlier)
+    assert len(history(run.path)["epoch"]) == 4
+    assert read_json(run.config_path)["training"]["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "named"),
+    [
+        ({"layers": 3}, {}, "layers=2 (asked: 3)"),
+        ({"scan": "raster"}, {}, "scan='turned' (asked: 'raster')"),
+        ({}, {"variants": 1}, "variants=2 (asked: 1)"),
+        ({}, {"epochs": 2}, "epochs=3 (asked: 2)"),
+        ({}, {"average": 0.5, "seed": 3}, "average=0.8 (asked: 0.5); seed=0 (asked: 3)"),
+    ],
+)
+def test_other_configuration_is_refused_by_field(run, grids, model, training, named):
+    before = contents(run.path)
+    with pytest.raises(InputError) as caught:
+        go_on(run, grids, dataclasses.replace(CONFIG, **model), **training)
+    assert f"Run {run.path} was begun with" in str(caught.value)
+    assert named in str(caught.value)
+    assert contents(run.path) == before
+
+
+@pytest.mark.parametrize(
+    ("field", "flag", "before", "now"),
+    [("vqvae_hash", "--vqvae", "aaaaaaaaaaaa", "bbbbbbbbbbbb")]
+    + [("archive_hash", "--data", "cccccccccccc", "bbbbbbbbbbbb")],
+)
+def test_codes_of_another_vqvae_or_archive_are_refused(run, grids, field, flag, before, now):
+    untouched = contents(run.path)
+    with pytest.raises(InputError) as caught:
+        go_on(run, dataclasses.replace(grids, **{field: "b" * 64}))
+    assert str(run.path) in str(caught.value)
+    assert all(word in str(caught.value) for word in (flag, before, now))
+    assert contents(run.path) == untouched
+
+
+def test_locked_run_is_refused(run, grids):
+    with run.lock(), pytest.raises(InputError, match="is in use by another process"):
+        go_on(run, grids)
+
+
+@pytest.mark.parametrize("missing", ["train", "validate"])
+def test_codes_without_a_split_to_train_on_are_refused(grids, tmp_path, missing):
+    rest = {name: each for name, each in grids.splits.items() if name != missing}
+    with pytest.raises(InputError, match=f"hold no {missing} slices. Make an archive"):
+        go_on(Run(tmp_path / "run"), dataclasses.replace(grids, splits=rest))
+    assert not any(tmp_path.iterdir())
+
+
+# Batches
+
+
+def batch(batches, index):
+    (inputs,) = batches[index]
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    """A split of 12 slices, and 3 variants, whose codes tell slice and variant."""
+    rows = np.arange(12, dtype="uint16")[:, None, None] * np.ones((1, 2, 2), "uint16")
+    names = np.arange(12).astype(str)
+    variants = np.stack([rows + 100 * (number + 1) for number in range(3)])
+    return SplitCodes(rows, names, names, np.linspace(0, 1, 12, dtype="float32")), variants
+
+
+def test_slices_come_as_themselves_or_as_a_variant_of_their_own(numbered):
+    slices, variants = numbered
+    counts = np.zeros((4, 12), int)
+    for epoch in range(60):
+        batches = CodeBatches(slices, 5, seed=1, variants=variants, epoch=epoch)
+        assert len(batches) == 2
+        for index in range(2):
+            inputs = batch(batches, index)
+            assert inputs["codes"].dtype == np.int32
+            assert inputs["codes"].shape == (5, 2, 2)
+            which, row = np.divmod(inputs["codes"][:, 0, 0], 100)
+            assert (inputs["codes"] == inputs["codes"][:, :1, :1]).all()
+            np.testing.assert_array_equal(inputs["position"], slices.positions[row])
+            assert len(np.unique(row)) == 5
+            np.add.at(counts, (which, row), 1)
+    assert (counts.sum(axis=0) > 35).all()
+    np.testing.assert_allclose(counts.sum(axis=1), 150, atol=45)  # four standard deviations
+
+
+def test_epoch_and_step_alone_fix_a_batch(numbered):
+    slices, variants = numbered
+    whole = CodeBatches(slices, 3, seed=1, variants=variants, epoch=2)
+    rest = CodeBatches(slices, 3, seed=1, variants=variants, epoch=2, first_step=2)
+    assert (len(whole), len(rest)) == (4, 2)
+    for one, other in ((2, 0), (3, 1)):
+        for key in ("codes", "position"):
+            np.testing.assert_array_equal(batch(whole, one)[key], batch(rest, other)[key])
+    for changes in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
+        others = CodeBatches(slices, 3, variants=variants, **changes)
+        codes = [
+            np.concatenate([batch(each, k)["codes"] for k in range(4)]) for each in (whole, others)
+        ]
+        assert (codes[0] != codes[1]).any()
+
+
+def test_without_a_seed_all_come_in_order_as_they_are(numbered):
+    slices, variants = numbered
+    batches = CodeBatches(slices, 5, variants=variants)
+    codes = np.concatenate([batch(batches, index)["codes"] for index in range(3)])
+    np.testing.assert_array_equal(codes, slices.codes)
+
+
+def test_without_variants_slices_come_as_they_are(numbered):
+    slices, _ = numbered
+    batches = CodeBatches(slices, 12, seed=1)
+    assert batch(batches, 0)["codes"].max() < 100
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_training_draws_from_as_many_variants_as_asked(grids, tmp_path, monkeypatch, count):
+    class Begun(Exception):
+        pass
+
+    def begin(model, batches, validation, *_):
+        raise Begun(batches, validation)
+
+    monkeypatch.setattr("pixelcnn.training.fit", begin)
+    with pytest.raises(Begun) as begun:
+        go_on(Run(tmp_path / "run"), grids, variants=count)
+    batches, validation = begun.value.args
+    np.testing.assert_array_equal(batches.variants, grids.variants[:count])
+    assert (batches.split, batches.seed) == (grids.splits["train"], TRAINING.seed)
+    assert (validation.split, validation.seed) == (grids.splits["validate"], None)
+
+
+# The tie to the VQ-VAE
+
+
+@pytest.fixture
+def linked(trained_vqvae, trained_prior, tmp_path):
+    """Copies of both runs, the prior's pointing to its VQ-VAE's."""
+    vqvae = Run(shutil.copytree(trained_vqvae, tmp_path / "vqvae"))
+    prior = Run(shutil.copytree(trained_prior, tmp_path / "prior"))
+    config = read_json(prior.config_path)
+    write_json(prior.config_path, {**config, "vqvae_run": str(vqvae.path)})
+    return prior, vqvae
+
+
+def test_prior_finds_its_vqvae_and_tells_both(linked, phantom_archive):
+    prior, vqvae = linked
+    link = linked_vqvae(prior)
+    assert link.run.path == vqvae.path
+    levels = np.unique([record.position for record in phantom_archive.index])
+    np.testing.assert_allclose(link.levels, levels, atol=1e-6)
+    assert link.positions == (0.0, 1.0)
+    splits = read_json(prior.metrics_path)["splits"]
+    assert link.facts["vqvae_hash"] == read_json(prior.config_path)["vqvae_hash"]
+    assert link.facts["prior_hash"] != link.facts["vqvae_hash"]
+    for name in ("train", "validate", "test"):
+        assert link.facts[f"nats_per_code_{name}"] == splits[name]["nats_per_code"]
+
+
+def test_vqvae_that_moved_is_found_where_told(linked, tmp_path):
+    prior, vqvae = linked
+    vqvae.path.rename(tmp_path / "moved")
+    with pytest.raises(InputError) as caught:
+        linked_vqvae(prior)
+    assert str(vqvae.path) in str(caught.value)
+    assert "Give that VQ-VAE's folder as --vqvae." in str(caught.value)
+    assert linked_vqvae(prior, tmp_path / "moved").run.path == tmp_path / "moved"
+
+
+def test_another_vqvae_is_refused_by_both_hashes(linked):
+    prior, vqvae = linked
+    model_hash = linked_vqvae(prior).facts["vqvae_hash"]
+    model = load_vqvae(vqvae)
+    model.set_weights([weights + 0.1 for weights in model.get_weights()])
+    model.save(vqvae.model_path)
+    with pytest.raises(InputError) as caught:
+        linked_vqvae(prior)
+    assert f"codes of the VQ-VAE {model_hash[:12]}" in str(caught.value)
+    assert f"{vqvae.path} holds" in str(caught.value)
+    assert "train a prior on this one" in str(caught.value)
+
+
+def test_prior_that_has_not_scored_yet_is_linked(linked):
+    """A training that was stopped after an epoch has a model, and no metrics."""
+    prior, _ = linked
+    prior.metrics_path.unlink()
+    assert set(linked_vqvae(prior).facts) == {"vqvae_hash", "prior_hash"}
+
+
+def test_run_without_a_finished_epoch_has_no_prior(run):
+    run.model_path.unlink()
+    with pytest.raises(InputError, match=f"Run {run.path} has no model.keras: no epoch"):
+        load_pixelcnn(run)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def command():
+    """Runs the command in this process."""
+    main = script_main(COMMAND)
+    return lambda *words: cli.run(lambda: main([str(word) for word in words]))
+
+
+def words(config=CONFIG, training=None):
+    training = training or tiny_prior_training(epochs=1)
+    return [*flags(config), *flags(training)]
+
+
+def test_command_encodes_trains_and_goes_on(linked, command, tmp_path, monkeypatch, capsys):
+    vqvae = linked[1]
+    vqvae.code_grids_path.unlink()
+    run = Run(tmp_path / "run")
+    asked = ["--vqvae", vqvae.path, "--run", run.path, *words()]
+    with monkeypatch.context() as patch:
+        patch.setattr(_Keeper, "on_train_batch_end", interrupts([(0, 2)]))
+        assert command(*asked) == 130
+    assert f"stopped. State saved in {run.path} after epoch 0, step 3" in capsys.readouterr().err
+    assert CodeGrids.load(vqvae.code_grids_path).variants.shape[:2] == (1, 40)
+    assert command(*asked) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-2].startswith("best epoch 1 of 1")
+    assert out.splitlines()[-1] == (
+        f"{run.path}: model.keras, history.csv, metrics.json, figures/training.png"
+    )
+    assert "error" not in err
+    assert read_json(run.config_path)["vqvae_run"] == str(vqvae.path)
+    assert command(*asked, "--layers", "3") == 2
+    assert "layers=2 (asked: 3)" in capsys.readouterr().err
+
+
+def refused(command, capsys, *asked):
+    """The one line that a refused command says."""
+    capsys.readouterr()
+    assert command(*asked) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_command_refuses_what_is_no_vqvae(linked, command, tmp_path, capsys):
+    prior, vqvae = linked
+    out = ["--run", tmp_path / "run", *words()]
+    message = refused(command, capsys, "--vqvae", tmp_path / "absent", *out)
+    assert f"{tmp_path / 'absent'} is not a run folder" in message
+    assert "kind 'pixelcnn'; expected 'vqvae'" in refused(
+        command, capsys, "--vqvae", prior.path, *out
+    )
+    vqvae.model_path.unlink()
+    message = refused(command, capsys, "--vqvae", vqvae.path, *out)
+    assert f"Run {vqvae.path} has no model.keras: no epoch has finished yet" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_refuses_an_archive_that_is_gone(linked, command, tmp_path, capsys):
+    vqvae = linked[1]
+    vqvae.code_grids_path.unlink()
+    facts = read_json(vqvae.environment_path)
+    write_json(vqvae.environment_path, {**facts, "archive": str(tmp_path / "gone")})
+    asked = ["--vqvae", vqvae.path, "--run", tmp_path / "run", *words()]
+    message = refused(command, capsys, *asked)
+    assert f"{tmp_path / 'gone'}, which is no longer there. Give its new place as --data" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_refuses_a_folder_with_other_things(linked, command, tmp_path, capsys):
+    prior, vqvae = linked
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("words")
+    asked = ["--vqvae", vqvae.path, *words()]
+    message = refused(command, capsys, *asked, "--run", tmp_path / "thesis")
+    assert "thesis holds other things (chapter.txt)" in message
+    before = contents(vqvae.path)
+    message = refused(command, capsys, *asked, "--run", vqvae.path)
+    assert "kind 'vqvae'; expected 'pixelcnn'" in message
+    assert contents(vqvae.path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["--channels", "0"], "channels=0"),
+        (["--kernel-size", "4"], "kernel_size=4"),
+        (["--dropout", "1"], "dropout=1"),
+        (["--variants", "-1"], "variants=-1"),
+        (["--attention-heads", "3"], "attention_heads=3"),
+        (["--epochs", "0"], "epochs=0"),
+    ],
+)
+def test_command_refuses_values_that_make_no_prior(
+    command, linked, tmp_path, capsys, changes, named
+):
+    asked = ["--vqvae", linked[1].path, "--run", tmp_path / "run", *words(), *changes]
+    capsys.readouterr()
+    try:
+        status = command(*asked)
+    except SystemExit as stopped:  # the parser says so itself, in a frame
+        status = stopped.code
+    assert status == 2
+    err = capsys.readouterr().err
+    assert named in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+# JAX, in a process of its own
+
+JAX = """
+import sys
+sys.modules["tensorflow"] = None  # importing it fails, as where it is not installed
+sys.modules["tensorflow_probability"] = None
+sys.path.insert(0, {tests!r})
+import dataclasses, pathlib
+import keras, numpy as np, pytest
+import test_pixelcnn_training as tests
+from brainslices.runs import Run
+assert keras.backend.backend() == "jax"
+here = pathlib.Path({here!r})
+grids = tests.CodeGrids.load(here / "codes.npz")
+patch = pytest.MonkeyPatch()
+tests.go_on(Run(here / "whole"), grids)
+patch.setattr(tests._Keeper, "on_train_batch_end", tests.interrupts([(0, 1), (1, 3)]))
+for _ in range(2):
+    with pytest.raises(KeyboardInterrupt):
+        tests.go_on(Run(here / "cut"), grids)
+tests.go_on(Run(here / "cut"), grids)
+tests.assert_same_training(here / "whole", here / "cut")
+np.savez(here / "drawn.npz", **tests.drawn_with({run!r}), **tests.drawn_with(here / "whole", "own"))
+"""
+
+
+def drawn_with(path, name="drawn"):
+    """What a run's prior draws: codes and log-probabilities, by name."""
+    sampler = Sampler(load_pixelcnn(Run(path)))
+    positions = np.linspace(0.1, 0.9, 6, dtype="float32")
+    drawn = sampler(positions, uniform_noise(0, range(6), GRID))
+    return {f"{name}_{key}": value for key, value in drawn.items()}
+
+
+@pytest.mark.slow
+def test_jax_trains_goes_on_and_samples_alike(trained, grids, tmp_path):
+    pytest.importorskip("jax")
+    grids.save(tmp_path / "codes.npz")
+    code = JAX.format(tests=str(ROOT / "tests"), here=str(tmp_path), run=str(trained[0]))
+    ran = python("-c", code, timeout=300, KERAS_BACKEND="jax")
+    assert ran.returncode == 0, ran.stderr
+    told = history(tmp_path / "whole")
+    assert told["val_nats_per_code"][2] < told["val_nats_per_code"][0]
+    expected = drawn_with(trained[0])
+    with np.load(tmp_path / "drawn.npz") as drawn:
+        np.testing.assert_array_equal(drawn["drawn_codes"], expected["drawn_codes"])
+        np.testing.assert_allclose(drawn["drawn_log_prob"], expected["drawn_log_prob"], atol=1e-4)
+        assert drawn["own_codes"].min() >= 0
+        assert drawn["own_codes"].max() < CODES
+        assert np.isfinite(drawn["own_log_prob"]).all()
