@@ -254,7 +254,7 @@ class Run:
         if config.get("kind") != kind:
             raise InputError(
                 f"Run {self.path} holds a model of kind {config.get('kind')!r}; "
-                f"expected {kind!r}. Give another --run."
+                f"expected {kind!r}. Give the run folder of such a one."
             )
         missing = {"archive_hash", "model", "training"} - set(config)
         if missing:

@@ -128,10 +128,11 @@ def averaged(model: keras.Model) -> Iterator[None]:
     if not optimizer.use_ema:
         yield
         return
-    own = [np.asarray(variable) for variable in model.trainable_variables]
+    # Copies: under JAX an array that two variables shared would be given away with one of them.
+    own = [np.array(variable) for variable in model.trainable_variables]
     averages = optimizer._model_variables_moving_average
     for variable, average in zip(model.trainable_variables, averages, strict=True):
-        variable.assign(average)
+        variable.assign(np.array(average))
     try:
         yield
     finally:
@@ -260,7 +261,7 @@ def require_same(run: Run, asked: dict, kinds: Mapping[str, type]) -> None:
 
     Args:
         run: the folder to train in.
-        asked: what its `config.json` would hold.
+        asked: what its `config.json` would hold; hashes that are not known yet may be missing.
         kinds: the dataclasses of its objects: "model" and "training".
 
     Raises:
@@ -276,7 +277,7 @@ def require_same(run: Run, asked: dict, kinds: Mapping[str, type]) -> None:
         return
     begun = run.open_config(asked["kind"])
     for key, (what, flag) in ORIGINS.items():
-        if begun.get(key) != asked.get(key):
+        if key in asked and begun.get(key) != asked[key]:
             raise InputError(
                 f"Run {run.path} was trained on {what} {str(begun.get(key))[:12]}, "
                 f"this one has {asked[key][:12]}). Give that {flag}, or a new --run."
@@ -309,6 +310,14 @@ def resumed_precision(run: Run, config: TrainingConfig, width: int) -> tuple[str
         if "precision" in begun:
             return begun["precision"], begun["precision_reason"]
     return resolve_precision(config.precision, width)
+
+
+def _bare(model):
+    """A copy without the optimiser: using a model needs neither its state nor its class."""
+    bare = type(model).from_config(model.get_config())
+    bare.build_from_config(model.get_build_config())
+    bare.set_weights(model.get_weights())
+    return bare
 
 
 def _draw_history(run: Run, state: TrainingState) -> None:
@@ -391,7 +400,7 @@ class _Keeper(keras.callbacks.Callback):
         self.state.epoch, self.state.step = epoch + 1, 0
         if best_epoch(self.state, *self.goal) == self.state.epoch:
             with averaged(self.model), atomic_path(self.run.model_path) as temporary:
-                self.model.save(temporary)
+                _bare(self.model).save(temporary)
         _write_history(self.run, self.state.history)
         self._save(values)
         self.model.stop_training = self.waited_out

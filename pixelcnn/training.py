@@ -28,6 +28,7 @@ __all__ = [
     "CodeBatches",
     "Link",
     "build_model",
+    "check_run",
     "cost",
     "linked_vqvae",
     "load_pixelcnn",
@@ -72,6 +73,20 @@ class CodeBatches(Batches):
         return {"codes": codes, "position": self.split.positions[chosen]}
 
 
+def check_run(path: Path, config: PixelCNNConfig, training: PixelCNNTraining) -> None:
+    """Refuse a run folder that cannot be trained in, before slices are encoded for it.
+
+    Args:
+        path: the run folder.
+        config: the model.
+        training: how it is trained.
+
+    Raises:
+        InputError: if the folder holds another training, or something else.
+    """
+    require_same(Run(path), _asked(config, training), KINDS)
+
+
 def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelCNNTraining) -> dict:
     """Train a prior on code grids, or go on with a training that was stopped.
 
@@ -95,6 +110,11 @@ def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelC
                 f"The code grids of {grids.vqvae_run} hold no {split} slices. Make an archive that "
                 "has some, with other --fractions or more subjects."
             )
+    if len(grids.variants) < training.variants:
+        raise InputError(
+            f"`variants` must be at most {len(grids.variants)}, as many as the code grids of "
+            f"{grids.vqvae_run} hold. Received: variants={training.variants}. Encode more."
+        )
     run, asked = Run(path), _describe(grids, config, training)
     require_same(run, asked, KINDS)
     with run.lock():
@@ -173,6 +193,12 @@ def linked_vqvae(run: Run, vqvae: Path | None = None) -> Link:
         InputError: if it is not there, or holds another model than the one that made the codes.
     """
     config = run.open_config("pixelcnn")
+    missing = {"vqvae_hash", "vqvae_run", "positions"} - set(config)
+    if missing:
+        raise InputError(
+            f"{run.config_path} lacks {', '.join(sorted(missing))}. Restore it, or train into a "
+            "new --run."
+        )
     found = Run(vqvae or config["vqvae_run"])
     if not found.model_path.is_file():
         raise InputError(
@@ -221,16 +247,22 @@ def _rates(nats, grids):
     }
 
 
-def _describe(grids, config, training):
+def _asked(config, training):
     return {
         "format_version": FORMAT_VERSION,
         "kind": "pixelcnn",
+        "model": dataclasses.asdict(config),
+        "training": dataclasses.asdict(training),
+    }
+
+
+def _describe(grids, config, training):
+    return {
+        **_asked(config, training),
         "archive_hash": grids.archive_hash,
         "vqvae_hash": grids.vqvae_hash,
         "vqvae_run": grids.vqvae_run,
         "positions": np.unique(grids.splits["train"].positions).tolist(),
-        "model": dataclasses.asdict(config),
-        "training": dataclasses.asdict(training),
     }
 
 

@@ -103,6 +103,11 @@ def _check(arguments):
             "`hidden` is a part of a picture that is completed: give that picture as --complete. "
             f"Received: hidden={arguments.hidden}."
         )
+    if arguments.complete and (arguments.evaluate or arguments.nearest):
+        raise InputError(
+            "Completions are shown beside their original: leave --evaluate and --nearest out, or "
+            "--complete."
+        )
     if arguments.complete and len(arguments.position) > 1:
         raise InputError(
             "A picture lies at one `position` in the head: give one with --complete, or none. "

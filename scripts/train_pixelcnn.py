@@ -40,9 +40,10 @@ def main(argv=None):
     arguments = cli.parse(Arguments, argv, given)
 
     with cli.hushed():
-        from pixelcnn.training import summary, train
+        from pixelcnn.training import check_run, summary, train
         from vqvae.codes import code_grids
 
+    check_run(arguments.run, arguments.model, arguments.training)
     grids = code_grids(arguments.vqvae, arguments.data, arguments.training.variants)
     metrics = train(grids, arguments.run, arguments.model, arguments.training)
     print(summary(metrics))
