@@ -159,8 +159,8 @@ def training_figure(path: str | Path, history: Mapping[str, Sequence[float]]) ->
     Args:
         path: The PNG to write.
         history: A list of one value an epoch for each column, not a number where an epoch has
-            none. Drawn are those of `PANELS` that are there: reconstruction loss, SSIM,
-            perplexity, codebook usage, learning rate.
+            none. Drawn are those of `PANELS` that are there: reconstruction loss, SSIM, perplexity,
+            codebook usage, nats per code, learning rate.
 
     Raises:
         InputError: None of the columns is there with a finite value.
@@ -312,12 +312,12 @@ def _draw_curves(panel, title, curves):
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if title == "Reconstruction loss":
         _spread_small_values(panel, np.concatenate(list(curves.values())))
-    elif title != "Validation SSIM":
+    elif title not in ("Validation SSIM", "Nats per code"):
         panel.set_ylim(bottom=0)
     if title == "Codebook usage":
         panel.set_ylim(top=1.03)
         panel.yaxis.set_major_formatter(PercentFormatter(1))
-    falling = title in ("Reconstruction loss", "Learning rate")
+    falling = title in ("Reconstruction loss", "Nats per code", "Learning rate")
     panel.legend(loc="upper right" if falling else "lower right")
 
 
