@@ -215,6 +215,7 @@ def linked_vqvae(run: Run, vqvae: Path | None = None) -> Link:
     facts = {"vqvae_hash": model_hash, "prior_hash": file_hash(run.require_model())}
     if run.metrics_path.is_file():
         splits = read_json(run.metrics_path)["splits"]
+        facts |= splits.get("test", splits["validate"])
         facts |= {f"nats_per_code_{name}": each["nats_per_code"] for name, each in splits.items()}
     return Link(found, np.array(config["positions"]), facts)
 

@@ -86,7 +86,7 @@ def test_unknown_are_the_codes_of_the_hidden_part_and_next_to_it(model, picture,
 
 
 @pytest.mark.parametrize(
-    "hidden", [None, (7, 6, 5, 5), (0, 0, 3, 20), (19, 0, 5, 20), (3, 0, 1, 1)]
+    "hidden", [None, (7, 6, 5, 5), (0, 0, 3, 20), (15, 0, 5, 20), (3, 0, 1, 1)]
 )
 def test_cells_that_do_not_divide_the_crop_and_a_crop_beyond_the_picture(hidden):
     """Codes of 3.2 x 3.4 pixels, in a crop that reaches beyond the picture on both sides."""

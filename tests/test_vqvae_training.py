@@ -166,7 +166,7 @@ def test_more_epochs_go_on_where_fewer_ended(run, trained, phantom_archive):
         ({"channels": (8, 8)}, {}, "channels=(8, 16) (asked: (8, 8))"),
         ({}, {"learning_rate": 0.5}, "(asked: 0.5)"),
         ({}, {"epochs": 1}, "epochs=2 (asked: 1)"),
-        ({}, {"seed": 3, "mirror": True}, "mirror=False (asked: True); seed=0 (asked: 3)"),
+        ({}, {"seed": 3, "mirror": True}, "seed=0 (asked: 3); mirror=False (asked: True)"),
     ],
 )
 def test_other_configuration_is_refused_by_field(run, phantom_archive, model, training, named):
@@ -380,6 +380,7 @@ import keras, numpy as np
 from brainslices.archive import SliceArchive
 from brainslices.config import from_dict
 from vqvae import VQVAE, VQVAEConfig, train
+from vqvae.config import VQVAETraining
 assert keras.backend.backend() == "jax"
 """
 
