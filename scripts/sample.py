@@ -7,7 +7,7 @@
 
 Writes OUT/slices/ (8-bit PNGs of the source's size), contact_sheet.png, codes.npz (code grids,
 positions, log-probabilities) and metrics.json (with --evaluate beside the same figures of real
-slices). A minute for 256 slices on two cores, three more with --evaluate.
+slices). On two cores 64 slices of 572 codes took 21 seconds, 256 with --evaluate 73.
 """
 
 import sys
