@@ -66,6 +66,8 @@ class MaskedConv2D(layers.Conv2D):
         return ops.reshape(self._masked(self.kernel), (-1, self.filters))
 
     def _masked(self, kernel):
+        if self.mask.all():
+            return kernel
         return kernel * ops.cast(self.mask[:, :, None, None], kernel.dtype)
 
     def convolution_op(self, inputs, kernel):

@@ -128,13 +128,13 @@ class PixelCNN(keras.Model):
         Returns:
             float32 tensor of shape (batch, r, c), nats; its sum is the whole grid's.
         """
-        return -self._nats(codes, self({"codes": codes, "position": position}))
+        return -self.nats(codes, self({"codes": codes, "position": position}))
 
-    def _nats(self, codes, logits):
+    def nats(self, codes, logits):
         return keras.losses.sparse_categorical_crossentropy(codes, logits, from_logits=True)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        nats = ops.mean(self._nats(x["codes"], y_pred))
+        nats = ops.mean(self.nats(x["codes"], y_pred))
         self.nats_metric.update_state(nats, sample_weight=ops.shape(x["codes"])[0])
         return nats
 

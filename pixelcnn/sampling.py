@@ -104,8 +104,12 @@ def _outside_nucleus(logits, top_p):
 class RowCache:
     """The PixelCNN cut into what a row needs and what a code needs, for a batch of one size.
 
-    All in scan order. Nothing is kept here but the weights as matrices and the condition; what the
-    steps remember goes in and out of them.
+    All in scan order. Nothing is kept here but the weights and the condition; what the steps
+    remember goes in and out of them.
+
+    A code's step is hundreds of operations so small that starting them is what takes the time, so
+    what blocks do alike is done once for all of them: the left half of their kernels, the biases of
+    their residual paths, and their skips.
 
     Args:
         model: a built `PixelCNN`.
@@ -115,28 +119,42 @@ class RowCache:
     def __init__(self, model, position):
         self.model, self.batch = model, position.shape[0]
         self.rows, self.cols = model.scan_shape
-        self.dtype = model.compute_dtype
+        self.channels, self.dtype = model.config.channels, model.compute_dtype
         self.condition = model.condition(position)
-        self.first = model.first_horizontal.matrix
-        self.blocks = [_matrices(block) for block in model.blocks]
+        first, blocks = model.first_horizontal, model.blocks
+        self.first = self._cast(first.matrix[: -self.channels])
+        # Kernel of each block: what lies left, all blocks together; and the centre.
+        kernels = [self._cast(block.horizontal.matrix) for block in blocks]
+        self.left = ops.stack([kernel[: -self.channels] for kernel in kernels])
+        self.centre = [kernel[-self.channels :] for kernel in kernels]
+        self.residual = [self._cast(block.residual.kernel) for block in blocks]
+        self.skip = ops.concatenate([self._cast(block.skip.kernel) for block in blocks])
+        self.skip_bias = sum(self._cast(block.skip.bias) for block in blocks)
+        # What biases add to the features that each block sees, and to the last: (blocks + 1, 1, C).
+        biases = [first.bias] + [block.residual.bias for block in blocks]
+        self.biases = ops.cumsum(ops.stack([self._cast(bias) for bias in biases]), axis=0)[:, None]
 
     def start(self):
         """Memory before the first row: the last rows that each vertical layer has seen."""
         layers = [self.model.first_vertical] + [block.vertical for block in self.model.blocks]
-        channels = self.model.config.channels
-        return tuple(self._zeros(layer.above, self.cols, channels) for layer in layers)
+        return tuple(self._zeros(layer.above, self.cols, self.channels) for layer in layers)
 
     def start_row(self):
         """Memory before the first code of a row.
 
-        The last features that each horizontal layer has seen, and the keys and values of each
-        attention.
+        The last codes embedded, the last features that the blocks have seen, all in one, and the
+        keys and values of each attention.
         """
-        layers = [self.model.first_horizontal] + [block.horizontal for block in self.model.blocks]
-        channels = self.model.config.channels
-        left = tuple(self._zeros(layer.mask.shape[1] - 1, channels) for layer in layers)
-        attended = tuple((self._zeros(self.cols, channels),) * 2 for _ in self.model.attentions)
-        return left, attended
+        codes = self._zeros(self.first.shape[0])
+        blocks, width = self.left.shape[:2]
+        left = ops.zeros((blocks, self.batch, width), self.dtype)
+        attended = tuple(
+            (self._zeros(self.cols, self.channels),) * 2 for _ in self.model.attentions
+        )
+        return codes, left, attended
+
+    def _cast(self, weight):
+        return ops.cast(weight, self.dtype)
 
     def _zeros(self, *shape):
         return ops.zeros((self.batch, *shape), self.dtype)
@@ -149,63 +167,65 @@ class RowCache:
             above: what each vertical layer has seen in the rows before.
 
         Returns:
-            What the row gives to the horizontal stack, (cols, layers, batch, 2 * channels); and
+            What the row gives to the horizontal stack, (blocks, batch, cols, 2 * channels); and
             the new `above`, but for the first layer's, whose codes are still to come.
         """
         condition = ops.take(self.condition, row, axis=1)[:, None]
-        unseen = self._zeros(1, self.cols, self.model.config.channels)
+        unseen = self._zeros(1, self.cols, self.channels)
         features = self.model.first_vertical.slide(ops.concatenate([above[0], unseen], axis=1))
         given, seen = [], [above[0]]
-        for block, matrices, before in zip(self.model.blocks, self.blocks, above[1:], strict=True):
+        for number, (block, before) in enumerate(zip(self.model.blocks, above[1:], strict=True)):
             rows = ops.concatenate([before, features], axis=1)
             wide = block.vertical.slide(rows) + block.from_condition(condition)
-            given.append((block.from_vertical(wide) + matrices["bias"])[:, 0])
+            bias = self._cast(block.horizontal.bias) + self.biases[number] @ self.centre[number]
+            given.append((block.from_vertical(wide) + bias)[:, 0])
             seen.append(rows[:, 1:])
             features = features + gate(wide)
-        return ops.transpose(ops.stack(given), (2, 0, 1, 3)), tuple(seen)
+        return ops.stack(given), tuple(seen)
 
-    def logits(self, row, col, given, left, attended):
+    def logits(self, row, col, given, memory):
         """Advance the horizontal stack by a code.
 
         Args:
             row, col: int scalar tensors, the code's place.
-            given: what the vertical stack gives to this place, (layers, batch, 2 * channels).
-            left: what each horizontal layer has seen on the left; the first layer's codes embedded.
-            attended: keys and values of this row, for each attention.
+            given: what the vertical stack gives to this place, (blocks, batch, 2 * channels).
+            memory: as `start_row`; its codes are those on the left, up to the code before.
 
         Returns:
-            float32 logits (batch, num_embeddings); the new `left`, but for the first layer's, whose
-            code is still to come; and the new `attended`.
+            float32 logits (batch, num_embeddings), and the new `memory`, but for its codes.
         """
-        condition = ops.take(ops.take(self.condition, row, axis=1), col, axis=1)
-        width = left[0].shape[1] * left[0].shape[2]
-        features = ops.reshape(left[0], (-1, width)) @ self.first[:width]
-        features = features + ops.cast(self.model.first_horizontal.bias, self.dtype)
-        seen, skips, kept = [left[0]], 0.0, []
-        for number, (matrices, before) in enumerate(zip(self.blocks, left[1:], strict=True)):
-            window = ops.concatenate([before, features[:, None]], axis=1)
-            flat = ops.reshape(window, (self.batch, -1))
-            gated = gate(flat @ matrices["kernel"] + given[number])
-            skip, residual = ops.split(gated @ matrices["out"] + matrices["out_bias"], 2, axis=-1)
-            seen.append(window[:, 1:])
-            features, skips = features + residual, skips + skip
+        codes, left, attended = memory
+        features, given = codes @ self.first, ops.unstack(given + left @ self.left)
+        seen, gated, kept = [], [], []
+        for number, (centre, residual) in enumerate(zip(self.centre, self.residual, strict=True)):
+            seen.append(features)
+            gated.append(gate(features @ centre + given[number]))
+            features = features + gated[-1] @ residual
             if str(number) in self.model.attentions:
-                attention = self.model.attentions[str(number)]
-                query, *new = (part[:, None] for part in attention.project(features, condition))
-                kept.append(
-                    tuple(
-                        ops.slice_update(old, [0, col, 0], one)
-                        for old, one in zip(attended[len(kept)], new, strict=True)
-                    )
-                )
-                seen_codes = ops.arange(self.cols) <= col
-                features += attention.attend(query, *kept[-1], seen_codes)[:, 0]
-        return self.model.head(skips, features), tuple(seen), tuple(kept)
+                added, *new = self._attend(number, row, col, features, attended[len(kept)])
+                features = features + added
+                kept.append(tuple(new))
+        skips = ops.concatenate(gated, axis=-1) @ self.skip + self.skip_bias
+        left = _shifted(left, ops.stack(seen) + self.biases[:-1])
+        return self.model.head(skips, features + self.biases[-1]), (codes, left, tuple(kept))
 
-    def see(self, left, code):
-        """`left` once the code itself, int (batch,), is known."""
-        embedded = self.model.embedding(code[:, None])
-        return ops.concatenate([left[0], embedded], axis=1)[:, 1:], *left[1:]
+    def _attend(self, number, row, col, features, attended):
+        """What the attention after a block adds to its features; its new keys and values."""
+        attention = self.model.attentions[str(number)]
+        condition = ops.take(ops.take(self.condition, row, axis=1), col, axis=1)
+        query, *new = attention.project(features + self.biases[number + 1], condition)
+        places = ops.arange(self.cols)
+        here = (places == col)[:, None]
+        key, value = (
+            ops.where(here, one[:, None], old) for old, one in zip(attended, new, strict=True)
+        )
+        added = attention.attend(query[:, None], key, value, places <= col)[:, 0]
+        return added, key, value
+
+    def see(self, memory, code):
+        """`memory` of a row once the code itself, int (batch,), is known."""
+        codes, *rest = memory
+        return _shifted(codes, self.model.embedding(code)), *rest
 
     def see_row(self, above, codes):
         """`above` once the row's codes, int (batch, cols), are known."""
@@ -213,16 +233,11 @@ class RowCache:
         return ops.concatenate([above[0], embedded], axis=1)[:, 1:], *above[1:]
 
 
-def _matrices(block):
-    """The weights of a block's horizontal half, ready to be multiplied with flat windows."""
-    dtype = block.compute_dtype
-    values = {
-        "kernel": block.horizontal.matrix,
-        "bias": block.horizontal.bias,
-        "out": ops.concatenate([block.skip.kernel, block.residual.kernel], axis=1),
-        "out_bias": ops.concatenate([block.skip.bias, block.residual.bias]),
-    }
-    return {name: ops.cast(value, dtype) for name, value in values.items()}
+def _shifted(window, new):
+    """A window of places, side by side in the channels, moved on by a place."""
+    if window.shape[-1] == new.shape[-1]:
+        return new
+    return ops.concatenate([window, new], axis=-1)[..., new.shape[-1] :]
 
 
 class Sampler:
@@ -322,20 +337,17 @@ class Sampler:
         """Codes and log-probabilities of one row, (batch, cols), and the new `above`."""
         from_above, above = cache.vertical(row, above)
 
-        def draw_code(col, memory):
-            (left, attended), codes, log_prob = memory
-            logits, left, attended = cache.logits(
-                row, col, ops.take(from_above, col, axis=0), left, attended
-            )
+        def draw_code(col, state):
+            memory, codes, log_prob = state
+            logits, memory = cache.logits(row, col, ops.take(from_above, col, axis=2), memory)
             drawn = draw(restrict(logits, **self.limits), ops.take(uniform, col, axis=1))
             known = ops.take(given, col, axis=1)
             code = ops.where(known == UNKNOWN, drawn, known)
-            nats = ops.take_along_axis(ops.log_softmax(logits), code[:, None], axis=1)
             here = ops.arange(cache.cols) == col
             return (
-                (cache.see(left, code), attended),
+                cache.see(memory, code),
                 ops.where(here, code[:, None], codes),
-                ops.where(here, nats, log_prob),
+                ops.where(here, -self.model.nats(code, logits)[:, None], log_prob),
             )
 
         empty = (ops.zeros_like(given), ops.zeros_like(uniform))

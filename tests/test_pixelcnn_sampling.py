@@ -100,6 +100,7 @@ def test_top_p_keeps_the_fewest_that_reach_it(top_p):
         {"scan": "folded"},
         {"kernel_size": 5, "first_kernel_size": 3},
         {"kernel_size": 1, "first_kernel_size": 7},
+        {"kernel_size": 3, "first_kernel_size": 1},
         {"position_frequencies": 0},
     ],
     ids=str,
@@ -112,11 +113,11 @@ def test_cached_logits_are_the_full_forward_pass_s(changes):
     above = cache.start()
     for row in range(cache.rows):
         from_above, above = cache.vertical(row, above)
-        left, attended = cache.start_row()
+        memory = cache.start_row()
         for col in range(cache.cols):
-            logits, left, attended = cache.logits(row, col, from_above[col], left, attended)
+            logits, memory = cache.logits(row, col, from_above[:, :, col], memory)
             np.testing.assert_allclose(logits, full[:, row, col], atol=1e-4)
-            left = cache.see(left, codes[:, row, col])
+            memory = cache.see(memory, codes[:, row, col])
         above = cache.see_row(above, codes[:, row])
 
 
