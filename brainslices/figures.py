@@ -1,7 +1,8 @@
 """Figures of a run: what went in and came out, and how training went. One look for all."""
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from brainslices.runs import atomic_path
 __all__ = [
     "ReconstructionRow",
     "contact_sheet",
+    "figure_panels",
     "pick_extremes",
     "reconstruction_figure",
     "training_figure",
@@ -180,13 +182,31 @@ def training_figure(path: str | Path, history: Mapping[str, Sequence[float]]) ->
         )
     across = min(len(drawn), 3 if len(drawn) > 4 else 2)
     down = math.ceil(len(drawn) / across)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.9 * across, 2.7 * down), layout="constrained")
-        panels = figure.subplots(down, across, squeeze=False).ravel()
+    with figure_panels(path, down, across) as panels:
         for panel, (title, curves) in zip(panels, drawn.items(), strict=False):
             _draw_curves(panel, title, curves)
         for panel in panels[len(drawn) :]:
             panel.remove()
+
+
+@contextlib.contextmanager
+def figure_panels(
+    path: str | Path, down: int, across: int, inches: tuple[float, float] = (3.9, 2.7)
+) -> Iterator[np.ndarray]:
+    """Yields the empty panels of a figure in the project's look, and saves what was drawn.
+
+    Args:
+        path: The PNG to write.
+        down, across: Number of panels.
+        inches: Width and height of each.
+
+    Yields:
+        Array of matplotlib axes, of shape (down * across,).
+    """
+    with matplotlib.rc_context(STYLE):
+        size = (inches[0] * across, inches[1] * down)
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure.subplots(down, across, squeeze=False).ravel()
         _save(figure, path)
 
 

@@ -1,0 +1,44 @@
+"""Configuration of a search, free of Keras so that the command can show it."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from brainslices.config import expect
+
+__all__ = ["OBJECTIVES", "SearchConfig"]
+
+# Objective -> which way is better.
+OBJECTIVES = {"val_rate_distortion": "min", "val_ssim_foreground": "max"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What is searched for, and how."""
+
+    space: str = "codebook"
+    """What may vary: `codebook`, `full`, or a Python file with a function `space(hp)`."""
+    fix: tuple[str, ...] = ()
+    """Dimensions that keep one value: num_embeddings=512 downsampling=8 ..."""
+    tuner: Literal["bayesian", "hyperband", "random"] = "bayesian"
+    """Algorithm of keras-tuner that chooses the trials."""
+    objective: Literal["val_rate_distortion", "val_ssim_foreground"] = "val_rate_distortion"
+    """Score of a trial, on validation: (1 - ssim_foreground) + rate_weight * bits per pixel, or
+    ssim_foreground alone, which trains no prior and prefers the largest grid."""
+    rate_weight: float = 2.0
+    """What a bit per pixel costs against 1 of ssim_foreground."""
+    trials: int = 20
+    """Configurations to try."""
+    epochs: int = 6
+    """Passes of each VQ-VAE over the training slices; the most of them with hyperband."""
+    prior_epochs: int = 8
+    """Passes of each trial's small prior over the codes."""
+    seed: int = 0
+    """Fixes which configurations are tried, and every training."""
+
+    def __post_init__(self):
+        for name in ("trials", "epochs", "prior_epochs"):
+            expect(self, name, lambda value: value >= 1, "at least 1")
+        expect(self, "rate_weight", lambda value: 0 < value < math.inf, "a positive number")
+        expect(self, "objective", OBJECTIVES.__contains__, "one of " + ", ".join(OBJECTIVES))
+        expect(self, "seed", lambda value: 0 <= value < 2**31, "from 0 to 2**31 - 1")

@@ -1,0 +1,167 @@
+"""One trial of a search: both stages trained in short, and what came of them."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+from keras_tuner import HyperParameters
+
+import pixelcnn.training
+import vqvae.training
+from brainslices.archive import SliceArchive
+from brainslices.code_grids import CodeGrids, entropy
+from brainslices.errors import InputError
+from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
+from pixelcnn.model import PixelCNN
+from tuning.config import SearchConfig
+from tuning.spaces import declare, load_space
+from vqvae.codes import code_grids
+from vqvae.config import VQVAEConfig, VQVAETraining
+
+__all__ = ["METRICS", "check", "configuration", "folder_of", "run_trial"]
+
+# The prior that tells what codes cost: small, and the same for all trials.
+PRIOR = dataclasses.replace(DEFAULT_MODEL, channels=48, layers=5, attention_layers=0)
+PRIOR_TRAINING = dataclasses.replace(DEFAULT_TRAINING, variants=0, warmup_steps=50, average=0.98)
+METRICS = (
+    "val_rate_distortion",
+    "val_ssim_foreground",
+    "val_ssim",
+    "bits_per_pixel_prior",
+    "bits_per_pixel_order_0",
+    "bits_per_pixel_raw",
+    "nats_per_code",
+    "perplexity",
+    "codebook_usage",
+    "epochs",
+    "seconds",
+)
+"""What is known of a finished trial; the rate under a prior only where the objective wants it."""
+
+
+def configuration(
+    config: SearchConfig, values: dict | None = None
+) -> tuple[VQVAEConfig, VQVAETraining]:
+    """The configuration of some values of the space, as it would be trained in full.
+
+    Args:
+        config: the search.
+        values: name -> value; those that are missing, or all, are the defaults.
+    """
+    space = load_space(config.space)
+    hp: HyperParameters = declare(space, config.fix)
+    names = {dimension.name for dimension in hp.space}
+    hp.values.update({name: each for name, each in (values or {}).items() if name in names})
+    return space(hp)
+
+
+def folder_of(out: Path, config: SearchConfig, values: dict) -> Path:
+    """Folder of a configuration's runs; two trials of the same share it, and its trainings."""
+    model, training = (dataclasses.asdict(each) for each in configuration(config, values))
+    del training["epochs"]
+    told = json.dumps([model, training], sort_keys=True)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+    return Path(out) / "runs" / f"{model['num_embeddings']:04d}-codes-{digest}"
+
+
+def run_trial(data: Path, out: Path, config: SearchConfig, values: dict) -> dict[str, float]:
+    """Train the VQ-VAE of some values and, if its rate is asked for, a small prior on its codes.
+
+    What was trained before is gone on with.
+
+    Args:
+        data: the archive's folder.
+        out: the search's folder.
+        config: the search.
+        values: of the space; with hyperband also the epochs of this trial.
+
+    Returns:
+        `METRICS`.
+
+    Raises:
+        InputError: if a training fails.
+    """
+    from filelock import FileLock
+
+    folder = folder_of(out, config, values)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, training = configuration(config, values)
+    epochs = values.get("tuner/epochs", config.epochs)
+    with FileLock(folder / ".lock"):  # another worker may have come to the same configuration
+        scores = vqvae.training.train(
+            data, folder / "vqvae", model, _shortened(training, epochs, config.seed)
+        )
+        grids = code_grids(folder / "vqvae", data, 0)
+        found = _scores(scores, grids, config)
+        if config.objective == "val_rate_distortion":
+            found |= _rate(folder, grids, config)
+            distortion = 1 - found["val_ssim_foreground"]
+            cost = config.rate_weight * found["bits_per_pixel_prior"]
+            found["val_rate_distortion"] = distortion + cost
+    if not math.isfinite(found[config.objective]):
+        raise InputError(f"{config.objective} is {found[config.objective]}.")
+    return {name: float(found[name]) for name in METRICS if name in found}
+
+
+def _shortened(training, epochs, seed):
+    """A training of fewer epochs; its warm-up keeps its share."""
+    warmup = round(training.warmup_steps * min(1, epochs / training.epochs))
+    return dataclasses.replace(training, epochs=epochs, warmup_steps=warmup, seed=seed)
+
+
+def _scores(scores, grids: CodeGrids, config):
+    codes, pixels = grids.splits["train"].codes, math.prod(grids.image_shape)
+    nats = entropy(codes, grids.num_embeddings) * math.prod(grids.grid_shape)
+    return {
+        "val_ssim_foreground": scores["ssim_foreground"],
+        "val_ssim": scores["ssim"],
+        "bits_per_pixel_order_0": nats / math.log(2) / pixels,
+        "bits_per_pixel_raw": scores["bits_per_pixel_raw"],
+        "perplexity": scores["perplexity"],
+        "codebook_usage": scores["train_codebook_usage"],
+        "epochs": scores["epochs"],
+        "seconds": scores["seconds"],
+    }
+
+
+def _rate(folder, grids, config):
+    """What the codes cost on validation; a prior of other codes is in the way, and goes."""
+    name = f"prior-{grids.vqvae_hash[:8]}"
+    for other in folder.glob("prior-*"):
+        if other.name != name:
+            shutil.rmtree(other)
+    training = dataclasses.replace(PRIOR_TRAINING, epochs=config.prior_epochs, seed=config.seed)
+    costs = pixelcnn.training.train(grids, folder / name, PRIOR, training)
+    return {name: costs[name] for name in ("bits_per_pixel_prior", "nats_per_code")}
+
+
+def check(data: Path, config: SearchConfig) -> dict:
+    """Build what a trial would train, once, so that no mistake waits for the first trial.
+
+    Args:
+        data: the archive's folder.
+        config: the search.
+
+    Returns:
+        What makes two searches the same: archive, space, and the defaults' configuration.
+
+    Raises:
+        InputError: if the archive, the space or a fixed value cannot be used.
+    """
+    archive = SliceArchive.open(data)
+    for split in ("train", "validate"):
+        archive.rows_of(split)
+    hp = declare(load_space(config.space), config.fix)
+    model, training = configuration(config)
+    built = vqvae.training.build_model(archive, archive.rows_of("train")[:1], model, config.seed)
+    PixelCNN(built.code_grid_shape, model.num_embeddings, **dataclasses.asdict(PRIOR)).build()
+    defaults = [dataclasses.asdict(each) for each in (model, training)]
+    dimensions = [each["config"] for each in hp.get_config()["space"]]
+    # As JSON gives it back, to be compared with what it gave.
+    told = json.dumps(
+        {"archive_hash": archive.content_hash, "space": dimensions, "defaults": defaults}
+    )
+    return json.loads(told)

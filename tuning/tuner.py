@@ -1,0 +1,155 @@
+"""keras-tuner's search, made to outlive a process killed at any moment.
+
+Its algorithms are used as they are. What is added: files that are whole or not there, state that
+is complete, and trials that run in processes of their own.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import keras_tuner
+import numpy as np
+from keras_tuner.engine.base_tuner import BaseTuner
+
+from brainslices.errors import InputError
+from brainslices.processes import CallFailed, call
+from brainslices.runs import write_json
+from tuning.config import OBJECTIVES, SearchConfig
+from tuning.records import TRIALS
+from tuning.spaces import declare, load_space
+from tuning.trial import folder_of, run_trial
+
+__all__ = ["Searcher", "make_oracle"]
+
+ORACLE_FILE = "oracle.json"
+# How often a killed trial goes on before it counts as failed, and how soon an idle worker asks.
+RETRIES, IDLE_S = 2, 0.5
+
+
+class _Durable:
+    """Mixin of an oracle whose state is never half written, and says all when read again."""
+
+    def save(self):
+        write_json(Path(self._get_oracle_fname()), self.get_state())
+
+    def _save_trial(self, trial):
+        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+
+    def reload(self):
+        super().reload()
+        # A trial's file is written before the oracle's: one that the oracle does not know yet will
+        # be made once more, the same. In a fixed order, as algorithms go by it.
+        self.trials = {name: self.trials[name] for name in sorted(self.start_order)}
+
+
+class _RandomSearch(_Durable, keras_tuner.oracles.RandomSearchOracle):
+    pass
+
+
+class _Hyperband(_Durable, keras_tuner.oracles.HyperbandOracle):
+    pass
+
+
+class _BayesianOptimization(_Durable, keras_tuner.oracles.BayesianOptimizationOracle):
+    def populate_space(self, trial_id):
+        # The generator of its restarts is no part of its state: each trial gets a new one.
+        self._random_state = np.random.RandomState([self.seed, int(trial_id)])
+        return super().populate_space(trial_id)
+
+
+def make_oracle(config: SearchConfig) -> keras_tuner.Oracle:
+    """keras-tuner's algorithm for a search, which has tried nothing yet.
+
+    Raises:
+        InputError: if the space or a fixed value cannot be used.
+    """
+    hp = declare(load_space(config.space), config.fix)
+    options = {
+        "objective": keras_tuner.Objective(config.objective, OBJECTIVES[config.objective]),
+        "hyperparameters": hp,
+        "tune_new_entries": False,
+        "allow_new_entries": False,
+        "seed": config.seed + 1,  # keras-tuner takes 0 for none
+        "max_consecutive_failed_trials": sys.maxsize,
+    }
+    if config.tuner == "hyperband":
+        # Brackets without end; the number of trials ends the search.
+        oracle = _Hyperband(max_epochs=config.epochs, hyperband_iterations=None, **options)
+        oracle.max_trials = config.trials
+    elif config.tuner == "bayesian":
+        free = len(hp.space) - len(config.fix)
+        first = max(2, min(3 * free, config.trials // 2))
+        oracle = _BayesianOptimization(
+            max_trials=config.trials, num_initial_points=first, **options
+        )
+    else:
+        oracle = _RandomSearch(max_trials=config.trials, **options)
+    oracle.verbose = 0
+    return oracle
+
+
+class Searcher(BaseTuner):
+    """Asks for trials and runs them, each in a process of its own; or, as the chief, deals them.
+
+    Which of them is told by keras-tuner's environment variables.
+
+    Args:
+        data: the archive's folder.
+        out: the search's folder, in which a search that was begun goes on.
+        config: the search.
+    """
+
+    def __init__(self, data: Path, out: Path, config: SearchConfig):
+        self.data, self.out, self.config = Path(data), Path(out), config
+        super().__init__(make_oracle(config), directory=str(out), project_name=TRIALS)
+
+    def _get_tuner_fname(self):
+        # Whether there is something to go on with; the tuner itself has no state.
+        return str(Path(self.project_dir) / ORACLE_FILE)
+
+    def save(self):
+        """Write the oracle's state, where the oracle is."""
+        if not self._is_worker():
+            self.oracle.save()
+
+    def reload(self):
+        """Read the oracle's state, where the oracle is."""
+        if not self._is_worker():
+            self.oracle.reload()
+
+    def pre_create_trial(self):
+        """Wait a little: an oracle that has nothing to try yet is asked again and again."""
+        time.sleep(IDLE_S)
+
+    def run_trial(self, trial):
+        """Train what a trial asks for.
+
+        Returns:
+            As `tuning.trial.run_trial`.
+
+        Raises:
+            FailedTrialError: if that fails, with the reason in one line.
+        """
+        values = trial.hyperparameters.values
+        words = (self.data, self.out, self.config, values)
+        log = folder_of(self.out, self.config, values) / "log.txt"
+        for left in reversed(range(RETRIES + 1)):
+            try:
+                return call(run_trial, *words, log=log)
+            except (InputError, CallFailed) as error:
+                reason, killed = " ".join(str(error).split()), getattr(error, "killed", False)
+            if not (killed and left):
+                break
+        raise keras_tuner.errors.FailedTrialError(reason)
+
+    def _run_and_update_trial(self, trial, *arguments, **options):
+        import grpc
+
+        try:
+            super()._run_and_update_trial(trial, *arguments, **options)
+        except grpc.RpcError as error:
+            # Not the trial's fault: it must not count as failed.
+            raise keras_tuner.errors.FatalRuntimeError(
+                f"the chief of the search no longer answers ({error.code().name})"
+            ) from error
