@@ -52,7 +52,8 @@ def spread_positions(
         raise InputError(f"`count` must be at least 1. Received: count={count}.")
     low, high = trained
     for position in asked:
-        if not low <= position <= high:
+        # In float32, as archives hold positions: 0.65 is a little more than 0.65 there.
+        if not np.float32(low) <= np.float32(position) <= np.float32(high):
             raise InputError(
                 f"`position` must be in the head as the prior knows it, from {low:g} (lowest) to "
                 f"{high:g} (highest). Received: position={position:g}."

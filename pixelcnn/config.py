@@ -50,7 +50,8 @@ class PixelCNNConfig:
         expect(self, "attention_layers", lambda value: 0 <= value <= self.layers, "0 to `layers`")
         divides = f"a divisor of channels={self.channels}"
         expect(self, "attention_heads", lambda value: self.channels % value == 0, divides)
-        expect(self, "position_frequencies", lambda value: value >= 0, "at least 0")
+        cosines = "0, or at least 2: the first cosine is constant"
+        expect(self, "position_frequencies", lambda value: value == 0 or value >= 2, cosines)
         expect(self, "dropout", lambda value: 0 <= value < 1, "at least 0 and under 1")
         expect(self, "scan", SCANS.__contains__, "one of " + ", ".join(SCANS))
 

@@ -33,7 +33,7 @@ class MaskedConv2D(layers.Conv2D):
         size: odd int, side of the square kernel of which the box is a part.
         stack: "vertical" or "horizontal".
         mask_type: "A" (first layer: hides the centre, in the vertical stack its row) or "B".
-        **kwargs: as `keras.layers.Conv2D`.
+        **kwargs: as `keras.layers.Layer`.
 
     Call arguments:
         inputs: float tensor of shape (batch, rows, cols, channels).
@@ -58,7 +58,10 @@ class MaskedConv2D(layers.Conv2D):
 
     def slide(self, inputs):
         """The convolution of rows that come with the `above` rows before them."""
-        return super().call(ops.pad(inputs, ((0, 0), (0, 0), self.sides, (0, 0))))
+        inputs = ops.pad(inputs, ((0, 0), (0, 0), self.sides, (0, 0)))
+        # The sampler calls this from outside a call, where Keras casts no weight by itself.
+        found = self.convolution_op(inputs, ops.cast(self.kernel, inputs.dtype))
+        return found + ops.cast(self.bias, inputs.dtype) if self.use_bias else found
 
     @property
     def matrix(self):
@@ -220,8 +223,9 @@ class RowAttention(layers.Layer):
             mask: bool array or tensor, broadcast to (queries, keys): where queries may look.
         """
         query, key, value = (self._split(part) for part in (query, key, value))
-        scores = ops.cast(query @ ops.swapaxes(key, -1, -2), "float32")
-        scores = ops.where(mask, scores / np.sqrt(query.shape[-1]).astype("float32"), -1e9)
+        # Scaled before the sum, which float16 might not hold.
+        scores = (query / query.shape[-1] ** 0.5) @ ops.swapaxes(key, -1, -2)
+        scores = ops.where(mask, ops.cast(scores, "float32"), -1e9)
         found = ops.cast(ops.softmax(scores), value.dtype) @ value
         found = ops.swapaxes(found, -3, -2)
         return self.mix(ops.reshape(found, (*ops.shape(found)[:-2], value.shape[-1] * self.heads)))
@@ -248,7 +252,8 @@ class Condition(layers.Layer):
     Args:
         grid_shape: (rows, cols).
         width: int, channels of the output.
-        frequencies: int, number of cosines; 0 leaves the position out.
+        frequencies: int, number of cosines, the first of which is constant; 0 leaves the position
+            out.
         **kwargs: as `keras.layers.Layer`.
 
     Call arguments:
@@ -259,7 +264,8 @@ class Condition(layers.Layer):
     """
 
     def __init__(self, grid_shape, width, frequencies, **kwargs):
-        super().__init__(**kwargs)
+        # float32 whatever the policy: the last cosines turn often.
+        super().__init__(autocast=False, **kwargs)
         self.grid_shape, self.width, self.frequencies = tuple(grid_shape), width, frequencies
         shared = {"activation": "silu", "dtype": self.dtype_policy}
         self.embed = layers.Dense(width, name="embed", **shared)
@@ -276,7 +282,6 @@ class Condition(layers.Layer):
         place = ops.cast(self.place, self.compute_dtype)
         place = ops.broadcast_to(place, (ops.shape(position)[0], *place.shape))
         if self.frequencies:
-            # float32 whatever the policy: the last cosines turn often.
             turns = ops.cast(position, "float32")[:, None] * np.arange(
                 self.frequencies, dtype="float32"
             )

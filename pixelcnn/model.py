@@ -42,7 +42,8 @@ class PixelCNN(keras.Model):
     """
 
     def __init__(self, grid_shape, num_embeddings, seed=0, dtype=None, name="pixelcnn", **config):
-        super().__init__(name=name, dtype=dtype)
+        # No autocast: positions stay float32 whatever the policy.
+        super().__init__(name=name, dtype=dtype, autocast=False)
         self.config = config = PixelCNNConfig(**config)
         self.grid_shape, self.num_embeddings = tuple(grid_shape), num_embeddings
         self.seed = seed
@@ -131,6 +132,7 @@ class PixelCNN(keras.Model):
         return -self.nats(codes, self({"codes": codes, "position": position}))
 
     def nats(self, codes, logits):
+        """Nats of each code, float32, given logits of shape (*codes.shape, num_embeddings)."""
         return keras.losses.sparse_categorical_crossentropy(codes, logits, from_logits=True)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -1,7 +1,8 @@
 """Cached exact sampling: every activation of the PixelCNN is computed once.
 
 The vertical stack advances a row at a time and the horizontal one a code at a time, inside one
-compiled loop; the codes are those that one full forward pass for each code would give.
+compiled loop; the codes are those that one full forward pass for each code would give, as long as
+no rounding of the last bits tips a draw.
 """
 
 import keras
@@ -27,8 +28,10 @@ __all__ = [
 UNKNOWN = -1
 # Grids drawn for each completion asked for, and grids drawn at a time.
 CANDIDATES, BATCH_SIZE = 8, 16
-# The largest share of a float32 sum that is still below the sum after rounding.
+# A share of a float32 sum that is safely below the sum after rounding.
 LARGEST_UNIFORM = 1 - 2**-22
+# Lower temperatures draw the likeliest code all the same, and float32 takes some of them for 0.
+COLDEST = 1e-30
 
 
 def uniform_noise(seed: int, samples: range, grid_shape: tuple[int, int]) -> np.ndarray:
@@ -52,10 +55,11 @@ def restrict(logits, temperature=1.0, top_k=None, top_p=None):
 
     Args:
         logits: float32 tensor of shape (batch, num_embeddings).
-        temperature: positive float or scalar tensor; towards 0 the likeliest code is drawn always.
-        top_k: int, how many of the likeliest codes may be drawn; None for all.
-        top_p: float or scalar tensor in (0, 1]: only the likeliest codes may be drawn that reach
-            this probability together; None for all.
+        temperature: positive float; towards 0 the likeliest code is drawn always.
+        top_k: int, how many of the likeliest codes may be drawn, and those as likely as the last of
+            them; None for all.
+        top_p: float in (0, 1]: only the likeliest codes may be drawn that reach this probability
+            together; None for all.
 
     Returns:
         float32 tensor of the same shape, at most 0.
@@ -64,7 +68,7 @@ def restrict(logits, temperature=1.0, top_k=None, top_p=None):
         Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
     """
     # At most 0, so that no temperature overflows.
-    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
+    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / max(temperature, COLDEST)
     if top_k is not None:
         least = ops.top_k(logits, top_k)[0][:, -1:]
         logits = ops.where(logits < least, -np.inf, logits)
@@ -97,7 +101,8 @@ def _outside_nucleus(logits, top_p):
     ordered = ops.flip(ops.sort(logits, axis=-1), axis=-1)
     probabilities = ops.softmax(ordered, axis=-1)
     before = ops.cumsum(probabilities, axis=-1) - probabilities
-    least = ops.min(ops.where(before < top_p, ordered, np.inf), axis=-1, keepdims=True)
+    inside = ops.logical_or(before < top_p, before == 0)  # the likeliest always
+    least = ops.min(ops.where(inside, ordered, np.inf), axis=-1, keepdims=True)
     return logits < least
 
 
@@ -107,9 +112,9 @@ class RowCache:
     All in scan order. Nothing is kept here but the weights and the condition; what the steps
     remember goes in and out of them.
 
-    A code's step is hundreds of operations so small that starting them is what takes the time, so
-    what blocks do alike is done once for all of them: the left half of their kernels, the biases of
-    their residual paths, and their skips.
+    A code's step is a hundred operations so small that starting them is what takes the time, so
+    what blocks do alike is done once for all of them: what their kernels see left of the centre,
+    the biases of their residual paths, and their skips.
 
     Args:
         model: a built `PixelCNN`.
@@ -122,30 +127,37 @@ class RowCache:
         self.channels, self.dtype = model.config.channels, model.compute_dtype
         self.condition = model.condition(position)
         first, blocks = model.first_horizontal, model.blocks
-        self.first = self._cast(first.matrix[: -self.channels])
+        self.first_left = self._cast(first.matrix[: -self.channels])
         # Kernel of each block: what lies left, all blocks together; and the centre.
         kernels = [self._cast(block.horizontal.matrix) for block in blocks]
         self.left = ops.stack([kernel[: -self.channels] for kernel in kernels])
         self.centre = [kernel[-self.channels :] for kernel in kernels]
         self.residual = [self._cast(block.residual.kernel) for block in blocks]
         self.skip = ops.concatenate([self._cast(block.skip.kernel) for block in blocks])
-        self.skip_bias = sum(self._cast(block.skip.bias) for block in blocks)
-        # What biases add to the features that each block sees, and to the last: (blocks + 1, 1, C).
+        self.skip_bias = self._cast(sum(block.skip.bias.value for block in blocks))
+        # The running features of `logits` are without biases; whoever reads those before a block,
+        # or after the last, adds what has gathered by then: (blocks + 1, 1, C).
         biases = [first.bias] + [block.residual.bias for block in blocks]
-        self.biases = ops.cumsum(ops.stack([self._cast(bias) for bias in biases]), axis=0)[:, None]
+        gathered = ops.cumsum(ops.stack([bias.value for bias in biases]), axis=0)
+        self.biases = self._cast(gathered)[:, None]
 
     def start(self):
-        """Memory before the first row: the last rows that each vertical layer has seen."""
+        """Memory before the first row: the last rows that each vertical layer has seen.
+
+        Tensors of shape (batch, rows above, cols, C), C the channels: for the first layer, which
+        sees embedded codes, and for each block.
+        """
         layers = [self.model.first_vertical] + [block.vertical for block in self.model.blocks]
         return tuple(self._zeros(layer.above, self.cols, self.channels) for layer in layers)
 
     def start_row(self):
         """Memory before the first code of a row.
 
-        The last codes embedded, the last features that the blocks have seen, all in one, and the
-        keys and values of each attention.
+        The last codes embedded, (batch, places * C); the last features that the blocks have seen,
+        biases included, (blocks, batch, places * C); and the keys and values of each attention,
+        (batch, cols, C) both. Places are those left of the centre of a kernel, side by side.
         """
-        codes = self._zeros(self.first.shape[0])
+        codes = self._zeros(self.first_left.shape[0])
         blocks, width = self.left.shape[:2]
         left = ops.zeros((blocks, self.batch, width), self.dtype)
         attended = tuple(
@@ -167,8 +179,9 @@ class RowCache:
             above: what each vertical layer has seen in the rows before.
 
         Returns:
-            What the row gives to the horizontal stack, (blocks, batch, cols, 2 * channels); and
-            the new `above`, but for the first layer's, whose codes are still to come.
+            What the row gives to the horizontal stack, (blocks, batch, cols, 2 * C), with that
+            one's biases and what gathered ones add to it; and the new `above`, but for the first
+            layer's, whose codes are still to come.
         """
         condition = ops.take(self.condition, row, axis=1)[:, None]
         unseen = self._zeros(1, self.cols, self.channels)
@@ -177,7 +190,8 @@ class RowCache:
         for number, (block, before) in enumerate(zip(self.model.blocks, above[1:], strict=True)):
             rows = ops.concatenate([before, features], axis=1)
             wide = block.vertical.slide(rows) + block.from_condition(condition)
-            bias = self._cast(block.horizontal.bias) + self.biases[number] @ self.centre[number]
+            bias = self._cast(block.horizontal.bias)
+            bias += (self.biases[number] @ self.centre[number])[0]
             given.append((block.from_vertical(wide) + bias)[:, 0])
             seen.append(rows[:, 1:])
             features = features + gate(wide)
@@ -188,14 +202,14 @@ class RowCache:
 
         Args:
             row, col: int scalar tensors, the code's place.
-            given: what the vertical stack gives to this place, (blocks, batch, 2 * channels).
+            given: what `vertical` gave for this place, (blocks, batch, 2 * C).
             memory: as `start_row`; its codes are those on the left, up to the code before.
 
         Returns:
             float32 logits (batch, num_embeddings), and the new `memory`, but for its codes.
         """
         codes, left, attended = memory
-        features, given = codes @ self.first, ops.unstack(given + left @ self.left)
+        features, given = codes @ self.first_left, ops.unstack(given + left @ self.left)
         seen, gated, kept = [], [], []
         for number, (centre, residual) in enumerate(zip(self.centre, self.residual, strict=True)):
             seen.append(features)

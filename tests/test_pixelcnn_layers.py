@@ -195,3 +195,13 @@ def test_layers_keep_keras_s_contract(layer, widths, tmp_path):
         keras.backend.standardize_dtype(each.dtype) == "bfloat16"
         for each in keras.tree.flatten(mixed(*values))
     )
+
+
+def test_positions_keep_float32_in_mixed_precision():
+    layer = Condition((1, 1), 8, 8, dtype="mixed_bfloat16")
+    layer.build((None,))
+    seen = []
+    layer.embed = lambda cosines: seen.append(np.asarray(cosines)) or np.zeros((1, 8), "float32")
+    for position in (0.9, 0.9005):  # one number in bfloat16
+        layer(np.float32([position]))
+    assert abs(seen[0] - seen[1]).max() > 1e-3

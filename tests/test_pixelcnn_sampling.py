@@ -58,9 +58,16 @@ def test_no_chance_draws_what_is_impossible():
 def test_temperature_towards_zero_is_argmax():
     logits = logits_of(50)
     uniform = np.random.default_rng(0).random(50).astype("float32")
-    for temperature in (1e-3, 1e-30):
+    for temperature in (1e-3, 1e-30, 1e-50):
         drawn = draw(restrict(logits, temperature), uniform)
         np.testing.assert_array_equal(drawn, logits.argmax(axis=1))
+
+
+def test_the_smallest_nucleus_is_the_likeliest_code():
+    logits = logits_of(50)
+    uniform = np.random.default_rng(0).random(50).astype("float32")
+    drawn = draw(restrict(logits, top_p=1e-50), uniform)
+    np.testing.assert_array_equal(drawn, logits.argmax(axis=1))
 
 
 def test_temperature_flattens_and_sharpens():
@@ -119,6 +126,24 @@ def test_cached_logits_are_the_full_forward_pass_s(changes):
             np.testing.assert_allclose(logits, full[:, row, col], atol=1e-4)
             memory = cache.see(memory, codes[:, row, col])
         above = cache.see_row(above, codes[:, row])
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (4, 1)], ids=str)
+@pytest.mark.parametrize("kernels", [(1, 1), (3, 5)], ids=str)
+def test_the_smallest_grids_and_a_single_sample(grid, kernels):
+    size, first = kernels
+    model = made(grid=grid, kernel_size=size, first_kernel_size=first)
+    drawn = Sampler(model)(POSITIONS[:1], uniform_noise(0, range(1), grid))
+    expected = model.log_prob(drawn["codes"], POSITIONS[:1])
+    np.testing.assert_allclose(drawn["log_prob"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_model_in_mixed_precision_samples(policy):
+    model = made(dtype=policy)
+    drawn = Sampler(model)(POSITIONS, uniform_noise(0, range(3), GRID))
+    expected = model.log_prob(drawn["codes"], POSITIONS)
+    np.testing.assert_allclose(drawn["log_prob"], expected, atol=0.3)
 
 
 @pytest.mark.parametrize(

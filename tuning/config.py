@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from brainslices.config import expect
+from brainslices.config import PRECISIONS, Precision, expect
 
 __all__ = ["OBJECTIVES", "SearchConfig"]
 
@@ -33,6 +33,8 @@ class SearchConfig:
     """Passes of each VQ-VAE over the training slices; the most of them with hyperband."""
     prior_epochs: int = 8
     """Passes of each trial's small prior over the codes."""
+    precision: Precision = "auto"
+    """Arithmetic of all trainings; `auto` is decided once, as the search begins."""
     seed: int = 0
     """Fixes which configurations are tried, and every training."""
 
@@ -41,4 +43,5 @@ class SearchConfig:
             expect(self, name, lambda value: value >= 1, "at least 1")
         expect(self, "rate_weight", lambda value: 0 < value < math.inf, "a positive number")
         expect(self, "objective", OBJECTIVES.__contains__, "one of " + ", ".join(OBJECTIVES))
+        expect(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
         expect(self, "seed", lambda value: 0 <= value < 2**31, "from 0 to 2**31 - 1")

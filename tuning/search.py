@@ -50,7 +50,7 @@ def search(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
     """
     if workers < 1:
         raise InputError(f"`workers` must be at least 1. Received: workers={workers}.")
-    with _held(data, out, config), _stoppable(out):
+    with _held(data, out, config) as config, _stoppable(out):
         crew = _Crew(data, out, config, workers)
         with shown(out, config, lambda values: folder_of(out, config, values), workers) as update:
             try:
@@ -82,14 +82,14 @@ def join(data: Path, out: Path, config: SearchConfig) -> str:
             f"{', '.join(missing)} must be set too: all of {', '.join(VARIABLES)}, or none."
         )
     if "chief" in os.environ[VARIABLES[0]]:
-        with _held(data, out, config), _stoppable(out):
+        with _held(data, out, config) as config, _stoppable(out):
             take_part(data, out, config)
             return write_report(out, config)
     _reach(os.environ[VARIABLES[1]], os.environ[VARIABLES[2]])
-    told = read_json(_description(out))
-    _require_same(out, told, _describe(data, config))
+    begun = read_json(_description(out))
+    _require_same(out, begun, _describe(data, config))
     with _stoppable(out):
-        take_part(data, out, config)
+        take_part(data, out, dataclasses.replace(config, precision=begun["precision"]))
     return f"Worker {os.environ[VARIABLES[0]]} is done: the search has ended."
 
 
@@ -207,8 +207,11 @@ def _reach(address, port):
 
 
 @contextlib.contextmanager
-def _held(data, out, config) -> Iterator[None]:
-    """Hold the search's folder, after all that was asked for has been checked."""
+def _held(data, out, config) -> Iterator[SearchConfig]:
+    """Hold the search's folder, after all that was asked for has been checked.
+
+    Yields the configuration with the precision that the search was begun in.
+    """
     from filelock import FileLock, Timeout
 
     description, path = _describe(data, config), _description(out)
@@ -217,9 +220,11 @@ def _held(data, out, config) -> Iterator[None]:
     try:
         with FileLock(Path(out) / ".lock", blocking=False):
             if path.exists():
-                _require_same(out, read_json(path), description)
+                begun = read_json(path)
+                _require_same(out, begun, description)
+                description["precision"] = begun["precision"]
             write_json(path, description)
-            yield
+            yield dataclasses.replace(config, precision=description["precision"])
     except Timeout as error:
         raise InputError(
             f"{out} is in use by another search. Wait for it to end, or give another --out."

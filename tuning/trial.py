@@ -14,6 +14,7 @@ import vqvae.training
 from brainslices.archive import SliceArchive
 from brainslices.code_grids import CodeGrids, entropy
 from brainslices.errors import InputError
+from brainslices.precision import resolve_precision
 from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
 from pixelcnn.model import PixelCNN
 from tuning.config import SearchConfig
@@ -91,13 +92,13 @@ def run_trial(data: Path, out: Path, config: SearchConfig, values: dict) -> dict
     model, training = configuration(config, values)
     epochs = values.get("tuner/epochs", config.epochs)
     with FileLock(folder / ".lock"):  # another worker may have come to the same configuration
-        scores = vqvae.training.train(
-            data, folder / "vqvae", model, _shortened(training, epochs, config.seed)
-        )
+        short = _shortened(training, epochs, config)
+        scores = vqvae.training.train(data, folder / "vqvae", model, short)
         grids = code_grids(folder / "vqvae", data, 0)
         found = _scores(scores, grids, config)
         if config.objective == "val_rate_distortion":
-            found |= _rate(folder, grids, config)
+            costs = _rate(folder, grids, config)
+            found |= {**costs, "seconds": found["seconds"] + costs["seconds"]}
             distortion = 1 - found["val_ssim_foreground"]
             cost = config.rate_weight * found["bits_per_pixel_prior"]
             found["val_rate_distortion"] = distortion + cost
@@ -106,10 +107,14 @@ def run_trial(data: Path, out: Path, config: SearchConfig, values: dict) -> dict
     return {name: float(found[name]) for name in METRICS if name in found}
 
 
-def _shortened(training, epochs, seed):
+def _shortened(training, epochs, config):
     """A training of fewer epochs; its warm-up keeps its share."""
     warmup = round(training.warmup_steps * min(1, epochs / training.epochs))
-    return dataclasses.replace(training, epochs=epochs, warmup_steps=warmup, seed=seed)
+    return dataclasses.replace(training, epochs=epochs, warmup_steps=warmup, **_shared(config))
+
+
+def _shared(config):
+    return {"seed": config.seed, "precision": config.precision}
 
 
 def _scores(scores, grids: CodeGrids, config):
@@ -133,9 +138,9 @@ def _rate(folder, grids, config):
     for other in folder.glob("prior-*"):
         if other.name != name:
             shutil.rmtree(other)
-    training = dataclasses.replace(PRIOR_TRAINING, epochs=config.prior_epochs, seed=config.seed)
+    training = dataclasses.replace(PRIOR_TRAINING, epochs=config.prior_epochs, **_shared(config))
     costs = pixelcnn.training.train(grids, folder / name, PRIOR, training)
-    return {name: costs[name] for name in ("bits_per_pixel_prior", "nats_per_code")}
+    return {name: costs[name] for name in ("bits_per_pixel_prior", "nats_per_code", "seconds")}
 
 
 def check(data: Path, config: SearchConfig) -> dict:
@@ -146,7 +151,8 @@ def check(data: Path, config: SearchConfig) -> dict:
         config: the search.
 
     Returns:
-        What makes two searches the same: archive, space, and the defaults' configuration.
+        What makes two searches the same (archive, space, the defaults' configuration), and the
+        precision that `auto` comes to here.
 
     Raises:
         InputError: if the archive, the space or a fixed value cannot be used.
@@ -160,8 +166,7 @@ def check(data: Path, config: SearchConfig) -> dict:
     PixelCNN(built.code_grid_shape, model.num_embeddings, **dataclasses.asdict(PRIOR)).build()
     defaults = [dataclasses.asdict(each) for each in (model, training)]
     dimensions = [each["config"] for each in hp.get_config()["space"]]
+    precision, _ = resolve_precision(config.precision, max(model.channels))
+    told = {"archive_hash": archive.content_hash, "precision": precision}
     # As JSON gives it back, to be compared with what it gave.
-    told = json.dumps(
-        {"archive_hash": archive.content_hash, "space": dimensions, "defaults": defaults}
-    )
-    return json.loads(told)
+    return json.loads(json.dumps({**told, "space": dimensions, "defaults": defaults}))

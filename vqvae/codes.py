@@ -50,7 +50,9 @@ def code_grids(
         with run.lock():
             grids = _encode(run, archive, variants, batch_size)
             grids.save(run.code_grids_path)
-    return dataclasses.replace(grids, variants=grids.variants[:variants])
+    # The run may have been moved since the file was written.
+    found = {"vqvae_run": str(run.path.resolve()), "variants": grids.variants[:variants]}
+    return dataclasses.replace(grids, **found)
 
 
 def archive_of(run: Run, data: Path | None = None) -> SliceArchive:
