@@ -45,6 +45,7 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr")
 PICTURE_PATTERN = r"(?P<subject>case_\d+)_slice_(?P<slice>\d+)"
 VOLUME_PATTERN = r"(?P<subject>OAS\d_\d{4}|sub-[A-Za-z0-9]+)"  # OASIS and BIDS
 PICTURE_RULE = "8-bit grey values of the pictures, as they are"
+PHANTOMS = 64
 PHANTOM_RULE = "phantoms, drawn in 0..255"
 _MASK = re.compile(r"(^|[_.])f?seg([_.]|$)", re.IGNORECASE)
 _READERS, _READ_AHEAD = 4, 32
@@ -80,8 +81,8 @@ class SourceConfig:
     By default 0.45 0.65: in a skull-stripped head about the slab of the public release."""
     positions_mm: tuple[float, float] | None = None
     """The same in mm of the volume's world, instead of fractions."""
-    subjects: int = 64
-    """Number of phantoms."""
+    subjects: int | None = None
+    """About how many subjects to take, each split keeping its share: all by default, 64 phantoms."""
     grid_multiple: int = 8
     """The crop's sides are multiples of this, so that a model's downsampling divides them."""
     overwrite: bool = False
@@ -249,6 +250,7 @@ def _files(config: SourceConfig) -> _Source:
         fractions=config.fractions,
         seed=config.seed,
     )
+    records = _fewer(records, config)
     return _Source(
         items=records,
         read=lambda record: [(record, read_picture(root / record.source))],
@@ -262,6 +264,7 @@ def _volumes(config: SourceConfig, files: list[Path], root: Path) -> _Source:
 
     pattern = config.pattern or VOLUME_PATTERN
     named = _named(files, root, pattern, config.table, config.fractions, config.seed)
+    named = _fewer(named, config)
     count, size = config.slices or 32, config.size or (256, 256)
 
     def read(item: _Named) -> list[tuple[SliceRecord, np.ndarray]]:
@@ -287,7 +290,7 @@ def _phantoms(config: SourceConfig) -> _Source:
     _refuse_unused(config, "phantoms", ("pattern", "table", "positions", "positions_mm"))
     count, size = config.slices or 16, config.size or (128, 128)
     positions = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
-    names = [f"phantom_{subject:04d}" for subject in range(config.subjects)]
+    names = [f"phantom_{subject:04d}" for subject in range(config.subjects or PHANTOMS)]
     split_of = deal_subjects(names, config.fractions, config.seed)
 
     def read(subject: int) -> list[tuple[SliceRecord, np.ndarray]]:
@@ -308,6 +311,22 @@ def _phantoms(config: SourceConfig) -> _Source:
 
     order = sorted(range(len(names)), key=lambda n: SPLITS.index(split_of[names[n]]))
     return _Source(order, read, len(names) * count, PHANTOM_RULE)
+
+
+def _fewer(items, config):
+    """The items of some subjects, drawn by the seed: of each split its share, at least one."""
+    if config.subjects is None:
+        return items
+    of_split = defaultdict(set)
+    for item in items:
+        of_split[item.split].add(item.subject)
+    share = config.subjects / sum(map(len, of_split.values()))
+    chance, kept = np.random.default_rng(config.seed), set()
+    for split in SPLITS:
+        names = sorted(of_split[split])
+        count = min(len(names), max(1, round(share * len(names))))
+        kept |= {names[row] for row in chance.permutation(len(names))[:count]}
+    return [item for item in items if item.subject in kept]
 
 
 def _refuse_unused(config: SourceConfig, kind: str, names: Iterable[str]) -> None:

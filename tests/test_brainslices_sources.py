@@ -53,6 +53,19 @@ def splits_of(archive):
     return {record.subject: record.split for record in archive.index}
 
 
+def test_fewer_subjects_keep_the_splits_shares(tmp_path):
+    source = release(
+        tmp_path / "png", (("train", range(12)), ("validate", range(12, 15)), ("test", (15,)))
+    )
+    archive = make(tmp_path, source, subjects=8)
+    assert Counter(splits_of(archive).values()) == {"train": 6, "validate": 2, "test": 1}
+    assert len(archive.index) == 9 * 2
+    again = make_archive(SourceConfig(source=str(source), out=tmp_path / "again", subjects=8))
+    assert splits_of(again) == splits_of(archive)
+    whole = make_archive(SourceConfig(source=str(source), out=tmp_path / "all", subjects=99))
+    assert len(splits_of(whole)) == 16
+
+
 # Finding and naming
 
 
