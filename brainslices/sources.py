@@ -82,7 +82,7 @@ class SourceConfig:
     positions_mm: tuple[float, float] | None = None
     """The same in mm of the volume's world, instead of fractions."""
     subjects: int | None = None
-    """About how many subjects to take, each split keeping its share: all by default, 64 phantoms."""
+    """About how many subjects, each split keeping its share; all by default, and 64 phantoms."""
     grid_multiple: int = 8
     """The crop's sides are multiples of this, so that a model's downsampling divides them."""
     overwrite: bool = False

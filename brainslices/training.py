@@ -8,7 +8,7 @@ import json
 import signal
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,19 +23,29 @@ from brainslices.config import TrainingConfig, from_dict
 from brainslices.errors import InputError
 from brainslices.figures import training_figure
 from brainslices.precision import resolve_precision
-from brainslices.runs import Run, atomic_path, read_json
+from brainslices.runs import (
+    FORMAT_VERSION,
+    Run,
+    atomic_path,
+    environment,
+    file_hash,
+    read_json,
+    write_json,
+)
 
 __all__ = [
     "TrainingState",
     "averaged",
     "best_epoch",
     "compile_model",
+    "describe",
     "fit",
     "learning_rate",
     "load_state",
     "require_same",
     "resumed_precision",
     "save_state",
+    "train_run",
 ]
 
 # Within an epoch the state is saved this often: the most that a power cut can cost.
@@ -248,10 +258,76 @@ def fit(
     return state
 
 
+def train_run(
+    run: Run,
+    asked: dict,
+    kinds: Mapping[str, type],
+    goal: tuple[str, Literal["min", "max"]],
+    training: TrainingConfig,
+    facts: dict,
+    prepare: Callable[[], tuple[keras.Model, Batches, Batches]],
+    measure: Callable[[keras.Model, TrainingState], dict],
+) -> dict:
+    """Train in a run folder, or go on there: what both stages do around `fit`.
+
+    Args:
+        run: the folder, made if missing.
+        asked: what its `config.json` holds.
+        kinds: as `require_same`.
+        goal: `monitor` and `mode` of `fit`.
+        training: the training's configuration.
+        facts: for `environment.json`, beside precision and seed.
+        prepare: makes model, training batches and validation batches; called when policy and seeds
+            are set.
+        measure: the run's metrics, from the model and the last state.
+
+    Returns:
+        Those metrics, with the hash of the model that they are of.
+
+    Raises:
+        InputError: if the folder cannot be used; nothing is changed then. Or as `fit`.
+        KeyboardInterrupt: as `fit`.
+    """
+    require_same(run, asked, kinds)
+    with run.lock():
+        require_same(run, asked, kinds)  # it may have been begun while we looked
+        width = int(np.max(asked["model"]["channels"]))
+        policy, reason = resumed_precision(run, training, width)
+        keras.mixed_precision.set_dtype_policy(policy)
+        keras.utils.set_random_seed(training.seed)
+        model, batches, validation = prepare()
+        compile_model(model, training, batches.steps_per_epoch)
+        write_json(run.config_path, asked)
+        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed, **facts}
+        write_json(run.environment_path, environment(**facts))
+        state = fit(model, batches, validation, run, training, *goal)
+        metrics = {**measure(model, state), "model_hash": file_hash(run.model_path)}
+        write_json(run.metrics_path, metrics)
+    return metrics
+
+
 def best_epoch(state: TrainingState, monitor: str, mode: Literal["min", "max"]) -> int:
     """The first of the epochs, counted from 1, with the best score."""
     scores = np.asarray(state.history[monitor])
     return int(np.argmax(scores if mode == "max" else -scores)) + 1
+
+
+def describe(kind: str, config: object, training: TrainingConfig, **origin: object) -> dict:
+    """What a run's `config.json` holds.
+
+    Args:
+        kind: "vqvae" or "pixelcnn".
+        config: the model's dataclass.
+        training: the training's.
+        **origin: what it was made from: hashes, paths.
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "model": dataclasses.asdict(config),
+        "training": dataclasses.asdict(training),
+        **origin,
+    }
 
 
 def require_same(run: Run, asked: dict, kinds: Mapping[str, type]) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from brainslices.batches import Batches
@@ -12,25 +11,22 @@ from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_po
 from brainslices.errors import InputError
 from brainslices.metrics import bits_per_pixel_raw
 from brainslices.models import load_model
-from brainslices.runs import FORMAT_VERSION, Run, environment, file_hash, read_json, write_json
+from brainslices.runs import Run
 from brainslices.training import (
     TrainingState,
     best_epoch,
-    compile_model,
-    fit,
+    describe,
     require_same,
-    resumed_precision,
+    train_run,
 )
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
 from pixelcnn.model import PixelCNN
 
 __all__ = [
     "CodeBatches",
-    "Link",
     "build_model",
     "check_run",
     "cost",
-    "linked_vqvae",
     "load_pixelcnn",
     "summary",
     "train",
@@ -84,7 +80,7 @@ def check_run(path: Path, config: PixelCNNConfig, training: PixelCNNTraining) ->
     Raises:
         InputError: if the folder holds another training, or something else.
     """
-    require_same(Run(path), _asked(config, training), KINDS)
+    require_same(Run(path), describe("pixelcnn", config, training), KINDS)
 
 
 def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelCNNTraining) -> dict:
@@ -115,26 +111,20 @@ def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelC
             f"`variants` must be at most {len(grids.variants)}, as many as the code grids of "
             f"{grids.vqvae_run} hold. Received: variants={training.variants}. Encode more."
         )
-    run, asked = Run(path), _describe(grids, config, training)
-    require_same(run, asked, KINDS)
-    with run.lock():
-        require_same(run, asked, KINDS)  # it may have been begun while we looked
-        policy, reason = resumed_precision(run, training, config.channels)
-        keras.mixed_precision.set_dtype_policy(policy)
-        keras.utils.set_random_seed(training.seed)
+    run = Run(path)
+
+    def prepare():
         model = build_model(grids, config, training.seed)
         variants = grids.variants[: training.variants]
         batches = CodeBatches(grids.splits["train"], training.batch_size, training.seed, variants)
-        validation = CodeBatches(grids.splits["validate"], training.batch_size)
-        compile_model(model, training, batches.steps_per_epoch)
-        write_json(run.config_path, asked)
-        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
-        facts = environment(archive_hash=grids.archive_hash, **facts)
-        write_json(run.environment_path, facts)
-        state = fit(model, batches, validation, run, training, *GOAL)
-        metrics = _metrics(run, grids, state, training.batch_size)
-        write_json(run.metrics_path, metrics)
-    return metrics
+        return model, batches, CodeBatches(grids.splits["validate"], training.batch_size)
+
+    def measure(model, state):
+        return _metrics(run, grids, state, training.batch_size)
+
+    asked = describe("pixelcnn", config, training, **_origin(grids))
+    facts = {"archive_hash": grids.archive_hash}
+    return train_run(run, asked, KINDS, GOAL, training, facts, prepare, measure)
 
 
 def build_model(grids: CodeGrids, config: PixelCNNConfig, seed: int) -> PixelCNN:
@@ -159,65 +149,6 @@ def load_pixelcnn(run: Run) -> PixelCNN:
         InputError: if the run is of another kind or format, has no model yet, or a damaged one.
     """
     return load_model(run, "pixelcnn", PixelCNNConfig, dtype="float32")
-
-
-@dataclasses.dataclass(frozen=True)
-class Link:
-    """What ties a prior to the VQ-VAE whose codes it knows.
-
-    Args:
-        run: the VQ-VAE's run.
-        levels: float array of shape (n,), the positions of the training slices, rising.
-        facts: for the files that samples are told by: the hashes of both models, and what a code
-            costs on each split.
-    """
-
-    run: Run
-    levels: np.ndarray
-    facts: dict
-
-    @property
-    def positions(self) -> tuple[float, float]:
-        """Lowest and highest position of the training slices."""
-        return float(self.levels[0]), float(self.levels[-1])
-
-
-def linked_vqvae(run: Run, vqvae: Path | None = None) -> Link:
-    """Find the VQ-VAE that a prior was trained on.
-
-    Args:
-        run: the prior's run.
-        vqvae: the VQ-VAE's run folder, if it no longer lies where training found it.
-
-    Raises:
-        InputError: if it is not there, or holds another model than the one that made the codes.
-    """
-    config = run.open_config("pixelcnn")
-    missing = {"vqvae_hash", "vqvae_run", "positions"} - set(config)
-    if missing:
-        raise InputError(
-            f"{run.config_path} lacks {', '.join(sorted(missing))}. Restore it, or train into a "
-            "new --run."
-        )
-    found = Run(vqvae or config["vqvae_run"])
-    if not found.model_path.is_file():
-        raise InputError(
-            f"The prior of {run.path} knows codes of the VQ-VAE in {found.path}, but there is no "
-            f"{found.model_path.name} there. Give that VQ-VAE's folder as --vqvae."
-        )
-    model_hash = file_hash(found.model_path)
-    if model_hash != config["vqvae_hash"]:
-        raise InputError(
-            f"The prior of {run.path} knows codes of the VQ-VAE {config['vqvae_hash'][:12]} (made "
-            f"by run {config['vqvae_run']}), but {found.path} holds {model_hash[:12]}. Give the "
-            "run that made them as --vqvae, or train a prior on this one."
-        )
-    facts = {"vqvae_hash": model_hash, "prior_hash": file_hash(run.require_model())}
-    if run.metrics_path.is_file():
-        splits = read_json(run.metrics_path)["splits"]
-        facts |= splits.get("test", splits["validate"])
-        facts |= {f"nats_per_code_{name}": each["nats_per_code"] for name, each in splits.items()}
-    return Link(found, np.array(config["positions"]), facts)
 
 
 def cost(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) -> dict:
@@ -248,18 +179,8 @@ def _rates(nats, grids):
     }
 
 
-def _asked(config, training):
+def _origin(grids):
     return {
-        "format_version": FORMAT_VERSION,
-        "kind": "pixelcnn",
-        "model": dataclasses.asdict(config),
-        "training": dataclasses.asdict(training),
-    }
-
-
-def _describe(grids, config, training):
-    return {
-        **_asked(config, training),
         "archive_hash": grids.archive_hash,
         "vqvae_hash": grids.vqvae_hash,
         "vqvae_run": grids.vqvae_run,

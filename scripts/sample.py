@@ -64,8 +64,9 @@ def main(argv=None):
     with cli.hushed():
         from brainslices.archive import CropBox
         from brainslices.samples import spread_positions, summary, write_samples
+        from pixelcnn.link import linked_vqvae
         from pixelcnn.sampling import Sampler
-        from pixelcnn.training import linked_vqvae, load_pixelcnn
+        from pixelcnn.training import load_pixelcnn
         from vqvae.codes import archive_of
         from vqvae.reconstruction import load_vqvae
 

@@ -1,6 +1,7 @@
 """Fixtures: phantoms for every test, the real slices for those marked `real_data`."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from helpers import tiny_config, tiny_prior_config, tiny_prior_training, tiny_tr
 
 from brainslices.archive import SliceArchive, SliceRecord, write_archive
 from brainslices.phantom import phantom_slices
+from brainslices.runs import Run, read_json, write_json
 
 SUBJECTS, SLICES, SIDE = 8, 8, 64
 SPLIT_OF = ["train"] * 5 + ["validate"] * 2 + ["test"]
@@ -56,6 +58,16 @@ def trained_prior(trained_vqvae, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("prior") / "run"
     train(code_grids(trained_vqvae, variants=training.variants), path, config, training)
     return path
+
+
+@pytest.fixture
+def linked(trained_vqvae, trained_prior, tmp_path):
+    """Copies of both runs, the prior's pointing to its VQ-VAE's."""
+    vqvae = Run(shutil.copytree(trained_vqvae, tmp_path / "vqvae"))
+    prior = Run(shutil.copytree(trained_prior, tmp_path / "prior"))
+    config = read_json(prior.config_path)
+    write_json(prior.config_path, {**config, "vqvae_run": str(vqvae.path)})
+    return prior, vqvae
 
 
 @pytest.fixture(scope="session")

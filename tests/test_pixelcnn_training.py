@@ -10,35 +10,29 @@ import pytest
 from helpers import (
     ROOT,
     assert_bit_equal,
-    flags,
     python,
-    script_main,
     tiny_prior_config,
     tiny_prior_training,
     values,
 )
 
-from brainslices import cli
 from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.errors import InputError
-from brainslices.runs import FORMAT_VERSION, Run, read_json, write_json
+from brainslices.runs import FORMAT_VERSION, Run, read_json
 from brainslices.training import _Keeper, compile_model, load_state
 from pixelcnn.sampling import Sampler, uniform_noise
 from pixelcnn.training import (
     CodeBatches,
     build_model,
     cost,
-    linked_vqvae,
     load_pixelcnn,
     summary,
     train,
 )
-from vqvae.reconstruction import load_vqvae
 
 GRID, CODES = (4, 5), 8
 CONFIG = tiny_prior_config(first_kernel_size=3)
 TRAINING = tiny_prior_training(epochs=3, learning_rate=0.02, average=0.8, variants=2)
-COMMAND = ROOT / "scripts" / "train_pixelcnn.py"
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -172,7 +166,7 @@ def test_metrics_are_those_of_the_best_epoch(trained, grids):
     assert read_json(path / "metrics.json") == metrics
     rates = {"nats_per_code", "bits_per_slice", "bits_per_pixel_prior"}
     assert set(metrics) == rates | {
-        *("split", "epoch", "epochs", "splits", "seconds"),
+        *("split", "epoch", "epochs", "splits", "seconds", "model_hash"),
         *("bits_per_pixel_raw", "entropy", "entropy_by_position"),
     }
     assert list(metrics["splits"]) == ["train", "validate", "test"]
@@ -472,7 +466,7 @@ def test_training_draws_from_as_many_variants_as_asked(grids, tmp_path, monkeypa
     def begin(model, batches, validation, *_):
         raise Begun(batches, validation)
 
-    monkeypatch.setattr("pixelcnn.training.fit", begin)
+    monkeypatch.setattr("brainslices.training.fit", begin)
     with pytest.raises(Begun) as begun:
         go_on(Run(tmp_path / "run"), grids, variants=count)
     batches, validation = begun.value.args
@@ -481,180 +475,10 @@ def test_training_draws_from_as_many_variants_as_asked(grids, tmp_path, monkeypa
     assert (validation.split, validation.seed) == (grids.splits["validate"], None)
 
 
-# The tie to the VQ-VAE
-
-
-@pytest.fixture
-def linked(trained_vqvae, trained_prior, tmp_path):
-    """Copies of both runs, the prior's pointing to its VQ-VAE's."""
-    vqvae = Run(shutil.copytree(trained_vqvae, tmp_path / "vqvae"))
-    prior = Run(shutil.copytree(trained_prior, tmp_path / "prior"))
-    config = read_json(prior.config_path)
-    write_json(prior.config_path, {**config, "vqvae_run": str(vqvae.path)})
-    return prior, vqvae
-
-
-def test_prior_finds_its_vqvae_and_tells_both(linked, phantom_archive):
-    prior, vqvae = linked
-    link = linked_vqvae(prior)
-    assert link.run.path == vqvae.path
-    levels = np.unique([record.position for record in phantom_archive.index])
-    np.testing.assert_allclose(link.levels, levels, atol=1e-6)
-    assert link.positions == (0.0, 1.0)
-    splits = read_json(prior.metrics_path)["splits"]
-    assert link.facts["vqvae_hash"] == read_json(prior.config_path)["vqvae_hash"]
-    assert link.facts["prior_hash"] != link.facts["vqvae_hash"]
-    for name in ("train", "validate", "test"):
-        assert link.facts[f"nats_per_code_{name}"] == splits[name]["nats_per_code"]
-
-
-def test_vqvae_that_moved_is_found_where_told(linked, tmp_path):
-    prior, vqvae = linked
-    vqvae.path.rename(tmp_path / "moved")
-    with pytest.raises(InputError) as caught:
-        linked_vqvae(prior)
-    assert str(vqvae.path) in str(caught.value)
-    assert "Give that VQ-VAE's folder as --vqvae." in str(caught.value)
-    assert linked_vqvae(prior, tmp_path / "moved").run.path == tmp_path / "moved"
-
-
-def test_another_vqvae_is_refused_by_both_hashes(linked):
-    prior, vqvae = linked
-    model_hash = linked_vqvae(prior).facts["vqvae_hash"]
-    model = load_vqvae(vqvae)
-    model.set_weights([weights + 0.1 for weights in model.get_weights()])
-    model.save(vqvae.model_path)
-    with pytest.raises(InputError) as caught:
-        linked_vqvae(prior)
-    assert f"codes of the VQ-VAE {model_hash[:12]}" in str(caught.value)
-    assert f"{vqvae.path} holds" in str(caught.value)
-    assert "train a prior on this one" in str(caught.value)
-
-
-def test_prior_that_has_not_scored_yet_is_linked(linked):
-    """A training that was stopped after an epoch has a model, and no metrics."""
-    prior, _ = linked
-    prior.metrics_path.unlink()
-    assert set(linked_vqvae(prior).facts) == {"vqvae_hash", "prior_hash"}
-
-
 def test_run_without_a_finished_epoch_has_no_prior(run):
     run.model_path.unlink()
     with pytest.raises(InputError, match=f"Run {run.path} has no model.keras: no epoch"):
         load_pixelcnn(run)
-
-
-# The command
-
-
-@pytest.fixture(scope="module")
-def command():
-    """Runs the command in this process."""
-    main = script_main(COMMAND)
-    return lambda *words: cli.run(lambda: main([str(word) for word in words]))
-
-
-def words(config=CONFIG, training=None):
-    training = training or tiny_prior_training(epochs=1)
-    return [*flags(config), *flags(training)]
-
-
-def test_command_encodes_trains_and_goes_on(linked, command, tmp_path, monkeypatch, capsys):
-    vqvae = linked[1]
-    vqvae.code_grids_path.unlink()
-    run = Run(tmp_path / "run")
-    asked = ["--vqvae", vqvae.path, "--run", run.path, *words()]
-    with monkeypatch.context() as patch:
-        patch.setattr(_Keeper, "on_train_batch_end", interrupts([(0, 2)]))
-        assert command(*asked) == 130
-    assert f"stopped. State saved in {run.path} after epoch 0, step 3" in capsys.readouterr().err
-    assert CodeGrids.load(vqvae.code_grids_path).variants.shape[:2] == (1, 40)
-    assert command(*asked) == 0
-    out, err = capsys.readouterr()
-    assert out.splitlines()[-2].startswith("best epoch 1 of 1")
-    assert out.splitlines()[-1] == (
-        f"{run.path}: model.keras, history.csv, metrics.json, figures/training.png"
-    )
-    assert "error" not in err
-    assert read_json(run.config_path)["vqvae_run"] == str(vqvae.path)
-    assert command(*asked, "--layers", "3") == 2
-    assert "layers=2 (asked: 3)" in capsys.readouterr().err
-
-
-def refused(command, capsys, *asked):
-    """The one line that a refused command says."""
-    capsys.readouterr()
-    assert command(*asked) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
-
-
-def test_command_refuses_what_is_no_vqvae(linked, command, tmp_path, capsys):
-    prior, vqvae = linked
-    out = ["--run", tmp_path / "run", *words()]
-    message = refused(command, capsys, "--vqvae", tmp_path / "absent", *out)
-    assert f"{tmp_path / 'absent'} is not a run folder" in message
-    assert "kind 'pixelcnn'; expected 'vqvae'" in refused(
-        command, capsys, "--vqvae", prior.path, *out
-    )
-    vqvae.model_path.unlink()
-    message = refused(command, capsys, "--vqvae", vqvae.path, *out)
-    assert f"Run {vqvae.path} has no model.keras: no epoch has finished yet" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_command_refuses_an_archive_that_is_gone(linked, command, tmp_path, capsys):
-    vqvae = linked[1]
-    vqvae.code_grids_path.unlink()
-    facts = read_json(vqvae.environment_path)
-    write_json(vqvae.environment_path, {**facts, "archive": str(tmp_path / "gone")})
-    asked = ["--vqvae", vqvae.path, "--run", tmp_path / "run", *words()]
-    message = refused(command, capsys, *asked)
-    assert f"{tmp_path / 'gone'}, which is no longer there. Give its new place as --data" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_command_refuses_a_folder_with_other_things(linked, command, tmp_path, capsys):
-    prior, vqvae = linked
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("words")
-    asked = ["--vqvae", vqvae.path, *words()]
-    message = refused(command, capsys, *asked, "--run", tmp_path / "thesis")
-    assert "thesis holds other things (chapter.txt)" in message
-    before = contents(vqvae.path)
-    message = refused(command, capsys, *asked, "--run", vqvae.path)
-    assert "kind 'vqvae'; expected 'pixelcnn'" in message
-    assert contents(vqvae.path) == before
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        (["--channels", "0"], "channels=0"),
-        (["--kernel-size", "4"], "kernel_size=4"),
-        (["--dropout", "1"], "dropout=1"),
-        (["--variants", "-1"], "variants=-1"),
-        (["--attention-heads", "3"], "attention_heads=3"),
-        (["--epochs", "0"], "epochs=0"),
-    ],
-)
-def test_command_refuses_values_that_make_no_prior(
-    command, linked, tmp_path, capsys, changes, named
-):
-    asked = ["--vqvae", linked[1].path, "--run", tmp_path / "run", *words(), *changes]
-    capsys.readouterr()
-    try:
-        status = command(*asked)
-    except SystemExit as stopped:  # the parser says so itself, in a frame
-        status = stopped.code
-    assert status == 2
-    err = capsys.readouterr().err
-    assert named in err
-    assert "Traceback" not in err
-    assert not (tmp_path / "run").exists()
 
 
 # JAX, in a process of its own

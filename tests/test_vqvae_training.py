@@ -73,7 +73,7 @@ def test_metrics_are_those_of_the_best_epoch(trained):
     assert set(metrics) == {
         *("split", "epoch", "epochs", "loss", "reconstruction_loss", "quantizer_loss"),
         *("ssim", "ssim_foreground", "perplexity", "codebook_usage"),
-        *("bits_per_pixel_raw", "train_codebook_usage", "seconds"),
+        *("bits_per_pixel_raw", "train_codebook_usage", "seconds", "model_hash"),
     }
     assert (metrics["split"], metrics["epochs"]) == ("validate", 2)
     assert metrics["epoch"] == int(best["epoch"])

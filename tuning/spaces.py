@@ -122,16 +122,16 @@ def _fixed(words, dimensions):
             f"Received: {words!r}."
         )
     dimension = dimensions[name]
-    if hasattr(dimension, "values"):
-        for value in dimension.values:
-            if str(value) == text or _number(text) == value:
-                return name, value
-        wanted = f"one of {', '.join(map(str, dimension.values))}"
-    else:
+    if hasattr(dimension, "min_value"):
         value = _number(text)
         if value is not None and dimension.min_value <= value <= dimension.max_value:
             return name, type(dimension.default)(value)
         wanted = f"from {dimension.min_value} to {dimension.max_value}"
+    else:
+        for value in dimension.values:
+            if str(value) == text or _number(text) == value:
+                return name, value
+        wanted = f"one of {', '.join(map(str, dimension.values))}"
     raise InputError(f"`{name}` must be {wanted} in this space. Received: {words!r}.")
 
 

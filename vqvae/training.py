@@ -3,21 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
 from brainslices.metrics import mean_image
-from brainslices.runs import FORMAT_VERSION, Run, atomic_path, environment, write_json
-from brainslices.training import (
-    TrainingState,
-    best_epoch,
-    compile_model,
-    fit,
-    require_same,
-    resumed_precision,
-)
+from brainslices.runs import Run, atomic_path
+from brainslices.training import TrainingState, best_epoch, describe, train_run
 from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.model import VQVAE
 
@@ -50,32 +42,21 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) 
     train_rows, validation_rows = archive.rows_of("train"), archive.rows_of("validate")
     _ = archive.images  # a damaged file is found before anything is written
     run = Run(path)
-    asked = _describe(archive, config, training)
-    require_same(run, asked, KINDS)
-    with run.lock():
-        require_same(run, asked, KINDS)  # it may have been begun while we looked
-        policy, reason = resumed_precision(run, training, max(config.channels))
-        keras.mixed_precision.set_dtype_policy(policy)
-        keras.utils.set_random_seed(training.seed)
+
+    def prepare():
         model = build_model(archive, train_rows, config, training.seed)
         batches = SliceBatches(
             archive, train_rows, training.batch_size, training.seed, training.mirror
         )
-        validation = SliceBatches(archive, validation_rows, training.batch_size)
-        compile_model(model, training, batches.steps_per_epoch)
-        write_json(run.config_path, asked)
-        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed}
-        facts |= {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
-        facts = environment(**facts)
-        write_json(run.environment_path, facts)
         with atomic_path(run.mean_image_path) as temporary:
             np.save(temporary, mean_image(archive))
         if config.kmeans_init and not run.state_path.exists():
             _start_codebook(model, batches)
-        state = fit(model, batches, validation, run, training, *GOAL)
-        metrics = _metrics(model, state)
-        write_json(run.metrics_path, metrics)
-    return metrics
+        return model, batches, SliceBatches(archive, validation_rows, training.batch_size)
+
+    asked = describe("vqvae", config, training, archive_hash=archive.content_hash)
+    facts = {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
+    return train_run(run, asked, KINDS, GOAL, training, facts, prepare, _metrics)
 
 
 def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:
@@ -126,16 +107,6 @@ def _start_codebook(model, batches):
     latents = np.concatenate(latents)
     if len(latents) >= model.config.num_embeddings:
         model.quantizer.initialize_codebook(latents[:wanted])
-
-
-def _describe(archive, config, training):
-    return {
-        "format_version": FORMAT_VERSION,
-        "kind": "vqvae",
-        "archive_hash": archive.content_hash,
-        "model": dataclasses.asdict(config),
-        "training": dataclasses.asdict(training),
-    }
 
 
 def _metrics(model, state: TrainingState) -> dict:
