@@ -418,7 +418,7 @@ def _read_facts(folder: Path) -> dict:
     if not path.is_file():
         raise InputError(
             f"{folder} is no slice archive: it has no archive.json. Make one with "
-            f"`python scripts/prepare_data.py --source PATH --out {folder}`."
+            f"`python scripts/prepare_data.py --source PATH --out FOLDER`, and give that FOLDER."
         )
     try:
         facts = json.loads(path.read_text("utf-8"))

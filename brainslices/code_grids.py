@@ -4,7 +4,6 @@
 was trained on, and says by hash which model made them of which archive.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from brainslices.archive import SPLITS
-from brainslices.errors import InputError
+from brainslices.errors import DAMAGE, InputError
 from brainslices.runs import atomic_path
 
 __all__ = ["CodeGrids", "SplitCodes", "entropy", "entropy_by_position"]
@@ -141,7 +140,7 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return dict(file)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} cannot be read ({error}). {MEND}") from error
 
 

@@ -85,6 +85,8 @@ def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
         InputError: if a key is unknown (the nearest known one is named) or missing, or a value is
             of another type than its field or out of its range.
     """
+    if not isinstance(values, dict):
+        raise InputError(f"{source} must hold objects of names and values. Received: {values!r}.")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:

@@ -1,6 +1,16 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and those that it stands for."""
 
-__all__ = ["InputError"]
+import tokenize
+import zipfile
+import zlib
+
+__all__ = ["DAMAGE", "InputError"]
+
+DAMAGE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What NumPy, zipfile and Keras raise for a damaged .npz or .keras file."""
 
 
 class InputError(ValueError):

@@ -5,7 +5,7 @@ import zipfile
 import keras
 
 from brainslices.config import from_dict
-from brainslices.errors import InputError
+from brainslices.errors import DAMAGE, InputError
 from brainslices.runs import Run
 
 __all__ = ["load_model"]
@@ -32,8 +32,10 @@ def load_model(run: Run, kind: str, config_kind: type, dtype: str | None = None)
             model = type(trained).from_config({**trained.get_config(), "dtype": dtype})
             model.build_from_config(trained.get_build_config())
             model.set_weights(trained.get_weights())
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         reason = str(error).strip().partition("\n")[0]
+        if not zipfile.is_zipfile(path):
+            reason = "it is no whole .keras file"
         raise InputError(
             f"{path} cannot be loaded: it is damaged, or of another version ({reason}). Restore "
             "it, or train again into a new --run."

@@ -88,7 +88,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         for parent in made:
             with contextlib.suppress(OSError):  # not there, or meanwhile somebody else's too
                 parent.rmdir()
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        named = isinstance(error, OSError) and str(error.filename or partial)
+        if named and error.errno and named.startswith(str(partial)):
             error.filename = str(folder)
         raise
 
@@ -158,7 +159,7 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}). Restore or remove it.") from error
+        raise InputError(f"{path} is not valid JSON ({error}). Restore it.") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object. Received: {type(value).__name__}.")
     return value
@@ -268,8 +269,13 @@ class Run:
         """Path of the trained model.
 
         Raises:
-            InputError: if no epoch of the run has finished yet.
+            InputError: if no epoch of the run has finished yet, or the file is gone.
         """
+        if not self.model_path.is_file() and self.history_path.is_file():
+            raise InputError(
+                f"Run {self.path} has finished epochs, but its model.keras is gone. Restore it, or "
+                "train into a new --run."
+            )
         if not self.model_path.is_file():
             raise InputError(
                 f"Run {self.path} has no model.keras: no epoch has finished yet. "

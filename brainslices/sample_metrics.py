@@ -20,6 +20,7 @@ from brainslices.progress import bar, track
 
 __all__ = [
     "QUANTILES",
+    "check_comparable",
     "evaluate_samples",
     "features",
     "foreground_area",
@@ -305,6 +306,25 @@ def matched_rows(
     return np.array(chosen, "int64")
 
 
+def check_comparable(positions: Sequence[float], archive: SliceArchive, seed: int = 0) -> None:
+    """Refuses samples that `evaluate_samples` could not measure, before they are drawn.
+
+    Args:
+        positions: the position each is to be sampled at, float array of shape (n,).
+        archive: the slice archive whose training slices the models saw.
+        seed: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    if len(positions) < 2:
+        raise InputError(f"Samples are measured from 2 on. Received: {len(positions)}.")
+    matched_rows(archive, "test", positions, seed)
+    rows = matched_rows(archive, "train", positions, seed)
+    _level_pairs(positions, None, 1, seed)
+    _level_pairs(positions, [archive.index[row].subject for row in rows], 1, seed)
+
+
 def evaluate_samples(
     images: np.ndarray, positions: Sequence[float], archive: SliceArchive, *, seed: int = 0
 ) -> dict:
@@ -413,10 +433,12 @@ def _level_pairs(positions, subjects, pairs, seed):
     found = np.argwhere(np.triu(level, k=1))
     if not len(found):
         whose = "" if subjects is None else " of two subjects"
+        mend = "Sample more slices, or several at one position"
+        if subjects is not None:
+            mend += ", or make an archive of more subjects"
         raise InputError(
             f"Diversity wants at least two slices{whose} at one level of the head (positions at "
-            f"most 1/64 apart). Received: {len(positions)} slices without such a pair. Sample "
-            "more slices, or several at one position."
+            f"most 1/64 apart). Received: {len(positions)} slices without such a pair. {mend}."
         )
     generator = np.random.default_rng(seed)
     return generator.permutation(found)[:pairs]

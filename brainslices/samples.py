@@ -10,7 +10,7 @@ from brainslices.archive import CropBox, SliceArchive
 from brainslices.errors import InputError
 from brainslices.figures import contact_sheet
 from brainslices.runs import atomic_folder, require_output, write_json
-from brainslices.sample_metrics import evaluate_samples, nearest_train
+from brainslices.sample_metrics import check_comparable, evaluate_samples, nearest_train
 
 __all__ = ["FILES", "spread_positions", "summary", "write_samples"]
 
@@ -99,30 +99,43 @@ def write_samples(
     """
     out = Path(out).resolve()
     require_output(out, FILES, "sampling")
+    if evaluate:
+        check_comparable(positions, archive, facts["seed"])
     with atomic_folder(out) as new:
         # Positions rise: those shown are taken from all over, not from the lowest alone.
         shown = np.linspace(0, len(positions) - 1, min(len(positions), SHOWN)).round().astype(int)
         # Pictures are measured all together; else no more are kept than the sheet shows.
         kept = np.arange(len(positions)) if evaluate else shown
         codes, log_prob, images = _write_pictures(new / "slices", drawn, decode, positions, kept)
-        found, metrics = None, {"samples": len(codes), **facts}
-        metrics["nats_per_code_samples"] = float(-log_prob.mean())
+        metrics = {"samples": len(codes), **facts}
+        if original is None:  # else most codes were given
+            metrics["nats_per_code_samples"] = float(-log_prob.mean())
+        found = None
         if evaluate:
             measured = evaluate_samples(images, positions, archive, seed=facts["seed"])
             images, found = images[shown], [each[shown] for each in measured.pop("nearest")]
             metrics |= measured
-        elif nearest:
-            found = nearest_train(images, archive)
-        beside = None
-        if original is not None:
-            beside = [(crop.cut(original[None])[0], "original")] * len(images)
-        elif nearest:
-            beside = _neighbours(*found, archive, crop)
+        beside = _beside(images, crop, original, archive if nearest else None, found)
         labels = [f"position {position:.2f}" for position in positions[shown]]
         contact_sheet(new / "contact_sheet.png", crop.cut(images), labels, beside)
         np.savez(new / "codes.npz", codes=codes, positions=positions, log_prob=log_prob)
         write_json(new / "metrics.json", metrics)
     return metrics
+
+
+def _beside(images, crop, original, archive, found):
+    """What the sheet shows beside each picture: the original, or its nearest training slice."""
+    if original is not None:
+        return [(crop.cut(original[None])[0], "original")] * len(images)
+    if archive is None:
+        return None
+    rows, scores = found or nearest_train(images, archive)
+    pictures = crop.cut(archive.load(rows)[..., 0])
+    labels = [
+        f"{archive.index[row].slice_id}\nSSIM {score:.3f}"
+        for row, score in zip(rows, scores, strict=True)
+    ]
+    return list(zip(pictures, labels, strict=True))
 
 
 def _write_pictures(folder, drawn, decode, positions, kept):
@@ -141,27 +154,21 @@ def _write_pictures(folder, drawn, decode, positions, kept):
     return np.concatenate(codes), np.concatenate(log_prob), np.stack(images) / np.float32(255)
 
 
-def _neighbours(rows, scores, archive, crop):
-    pictures = crop.cut(archive.load(rows)[..., 0])
-    labels = [
-        f"{archive.index[row].slice_id}\nSSIM {score:.3f}"
-        for row, score in zip(rows, scores, strict=True)
-    ]
-    return list(zip(pictures, labels, strict=True))
-
-
 def summary(metrics: Mapping[str, object]) -> str:
     """The measurement of samples as a table of text, or one line where they were not measured.
 
     Args:
         metrics: as `write_samples` returns it.
     """
-    line = (
-        f"{metrics['samples']} samples at temperature {metrics['temperature']:g}, "
-        f"{metrics['nats_per_code_samples']:.3f} nats per code"
-    )
+    temperature = f"at temperature {metrics['temperature']:g}"
+    if "completed" in metrics:
+        place = f"position {metrics['position']:.2f}, {temperature}"
+        return f"{metrics['samples']} completions of {metrics['completed']}, {place}"
+    nats = f"{metrics['nats_per_code_samples']:.3f} nats per code"
+    line = f"{metrics['samples']} samples {temperature}, {nats}"
     if "frechet_distance" not in metrics:
         return line
+    line += "; real: real slices of the same levels"
     rows = [f"{'':32} {'samples':>9} {'real':>9}"]
     for name, words in MEASURES.items():
         rows.append(f"{words:32} {metrics[name]:9.4f} {metrics[name + '_real']:9.4f}")

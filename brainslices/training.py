@@ -7,7 +7,6 @@ import io
 import json
 import signal
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from brainslices import progress
 from brainslices.batches import Batches
 from brainslices.config import TrainingConfig, from_dict
-from brainslices.errors import InputError
+from brainslices.errors import DAMAGE, InputError
 from brainslices.figures import training_figure
 from brainslices.precision import resolve_precision
 from brainslices.runs import (
@@ -172,7 +171,7 @@ def load_state(run: Run, model: keras.Model) -> TrainingState:
         with np.load(run.state_path) as saved:
             arrays = {key: saved[key] for key in saved.files}
         state = TrainingState(**json.loads(arrays.pop("progress").item()))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(
             f"{run.state_path} is damaged ({error}). Remove the run folder to start over; "
             f"{run.model_path.name} in it, the best epoch's model, can still be used."
@@ -297,11 +296,13 @@ def train_run(
         keras.utils.set_random_seed(training.seed)
         model, batches, validation = prepare()
         compile_model(model, training, batches.steps_per_epoch)
+        load_state(run, model)  # one that does not fit is found before anything is written
+        tqdm.write(f"precision {policy}: {reason}")
         write_json(run.config_path, asked)
         facts = {"precision": policy, "precision_reason": reason, "seed": training.seed, **facts}
         write_json(run.environment_path, environment(**facts))
         state = fit(model, batches, validation, run, training, *goal)
-        metrics = {**measure(model, state), "model_hash": file_hash(run.model_path)}
+        metrics = {**measure(model, state), "model_hash": file_hash(run.require_model())}
         write_json(run.metrics_path, metrics)
     return metrics
 
@@ -381,7 +382,7 @@ def resumed_precision(run: Run, config: TrainingConfig, width: int) -> tuple[str
         config: the training's configuration.
         width: channels of the model's widest layers, for the probe.
     """
-    if config.precision == "auto" and run.state_path.exists():
+    if config.precision == "auto" and run.state_path.exists() and run.environment_path.exists():
         begun = read_json(run.environment_path)
         if "precision" in begun:
             return begun["precision"], begun["precision_reason"]

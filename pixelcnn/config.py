@@ -11,6 +11,7 @@ __all__ = [
     "DEFAULT_TRAINING",
     "PixelCNNConfig",
     "PixelCNNTraining",
+    "SamplingConfig",
     "Selection",
 ]
 
@@ -66,6 +67,31 @@ class PixelCNNTraining(TrainingConfig):
     def __post_init__(self):
         super().__post_init__()
         expect(self, "variants", lambda value: value >= 0, "at least 0")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How slices are drawn from a prior."""
+
+    count: int = 16
+    """Slices to sample."""
+    position: tuple[float, ...] = ()
+    """Heights in the head, 0 lowest to 1 highest; by default evenly from the lowest trained on."""
+    temperature: float = 1.0
+    """Below 1: likelier slices, less unlike each other. Above 1: the other way round."""
+    top_k: int | None = None
+    """Draw each code from the so many likeliest."""
+    top_p: float | None = None
+    """Draw each code from the likeliest that have this probability together."""
+    seed: int = 0
+    """Same seed, same slices."""
+    batch_size: int = 16
+    """Slices sampled at a time."""
+
+    def __post_init__(self):
+        expect(self, "count", lambda value: value >= 1, "at least 1")
+        expect(self, "seed", lambda value: value >= 0, "at least 0")
+        expect(self, "batch_size", lambda value: value >= 1, "at least 1")
 
 
 @dataclass(frozen=True)

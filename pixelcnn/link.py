@@ -50,12 +50,19 @@ def linked_vqvae(run: Run, vqvae: Path | None = None) -> Link:
             f"{run.config_path} lacks {', '.join(sorted(missing))}. Restore it, or train into a "
             "new --run."
         )
+    levels = config["positions"]
+    if not isinstance(levels, list) or not levels or not isinstance(config["vqvae_run"], str):
+        raise InputError(
+            f"{run.config_path} is damaged: `positions` must be a list of numbers and `vqvae_run` "
+            "a path. Restore it, or train into a new --run."
+        )
     found = Run(vqvae or config["vqvae_run"])
     if not found.model_path.is_file():
         raise InputError(
             f"The prior of {run.path} knows codes of the VQ-VAE in {found.path}, but there is no "
             f"{found.model_path.name} there. Give that VQ-VAE's folder as --vqvae."
         )
+    found.open_config("vqvae")
     model_hash = file_hash(found.model_path)
     if model_hash != config["vqvae_hash"]:
         raise InputError(
@@ -64,7 +71,7 @@ def linked_vqvae(run: Run, vqvae: Path | None = None) -> Link:
             "run that made them as --vqvae, or train a prior on this one."
         )
     facts = {"vqvae_hash": model_hash, "prior_hash": file_hash(run.require_model())}
-    return Link(found, np.array(config["positions"]), facts | _costs(run, facts["prior_hash"]))
+    return Link(found, np.array(levels), facts | _costs(run, facts["prior_hash"]))
 
 
 def _costs(run, prior_hash):

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 UNKNOWN = -1
-# Grids drawn for each completion asked for, and grids drawn at a time.
+# Grids drawn for each completion asked for, and at a time where nobody says.
 CANDIDATES, BATCH_SIZE = 8, 16
 # A share of a float32 sum that is safely below the sum after rounding.
 LARGEST_UNIFORM = 1 - 2**-22
@@ -274,7 +274,8 @@ class Sampler:
         the model's own log-probability (nats) of each code given those before it.
 
     Raises:
-        InputError: if temperature, top_k or top_p is out of its range.
+        InputError: if temperature, top_k or top_p is out of its range, or `given` holds what is no
+            code.
     """
 
     def __init__(self, model, temperature=1.0, top_k=None, top_p=None):
@@ -296,6 +297,11 @@ class Sampler:
     def __call__(self, position, uniform, given=None):
         if given is None:
             given = np.full(np.shape(uniform), UNKNOWN)
+        if np.min(given) < UNKNOWN or np.max(given) >= self.model.num_embeddings:
+            raise InputError(
+                f"`given` must hold codes under {self.model.num_embeddings}, or {UNKNOWN} where "
+                f"none is known. Received: values from {np.min(given)} to {np.max(given)}."
+            )
         codes, log_prob = self.loop(
             np.asarray(position, "float32"),
             np.asarray(uniform, "float32"),
@@ -303,7 +309,7 @@ class Sampler:
         )
         return {"codes": np.asarray(codes), "log_prob": np.asarray(log_prob)}
 
-    def batches(self, positions, seed, batch_size, given=None):
+    def batches(self, positions, seed, batch_size, given=None, numbers=None):
         """Draw any number of grids, a batch at a time, with a progress bar.
 
         Args:
@@ -311,18 +317,21 @@ class Sampler:
             seed: int; a sample depends on it and on its own number alone, not on the batches.
             batch_size: int, grids drawn at a time.
             given: int array of shape (samples, r, c) as above, or None.
+            numbers: int array of shape (samples,), whose chance each sample takes: its own by
+                default.
 
         Yields:
             What a call returns, for one batch after the other.
         """
         count, shape = len(positions), self.model.grid_shape
+        numbers = np.arange(count) if numbers is None else numbers
         with bar(total=count, description="sampling", unit="slices") as shown:
             for start in range(0, count, batch_size):
                 # The last batch is filled up: another size would be compiled anew.
                 rows = np.minimum(np.arange(start, start + min(batch_size, count)), count - 1)
                 drawn = self(
                     np.asarray(positions)[rows],
-                    uniform_noise(seed, rows.tolist(), shape),
+                    uniform_noise(seed, numbers[rows].tolist(), shape),
                     None if given is None else given[rows],
                 )
                 wanted = min(batch_size, count - start)
@@ -393,7 +402,14 @@ def compiled(function, model):
     return lambda *arguments: stateless([each.value for each in model.variables], *arguments)
 
 
-def complete(sampler: Sampler, known: np.ndarray, position: float, count: int, seed: int) -> dict:
+def complete(
+    sampler: Sampler,
+    known: np.ndarray,
+    position: float,
+    count: int,
+    seed: int,
+    batch_size=BATCH_SIZE,
+) -> dict:
     """Complete a partly known code grid.
 
     Codes are drawn in scan order, so those known further on have no say in a draw. So
@@ -407,6 +423,7 @@ def complete(sampler: Sampler, known: np.ndarray, position: float, count: int, s
         position: the slice's position, in [0, 1].
         count: number of completions.
         seed: int.
+        batch_size: int, grids drawn at a time.
 
     Returns:
         As a call of `Sampler`, for `count` grids.
@@ -415,30 +432,46 @@ def complete(sampler: Sampler, known: np.ndarray, position: float, count: int, s
         Rubin 1987, sampling/importance resampling; without replacement, so that no two completions
         are one.
     """
-    drawn, evidence = _candidates(sampler, known, np.full(count * CANDIDATES, position), seed)
+    positions = np.full(count * CANDIDATES, position)
+    drawn, evidence = _candidates(sampler, known, positions, seed, batch_size)
     chance = np.random.default_rng([seed, len(evidence)]).gumbel(size=len(evidence))
     rows = np.argsort(-(evidence + chance))[:count]
     return {name: values[rows] for name, values in drawn.items()}
 
 
 def likeliest_position(
-    sampler: Sampler, known: np.ndarray, positions: np.ndarray, seed: int
+    sampler: Sampler, known: np.ndarray, positions: np.ndarray, seed: int, batch_size=BATCH_SIZE
 ) -> float:
     """The position in the head that gives the known codes of a grid the highest probability.
+
+    An estimate: between the known codes stand drawn ones, of one completion for each position. All
+    are drawn by the same chance, so that positions alone make them differ.
 
     Args:
         sampler: draws a completion for each position, under which the known codes are judged.
         known: int array of shape (r, c), codes, or `UNKNOWN`.
         positions: float array of shape (n,), the positions to choose from, in [0, 1].
         seed: int.
+        batch_size: int, grids drawn at a time.
+
+    Returns:
+        One of `positions`.
+
+    Raises:
+        InputError: if no code is known.
     """
-    _, evidence = _candidates(sampler, known, positions, seed)
+    if (known == UNKNOWN).all():
+        raise InputError(
+            "Nothing of the picture is left to tell its level in the head. Give --position."
+        )
+    numbers = np.zeros(len(positions), int)
+    _, evidence = _candidates(sampler, known, positions, seed, batch_size, numbers)
     return float(positions[np.argmax(evidence)])
 
 
-def _candidates(sampler, known, positions, seed):
+def _candidates(sampler, known, positions, seed, batch_size, numbers=None):
     """Grids with the known codes in them, and how likely (nats) each makes those codes."""
     given = np.broadcast_to(known, (len(positions), *known.shape))
-    batches = list(sampler.batches(positions, seed, min(len(positions), BATCH_SIZE), given))
+    batches = list(sampler.batches(positions, seed, batch_size, given, numbers))
     drawn = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return drawn, np.where(known == UNKNOWN, 0, drawn["log_prob"]).sum(axis=(1, 2))

@@ -221,9 +221,11 @@ def summary(metrics: dict) -> str:
             f"{split['bits_per_pixel_prior']:10.4f}"
         )
     order_0, nats = metrics["entropy_by_position"], metrics["nats_per_code"]
+    gain = 1 - nats / order_0
+    side = "under" if gain >= 0 else "over"
     lines.append(
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
-        f"{1 - nats / order_0:.1%} under the codes' entropy by position ({order_0:.4f} nats), "
+        f"{abs(gain):.1%} {side} the codes' entropy by position ({order_0:.4f} nats), "
         f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
     )
     return "\n".join(lines)

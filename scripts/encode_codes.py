@@ -32,10 +32,14 @@ def main(argv=None):
     arguments = cli.parse(Arguments, argv)
 
     with cli.hushed():
+        from brainslices.code_grids import CodeGrids
+        from brainslices.runs import Run
         from vqvae.codes import code_grids, summary
 
-    print(summary(code_grids(arguments.run, arguments.data, arguments.variants)))
-    print(arguments.run / "code_grids.npz")
+    code_grids(arguments.run, arguments.data, arguments.variants)
+    path = Run(arguments.run).code_grids_path
+    print(summary(CodeGrids.load(path)))
+    print(path)
 
 
 if __name__ == "__main__":

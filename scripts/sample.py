@@ -16,7 +16,8 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.errors import InputError
-from brainslices.runs import Run
+from brainslices.runs import Run, require_output
+from pixelcnn.config import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,7 @@ class Arguments:
     """Run folder of train_pixelcnn.py."""
     out: Path
     """Folder to write: new, empty, or an earlier sampling, which is replaced."""
-    count: int = 16
-    """Slices to sample."""
-    position: tuple[float, ...] = ()
-    """Heights in the head, 0 lowest to 1 highest; by default evenly from the lowest trained on."""
-    temperature: float = 1.0
-    """Below 1: likelier slices, less unlike each other. Above 1: the other way round."""
-    top_k: int | None = None
-    """Draw each code from the so many likeliest."""
-    top_p: float | None = None
-    """Draw each code from the likeliest that have this probability together."""
-    seed: int = 0
-    """Same seed, same slices."""
-    batch_size: int = 16
-    """Slices sampled at a time."""
+    drawing: SamplingConfig
     complete: Path | None = None
     """Picture to complete instead, of the source's size."""
     hidden: tuple[int, int, int, int] | None = None
@@ -59,32 +47,36 @@ class Arguments:
 
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
+    drawing = arguments.drawing
     _check(arguments)
 
     with cli.hushed():
         from brainslices.archive import CropBox
-        from brainslices.samples import spread_positions, summary, write_samples
+        from brainslices.samples import FILES, spread_positions, summary, write_samples
         from pixelcnn.link import linked_vqvae
         from pixelcnn.sampling import Sampler
         from pixelcnn.training import load_pixelcnn
         from vqvae.codes import archive_of
         from vqvae.reconstruction import load_vqvae
 
+    require_output(arguments.out, FILES, "sampling")
     run = Run(arguments.run)
     prior, link = load_pixelcnn(run), linked_vqvae(run, arguments.vqvae)
     vqvae = load_vqvae(link.run, "float32")
-    sampler = Sampler(prior, arguments.temperature, arguments.top_k, arguments.top_p)
-    at_each = 2 if arguments.evaluate else 1
-    positions = spread_positions(arguments.count, link.positions, arguments.position, at_each)
-    facts = {name: getattr(arguments, name) for name in ("seed", "temperature", "top_k", "top_p")}
+    sampler = Sampler(prior, drawing.temperature, drawing.top_k, drawing.top_p)
+    facts = {name: getattr(drawing, name) for name in ("seed", "temperature", "top_k", "top_p")}
     options = {"nearest": arguments.nearest, "evaluate": arguments.evaluate}
     if arguments.evaluate or arguments.nearest:
         options["archive"] = archive_of(link.run, arguments.data)
     if arguments.complete:
-        positions, drawn, decode, original = _completion(arguments, sampler, vqvae, link)
-        options["original"] = original
+        positions, drawn, task = _completion(arguments, sampler, vqvae, link)
+        decode, options["original"] = task.decode, task.picture
+        facts |= {"completed": str(arguments.complete), "hidden": task.hidden}
+        facts["position"] = float(positions[0])
     else:
-        drawn = sampler.batches(positions, arguments.seed, arguments.batch_size)
+        at_each = 2 if arguments.evaluate else 1
+        positions = spread_positions(drawing.count, link.positions, drawing.position, at_each)
+        drawn = sampler.batches(positions, drawing.seed, drawing.batch_size)
         decode = vqvae.decode_codes
     facts |= link.facts
     crop = CropBox(*vqvae.crop)
@@ -95,10 +87,6 @@ def main(argv=None):
 
 def _check(arguments):
     """What can be told before anything is loaded."""
-    for name, least in (("count", 1), ("seed", 0), ("batch_size", 1)):
-        value = getattr(arguments, name)
-        if value < least:
-            raise InputError(f"`{name}` must be at least {least}. Received: {name}={value}.")
     if arguments.hidden and not arguments.complete:
         raise InputError(
             "`hidden` is a part of a picture that is completed: give that picture as --complete. "
@@ -109,26 +97,27 @@ def _check(arguments):
             "Completions are shown beside their original: leave --evaluate and --nearest out, or "
             "--complete."
         )
-    if arguments.complete and len(arguments.position) > 1:
+    if arguments.complete and len(arguments.drawing.position) > 1:
         raise InputError(
             "A picture lies at one `position` in the head: give one with --complete, or none. "
-            f"Received: position={arguments.position}."
+            f"Received: position={arguments.drawing.position}."
         )
 
 
 def _completion(arguments, sampler, vqvae, link):
-    """What completing a picture draws: positions, batches of grids, decoder, the picture itself."""
+    """What completing a picture draws: positions, batches of grids, the task itself."""
     from brainslices.pictures import read_picture
     from brainslices.samples import spread_positions
     from pixelcnn.sampling import UNKNOWN, complete, likeliest_position
     from vqvae.completion import Completion
 
+    drawing = arguments.drawing
     task = Completion(vqvae, read_picture(arguments.complete), arguments.hidden)
-    known = task.known_codes(UNKNOWN)
-    asked = arguments.position or (likeliest_position(sampler, known, link.levels, arguments.seed),)
-    positions = spread_positions(arguments.count, link.positions, asked)
-    drawn = complete(sampler, known, asked[0], arguments.count, arguments.seed)
-    return positions, [drawn], task.decode, task.picture
+    known, chance = task.known_codes(UNKNOWN), (drawing.seed, drawing.batch_size)
+    asked = drawing.position or (likeliest_position(sampler, known, link.levels, *chance),)
+    positions = spread_positions(drawing.count, link.positions, asked)
+    drawn = complete(sampler, known, asked[0], drawing.count, *chance)
+    return positions, [drawn], task
 
 
 if __name__ == "__main__":

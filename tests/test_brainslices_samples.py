@@ -175,6 +175,7 @@ def test_contact_sheet_of_many_reaches_across_the_head(write, sheet, monkeypatch
     monkeypatch.setattr(samples, "SHOWN", 5)
     measured = {"nearest": (np.arange(12), np.linspace(0, 1, 12)), "frechet_distance": 1.0}
     monkeypatch.setattr(samples, "evaluate_samples", lambda *_, **__: measured)
+    monkeypatch.setattr(samples, "check_comparable", lambda *_: None)
     out, _ = write(count=12, evaluate=evaluate)
     assert len(list((out / "slices").iterdir())) == 12
     assert sheet["labels"] == [f"position {k / 11:.2f}" for k in (0, 3, 6, 8, 11)]
@@ -192,6 +193,18 @@ def of_archive(archive, split, count):
     images = archive.load(rows)
     drawn = [{"codes": rows[:, None, None], "log_prob": np.zeros((count, 1, 1), "float32")}]
     return {"drawn": drawn, "decode": lambda codes: images, "archive": archive}, rows
+
+
+def test_samples_that_cannot_be_measured_are_not_drawn(write, phantom_archive):
+    def drawn():
+        raise AssertionError("drawn before it was refused")
+        yield
+
+    options = {"drawn": drawn(), "decode": None, "archive": phantom_archive, "evaluate": True}
+    with pytest.raises(InputError, match="measured from 2 on. Received: 1"):
+        write(count=1, **options)
+    with pytest.raises(InputError, match="at least two slices at one level"):
+        write(count=5, **options)
 
 
 def test_nearest_of_a_training_slice_is_itself(write, sheet, phantom_archive):

@@ -61,3 +61,13 @@ def test_costs_of_another_epoch_s_model_are_not_told(linked):
     assert linked_vqvae(prior).facts["split"] == "test"
     write_json(prior.metrics_path, {**metrics, "model_hash": "another"})
     assert set(linked_vqvae(prior).facts) == {"vqvae_hash", "prior_hash"}
+
+
+@pytest.mark.parametrize(
+    "damage", [{"positions": []}, {"positions": "a"}, {"vqvae_run": None}], ids=str
+)
+def test_a_damaged_configuration_is_refused(linked, damage):
+    prior, _ = linked
+    write_json(prior.config_path, {**read_json(prior.config_path), **damage})
+    with pytest.raises(InputError, match="config.json is damaged: `positions` must be a list"):
+        linked_vqvae(prior)

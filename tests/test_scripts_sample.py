@@ -130,7 +130,7 @@ def test_metrics_tell_what_was_drawn_with(done, trained_prior, trained_vqvae):
     costs = {f"nats_per_code_{name}" for name in ("train", "validate", "test", "samples")}
     drawn_with = {"samples": 5, "seed": 3, "temperature": 1.0, "top_k": None, "top_p": None}
     of_test = {"nats_per_code", "bits_per_slice", "bits_per_pixel_prior"}
-    assert set(metrics) == costs | of_test | {*drawn_with, "vqvae_hash", "prior_hash"}
+    assert set(metrics) == costs | of_test | {*drawn_with, "vqvae_hash", "prior_hash", "split"}
     assert metrics["nats_per_code"] == metrics["nats_per_code_test"]
     assert drawn_with.items() <= metrics.items()
     assert metrics["vqvae_hash"] == CodeGrids.load(Run(trained_vqvae).code_grids_path).vqvae_hash
@@ -313,11 +313,6 @@ def refused(main, trained_prior, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--count", 0], "`count` must be at least 1. Received: count=0."),
-        (["--count", -2], "Received: count=-2."),
-        (["--seed", -1], "`seed` must be at least 0. Received: seed=-1."),
-        (["--batch-size", 0], "`batch_size` must be at least 1. Received: batch_size=0."),
-        (["--batch-size", -4], "Received: batch_size=-4."),
         (["--position", -0.1], "from 0 (lowest) to 1 (highest). Received: position=-0.1."),
         (["--position", 0.5, 1.5], "Received: position=1.5."),
         (["--position", "nan"], "Received: position=nan."),
@@ -339,11 +334,26 @@ def test_values_out_of_their_range_are_refused(refused, words, said):
     assert said in refused(*words)
 
 
-@pytest.mark.parametrize("words", [["--count", "many"], ["--hidden", 1, 2, 3], ["--top-k", 1.5]])
-def test_values_of_another_kind_are_refused_by_the_parser(main, trained_prior, tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--count", 0], "`count` must be at least 1. Received: count=0."),
+        (["--count", -2], "count=-2"),
+        (["--seed", -1], "seed=-1"),
+        (["--batch-size", 0], "batch_size=0"),
+        (["--count", "many"], "'many'"),
+        (["--hidden", 1, 2, 3], "--hidden"),
+        (["--top-k", 1.5], "1.5"),
+    ],
+)
+def test_values_that_no_model_could_take_are_refused_by_the_parser(
+    main, trained_prior, tmp_path, capsys, words, said
+):
     with pytest.raises(SystemExit) as stopped:
         call(main, "--run", trained_prior, "--out", tmp_path / "out", *words)
     assert stopped.value.code == 2
+    # In a frame, and cut to the terminal's width.
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert not any(tmp_path.iterdir())
 
 
@@ -383,19 +393,21 @@ def test_runs_that_are_no_prior_are_refused(refused, trained_vqvae, linked, tmp_
     prior.model_path.write_bytes(whole[:1000])
     assert "model.keras cannot be loaded: it is damaged" in refused(run=prior.path)
     prior.model_path.unlink()
+    assert "finished epochs, but its model.keras is gone. Restore it" in refused(run=prior.path)
+    prior.history_path.unlink()
     said = f"Run {prior.path} has no model.keras: no epoch has finished yet"
     assert said in refused(run=prior.path)
 
 
 def test_prior_without_its_vqvae_is_refused(refused, linked, trained_prior):
     prior, vqvae = linked
-    said = "Give the run that made them as --vqvae"
-    assert said in refused("--vqvae", trained_prior)
+    assert "kind 'pixelcnn'; expected 'vqvae'" in refused("--vqvae", trained_prior)
     model_hash = read_json(prior.config_path)["vqvae_hash"]
     model = load_vqvae(vqvae)
     model.set_weights([weights + 0.1 for weights in model.get_weights()])
     model.save(vqvae.model_path)
     message = refused(run=prior.path)
+    assert "Give the run that made them as --vqvae" in message
     assert f"codes of the VQ-VAE {model_hash[:12]}" in message
     assert f"but {vqvae.path} holds " in message
     shutil.rmtree(vqvae.path)

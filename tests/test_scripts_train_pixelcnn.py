@@ -73,6 +73,7 @@ def test_command_refuses_what_is_no_vqvae(linked, command, tmp_path, capsys):
         command, capsys, "--vqvae", prior.path, *out
     )
     vqvae.model_path.unlink()
+    vqvae.history_path.unlink()
     message = refused(command, capsys, "--vqvae", vqvae.path, *out)
     assert f"Run {vqvae.path} has no model.keras: no epoch has finished yet" in message
     assert not (tmp_path / "run").exists()

@@ -234,6 +234,8 @@ def test_other_folders_and_unfinished_runs_are_refused(run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "is not a run folder" in refusal(tmp_path / "empty")
     run.model_path.unlink()
+    assert "finished epochs, but its model.keras is gone" in refusal(run.path)
+    run.history_path.unlink()
     assert f"Run {run.path} has no model.keras: no epoch" in refusal(run.path)
     write_json(run.config_path, read_json(run.config_path) | {"kind": "pixelcnn"})
     assert "of kind 'pixelcnn'; expected 'vqvae'" in refusal(run.path)

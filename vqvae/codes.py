@@ -119,11 +119,7 @@ def augment(
 
 
 def summary(grids: CodeGrids) -> str:
-    """What the file holds, in two lines of text.
-
-    Args:
-        grids: as `code_grids` returns them.
-    """
+    """What some code grids hold, in two lines of text."""
     counts = [f"{name} {len(split)}" for name, split in grids.splits.items()]
     codes, count = grids.splits["train"].codes, grids.num_embeddings
     whole, placed = (of(codes, count) / math.log(2) for of in (entropy, entropy_by_position))

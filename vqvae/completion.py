@@ -8,6 +8,9 @@ from vqvae.model import VQVAE
 
 __all__ = ["Completion"]
 
+# What the hidden part is painted with, in [0, 1].
+PAINTS = (0.0, 0.5)
+
 
 class Completion:
     """A picture of which a part is to be made anew.
@@ -42,13 +45,15 @@ class Completion:
                 f"Received: hidden={hidden} (top, left, rows, cols)."
             )
         self.model, self.picture = model, picture.astype("float32") / 255
+        self.hidden = (top, left, rows, cols)
         self.window = (slice(top, top + rows), slice(left, left + cols))
 
     def known_codes(self, unknown: int) -> np.ndarray:
         """The codes that do not depend on the hidden part.
 
-        That part is blackened before the picture is encoded, so that nothing of it can leak; the
-        codes next to it, which have seen that black, count as unknown too.
+        That part is painted over before the picture is encoded, so that nothing of it can leak:
+        once black and once grey. Codes that differ between the two, and those of the part and next
+        to it, count as unknown.
 
         Args:
             unknown: what stands for a code that is not known.
@@ -59,9 +64,11 @@ class Completion:
         Raises:
             InputError: if no code is left to make anew: the hidden part lies outside of the crop.
         """
-        shown = self.picture.copy()
-        shown[self.window] = 0
-        codes = np.array(self.model.encode_to_codes(shown[None, ..., None])[0], "int32")
+        painted = np.stack([self.picture] * len(PAINTS))
+        for picture, paint in zip(painted, PAINTS, strict=True):
+            picture[self.window] = paint
+        black, grey = np.array(self.model.encode_to_codes(painted[..., None]), "int32")
+        codes = np.where(black == grey, black, unknown)
         crop = CropBox(*self.model.crop)
         touched = np.ix_(
             _touched(self.window[0], crop.top, crop.rows, codes.shape[0]),
