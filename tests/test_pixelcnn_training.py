@@ -477,6 +477,7 @@ def test_training_draws_from_as_many_variants_as_asked(grids, tmp_path, monkeypa
 
 def test_run_without_a_finished_epoch_has_no_prior(run):
     run.model_path.unlink()
+    run.history_path.unlink()
     with pytest.raises(InputError, match=f"Run {run.path} has no model.keras: no epoch"):
         load_pixelcnn(run)
 

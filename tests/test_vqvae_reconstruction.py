@@ -322,6 +322,7 @@ def test_folder_that_is_no_run_is_refused(refused, tmp_path):
 def test_run_without_model_is_refused(refused, run, tmp_path):
     copy = altered_run(run, tmp_path / "young")
     (copy / "model.keras").unlink()
+    (copy / "history.csv").unlink()
     assert f"Run {copy} has no model.keras: no epoch has finished yet" in refused(run=copy)
 
 

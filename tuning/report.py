@@ -199,6 +199,8 @@ def _draw_learning(path, folders, sizes, winner):
         for title, (pattern, column) in columns.items()
     }
     curves = {title: each for title, each in curves.items() if any(map(len, each))}
+    if not curves:
+        return
     norm = LogNorm(min(sizes), max(*sizes, min(sizes) + 1))
     with figure_panels(path, 1, len(curves), inches=(4.8, 3.4)) as panels:
         for panel, (title, lines) in zip(panels, curves.items(), strict=True):

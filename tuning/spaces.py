@@ -98,7 +98,7 @@ def declare(space, fix: tuple[str, ...] = ()) -> HyperParameters:
 
 def _apply(space, hp):
     try:
-        model, training = space(hp)
+        found = space(hp)
     except InputError:
         raise
     except Exception as error:
@@ -106,10 +106,11 @@ def _apply(space, hp):
             f"The space {space.__name__} makes no configuration of its defaults "
             f"({type(error).__name__}: {error})."
         ) from error
-    if not isinstance(model, VQVAEConfig) or not isinstance(training, VQVAETraining):
+    kinds = [type(each) for each in found] if isinstance(found, tuple) else type(found)
+    if kinds != [VQVAEConfig, VQVAETraining]:
         raise InputError(
             f"The space {space.__name__} must return a VQVAEConfig and a VQVAETraining. "
-            f"Received: {type(model).__name__}, {type(training).__name__}."
+            f"Received: {found!r}."
         )
 
 

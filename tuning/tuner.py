@@ -11,6 +11,7 @@ from pathlib import Path
 import keras_tuner
 import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
+from threadpoolctl import threadpool_limits
 
 from brainslices.errors import InputError
 from brainslices.processes import CallFailed, call
@@ -55,7 +56,9 @@ class _BayesianOptimization(_Durable, keras_tuner.oracles.BayesianOptimizationOr
     def populate_space(self, trial_id):
         # The generator of its restarts is no part of its state: each trial gets a new one.
         self._random_state = np.random.RandomState([self.seed, int(trial_id)])
-        return super().populate_space(trial_id)
+        # Its matrices are tiny: more threads only fight for the cores that others train on.
+        with threadpool_limits(limits=1):
+            return super().populate_space(trial_id)
 
 
 def make_oracle(config: SearchConfig) -> keras_tuner.Oracle:

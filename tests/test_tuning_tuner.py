@@ -1,0 +1,141 @@
+"""The oracles, without any training: scores are made up."""
+
+import json
+import math
+
+import keras_tuner
+import numpy as np
+import pytest
+
+from tuning.config import SearchConfig
+from tuning.tuner import make_oracle
+
+FIXED = (
+    *("width=64", "embedding_dim=32", "downsampling=8", "magnification=1.2"),
+    "commitment_cost=0.25",
+)
+TUNERS = ["random", "bayesian", "hyperband"]
+
+
+def config(tuner, **changes):
+    options = {"space": "full", "fix": FIXED, "trials": 8, "epochs": 9, "seed": 0}
+    return SearchConfig(tuner=tuner, **{**options, **changes})
+
+
+def oracle_in(folder, settings):
+    """A new oracle, as a process makes it that goes on with a search."""
+    oracle = make_oracle(settings)
+    oracle._set_project_dir(str(folder), "trials")
+    if (folder / "trials" / "oracle.json").exists():
+        oracle.reload()
+    return oracle
+
+
+def score(values):
+    """Best at 256 codes and a learning rate of 0.001."""
+    distance = abs(math.log2(values["num_embeddings"]) - 8)
+    return distance + abs(math.log(values["learning_rate"] / 1e-3))
+
+
+def run(folder, settings, disturb=lambda moment, oracle: oracle):
+    """A search of one worker; `disturb` may put another oracle in the place of the one there is."""
+    oracle = oracle_in(folder, settings)
+    tried = []
+    while True:
+        trial = oracle.create_trial("one")
+        if trial.status == "STOPPED":
+            return tried
+        oracle = disturb("created", oracle)
+        if trial.trial_id not in oracle.ongoing_trials and "one" not in oracle.ongoing_trials:
+            again = oracle.create_trial("one")
+            assert (again.trial_id, again.hyperparameters.values) == (
+                trial.trial_id,
+                trial.hyperparameters.values,
+            )
+        values = trial.hyperparameters.values
+        oracle.update_trial(trial.trial_id, {settings.objective: score(values)})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+        oracle.save()
+        oracle = disturb("ended", oracle)
+        tried.append(values)
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_search_read_back_at_every_moment_is_the_undisturbed(tmp_path, tuner):
+    settings = config(tuner)
+    whole = run(tmp_path / "whole", settings)
+    assert len(whole) == 8
+    cut = run(
+        tmp_path / "cut", settings, lambda moment, oracle: oracle_in(tmp_path / "cut", settings)
+    )
+    assert cut == whole
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_trial_that_the_oracle_does_not_know_yet_is_made_again(tmp_path, tuner):
+    """Killed between the writing of a trial's file and the oracle's."""
+    settings, path = config(tuner), tmp_path / "cut" / "trials" / "oracle.json"
+    before = {}
+
+    def disturb(moment, oracle):
+        if moment == "created" and before:
+            path.write_bytes(before["state"])
+            return oracle_in(tmp_path / "cut", settings)
+        before["state"] = path.read_bytes()
+        return oracle
+
+    whole = run(tmp_path / "whole", settings)
+    assert run(tmp_path / "cut", settings, disturb) == whole
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_the_seed_decides_also_where_it_is_zero(tmp_path, tuner):
+    first = run(tmp_path / "a", config(tuner))
+    assert run(tmp_path / "b", config(tuner)) == first
+    assert run(tmp_path / "c", config(tuner, seed=1)) != first
+
+
+def test_bayesian_search_comes_nearer_than_its_first_trials(tmp_path):
+    tried = [score(values) for values in run(tmp_path, config("bayesian", trials=14))]
+    assert min(tried[7:]) < min(tried[:6])
+
+
+def test_hyperband_trains_the_better_ones_longer(tmp_path):
+    tried = run(tmp_path, config("hyperband", trials=30))
+    short = [values for values in tried if values["tuner/epochs"] < 9]
+    longer = [values for values in tried if values.get("tuner/trial_id") is not None]
+    assert short
+    assert longer
+    first = [score(values) for values in tried if values["tuner/round"] == 0]
+    assert np.mean([score(values) for values in longer]) < np.mean(first)
+
+
+def test_more_trials_go_on_where_fewer_ended(tmp_path):
+    whole = run(tmp_path / "whole", config("random"))
+    assert run(tmp_path / "more", config("random", trials=5)) == whole[:5]
+    assert run(tmp_path / "more", config("random")) == whole[5:]
+
+
+def test_files_are_whole_and_failures_do_not_end_a_search(tmp_path):
+    settings = config("random", trials=6)
+    oracle = oracle_in(tmp_path, settings)
+    for number in range(6):
+        trial = oracle.create_trial("one")
+        trial.status, trial.message = "FAILED", f"Error: reason {number}"
+        oracle.end_trial(trial)
+    assert oracle.create_trial("one").status == "STOPPED"
+    files = list((tmp_path / "trials").rglob("*.json"))
+    assert len(files) == 7
+    assert all(json.loads(path.read_text()) for path in files)
+    assert not list((tmp_path / "trials").rglob(".*"))
+
+
+def test_score_that_is_no_number_is_a_failure(tmp_path):
+    settings = config("random", trials=1)
+    oracle = oracle_in(tmp_path, settings)
+    trial = oracle.create_trial("one")
+    oracle.update_trial(trial.trial_id, {settings.objective: float("nan")})
+    trial.status = keras_tuner.engine.trial.TrialStatus.COMPLETED
+    oracle.end_trial(trial)
+    assert oracle_in(tmp_path, settings).trials[trial.trial_id].status == "FAILED"
