@@ -196,13 +196,15 @@ class VectorQuantizer(keras.layers.Layer):
         Args:
             latents: float32 array of shape (n, embedding_dim), n at least num_embeddings.
         """
-        from scipy.cluster.vq import kmeans2
+        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
 
         latents = np.asarray(self._on_sphere(ops.convert_to_tensor(latents)))
-        centres, _ = kmeans2(
-            latents, self.num_embeddings, iter=KMEANS_ITERATIONS, minit="++", rng=self.seed
-        )
-        self._assign_codebook(centres)
+        options = {"n_init": 1, "max_iter": KMEANS_ITERATIONS, "random_state": self.seed}
+        # Several threads would add up in an order of their own each time.
+        with threadpool_limits(limits=1):
+            found = KMeans(self.num_embeddings, **options).fit(latents)
+        self._assign_codebook(found.cluster_centers_)
 
     def _assign_codebook(self, centres):
         self.codes_weight.assign(centres)
