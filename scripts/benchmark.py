@@ -3,8 +3,8 @@
     python scripts/benchmark.py --data data/oasis --source /data/oasis/png --out benchmark.json
     python scripts/benchmark.py --data data/oasis --out trial.json --quick --only seed
 
-On two cores that do nothing else stage one's rows take a quarter of an hour, `--only sampling` a
-minute; stage two's other rows come on top. With --quick the figures mean nothing. Writes OUT:
+On two cores that do nothing else stage one's rows take a quarter of an hour and stage two's five
+minutes, `--only sampling` a minute of it. With --quick the figures mean nothing. Writes OUT:
 versions, cores, and a row a figure with its bar where it has one.
 """
 

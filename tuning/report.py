@@ -17,7 +17,7 @@ from tuning.trial import configuration, folder_of
 
 __all__ = ["best_of_each_size", "pareto_front", "sentence", "write_report"]
 
-GREY = "#b5b5b5"
+GREY, GREEN = "#b5b5b5", "#3f8f5b"
 # Rates that a trial may tell, the truest first, and their names.
 RATES = {
     "bits_per_pixel_prior": "bits per pixel under the prior",
@@ -52,9 +52,10 @@ def write_report(out: Path, config: SearchConfig) -> str:
     parts = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(training)}
     write_json(out / "best_config.json", parts)
     completed = [trial for trial in trials if trial.status == "completed"]
-    sizes = [configuration(config, trial.values)[0].num_embeddings for trial in completed]
-    _draw_sizes(out / "figures" / "codebook.png", completed, sizes, winner, config)
-    _draw_plane(out / "figures" / "rate_distortion.png", completed, sizes, winner, config)
+    models = [configuration(config, trial.values)[0] for trial in completed]
+    sizes = [model.num_embeddings for model in models]
+    _draw_sizes(out / "figures" / "codebook.png", completed, models, winner, config)
+    _draw_plane(out / "figures" / "rate_distortion.png", completed, models, winner, config)
     kept = [folder_of(out, config, trial.values) for trial in completed]
     _draw_learning(out / "figures" / "learning_curves.png", kept, sizes, completed.index(winner))
     failed = len(finished(trials)) - len(completed)
@@ -104,8 +105,9 @@ def sentence(trials: list[TrialRecord], sizes: list[int], config: SearchConfig) 
     winner = best(list(of_size.values()), OBJECTIVES[config.objective])
     order = list(of_size)
     chosen = next(size for size in order if of_size[size] is winner)
-    others = {name: value for name, value in winner.values.items() if value != chosen}
-    values = ", ".join(f"{name} {value:g}" for name, value in others.items())
+    known = {words.partition("=")[0] for words in config.fix} | {"num_embeddings"}
+    others = {name: value for name, value in winner.values.items() if name not in known}
+    values = ", ".join(f"{name} {value}" for name, value in others.items()) or "nothing else varied"
     words = [
         f"A codebook of {chosen} codes ({values}) is best by {config.objective}, "
         f"{winner.score:.4f}: {_told(winner)}."
@@ -131,24 +133,39 @@ def _rate_name(trials):
     return next(name for name in RATES if all(name in trial.metrics for trial in trials))
 
 
-def _draw_sizes(path, trials, sizes, winner, config):
+def _draw_sizes(path, trials, models, winner, config):
     """Score, distortion and rate by codebook size; a line through the best of each size."""
-    rate = _rate_name(trials)
-    of_size = best_of_each_size(trials, sizes, OBJECTIVES[config.objective])
+    rate, direction = _rate_name(trials), OBJECTIVES[config.objective]
     shown = {config.objective: config.objective, "val_ssim_foreground": "ssim_foreground"}
     shown[rate] = RATES[rate]
+    sizes = sorted({model.num_embeddings for model in models})
     with figure_panels(path, 1, len(shown), inches=(3.6, 3.0)) as panels:
         for panel, (name, title) in zip(panels, shown.items(), strict=True):
-            panel.scatter(sizes, [trial.metrics[name] for trial in trials], color=GREY, s=22)
-            bests = [trial.metrics[name] for trial in of_size.values()]
-            panel.plot([*of_size], bests, color=BLUE, marker="o", markersize=4)
-            chosen = sizes[trials.index(winner)]
+            for rows, style in _by_downsampling(models):
+                group = [trials[row] for row in rows]
+                of_group = [models[row].num_embeddings for row in rows]
+                faint = {key: style[key] for key in ("color", "marker")}
+                values = [trial.metrics[name] for trial in group]
+                panel.scatter(of_group, values, s=20, alpha=0.35, **faint)
+                bests = best_of_each_size(group, of_group, direction)
+                panel.plot([*bests], [each.metrics[name] for each in bests.values()], **style)
+            chosen = models[trials.index(winner)].num_embeddings
             panel.scatter([chosen], [winner.metrics[name]], **_ring(), zorder=3)
             panel.set_title(title)
             panel.set_xlabel("codes in the codebook")
-            _mark_sizes(panel.xaxis, sorted(set(sizes)))
             panel.set_xscale("log", base=2)
-            _mark_sizes(panel.xaxis, sorted(set(sizes)))
+            _mark_sizes(panel.xaxis, sizes)
+        panels[0].legend(title="downsampling")
+
+
+def _by_downsampling(models):
+    """Rows of the models of each downsampling there is, with the look of their line."""
+    looks = {8: (BLUE, "o"), 4: (GREEN, "^")}
+    for downsampling in sorted({model.downsampling for model in models}, reverse=True):
+        rows = [row for row, model in enumerate(models) if model.downsampling == downsampling]
+        colour, marker = looks[downsampling]
+        style = {"color": colour, "marker": marker, "markersize": 5}
+        yield rows, {**style, "label": str(downsampling)}
 
 
 def _mark_sizes(axis, sizes):
@@ -161,31 +178,39 @@ def _ring():
     return {"s": 110, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 2}
 
 
-def _draw_plane(path, trials, sizes, winner, config):
+def _draw_plane(path, trials, models, winner, config):
     """ssim_foreground against the rate; the front, the chosen point, and the points as good."""
     name = _rate_name(trials)
     rates = np.array([trial.metrics[name] for trial in trials])
     scores = np.array([trial.metrics["val_ssim_foreground"] for trial in trials])
-    front = pareto_front(rates, scores)
+    front, chosen = pareto_front(rates, scores), trials.index(winner)
     with figure_panels(path, 1, 1, inches=(6.2, 4.2)) as (panel,):
-        panel.scatter(rates, scores, color=GREY, s=26, zorder=2)
-        panel.plot(rates[front], scores[front], color=BLUE, marker="o", label="Pareto front")
-        for rate, score, size in zip(rates, scores, sizes, strict=True):
+        panel.plot(rates[front], scores[front], color=GREY, label="Pareto front", zorder=1)
+        for rows, style in _by_downsampling(models):
+            label = f"downsampling {style.pop('label')}"
+            panel.plot(rates[rows], scores[rows], linestyle="none", label=label, **style)
+        for rate, score, model in zip(rates, scores, models, strict=True):
             offset = {"xytext": (5, -10), "textcoords": "offset points"}
-            panel.annotate(str(size), (rate, score), fontsize=7, color=INK, **offset)
-        chosen = trials.index(winner)
+            told = str(model.num_embeddings)
+            panel.annotate(told, (rate, score), fontsize=7, color=INK, **offset)
         panel.scatter(rates[chosen], scores[chosen], **_ring(), label="chosen", zorder=3)
         if config.objective == "val_rate_distortion":
-            ends = np.array([rates.min(), rates.max()])
-            line = scores[chosen] + config.rate_weight * (ends - rates[chosen])
-            told = f"as good at {config.rate_weight:g} a bit"
-            panel.plot(ends, line, color=ORANGE, linestyle=":", label=told, zorder=1)
-            low, high = scores.min(), scores.max()
-            panel.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
+            _draw_as_good(panel, rates, scores, chosen, config.rate_weight)
         panel.set_xlabel(RATES[name])
         panel.set_ylabel("ssim_foreground, validation")
         panel.set_title("Rate and distortion; numbers are codebook sizes")
         panel.legend(loc="lower right")
+
+
+def _draw_as_good(panel, rates, scores, chosen, rate_weight):
+    """The line of all points with the chosen one's score; what lies above it would be better."""
+    ends = np.array([rates.min(), rates.max()])
+    line = scores[chosen] + rate_weight * (ends - rates[chosen])
+    told = f"as good, a bit weighed as {rate_weight:g}"
+    panel.plot(ends, line, color=ORANGE, linestyle=":", label=told, zorder=1)
+    low, high = scores.min(), scores.max()
+    margin = 0.08 * (high - low) + 1e-3
+    panel.set_ylim(low - margin, high + margin)
 
 
 def _draw_learning(path, folders, sizes, winner):
