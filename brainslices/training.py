@@ -294,6 +294,7 @@ def train_run(
         policy, reason = resumed_precision(run, training, width)
         keras.mixed_precision.set_dtype_policy(policy)
         keras.utils.set_random_seed(training.seed)
+        _require_determinism()
         model, batches, validation = prepare()
         compile_model(model, training, batches.steps_per_epoch)
         load_state(run, model)  # one that does not fit is found before anything is written
@@ -311,6 +312,18 @@ def best_epoch(state: TrainingState, monitor: str, mode: Literal["min", "max"]) 
     """The first of the epochs, counted from 1, with the best score."""
     scores = np.asarray(state.history[monitor])
     return int(np.argmax(scores if mode == "max" else -scores)) + 1
+
+
+def _require_determinism():
+    """Sums in the same order each time, which TensorFlow's threads do not keep to by themselves.
+
+    On a CPU that costs nothing to speak of; on a GPU it would, and some operations refuse.
+    """
+    if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
+        return
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
 
 
 def describe(kind: str, config: object, training: TrainingConfig, **origin: object) -> dict:
