@@ -230,6 +230,27 @@ class RowAttention(layers.Layer):
         found = ops.swapaxes(found, -3, -2)
         return self.mix(ops.reshape(found, (*ops.shape(found)[:-2], value.shape[-1] * self.heads)))
 
+    def attend_once(self, query, key, value, mask):
+        """`attend` of a single query for each of a batch, in sums.
+
+        A sampler asks for one at a time, and products of so small matrices take TensorFlow longer
+        to hand out than to compute.
+
+        Args:
+            query: tensor of shape (batch, channels).
+            key, value: tensors of shape (batch, keys, channels).
+            mask: bool tensor of shape (keys,).
+        """
+        heads, size = self.heads, query.shape[-1] // self.heads
+        query = ops.reshape(query / size**0.5, (-1, 1, heads, size))
+        key, value = (ops.reshape(each, (*each.shape[:2], heads, size)) for each in (key, value))
+        scores = ops.cast(ops.sum(query * key, axis=-1), "float32")
+        scores += ops.where(mask, 0.0, -1e9)[:, None]
+        weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
+        weights /= ops.sum(weights, axis=1, keepdims=True)
+        found = ops.sum(ops.cast(weights, value.dtype)[..., None] * value, axis=1)
+        return self.mix(ops.reshape(found, (-1, heads * size)))
+
     def _split(self, values):
         """(..., places, channels) -> (..., heads, places, size)."""
         shape = (*ops.shape(values)[:-1], self.heads, values.shape[-1] // self.heads)

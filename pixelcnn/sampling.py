@@ -229,12 +229,10 @@ class RowCache:
         condition = ops.take(ops.take(self.condition, row, axis=1), col, axis=1)
         query, *new = attention.project(features + self.biases[number + 1], condition)
         places = ops.arange(self.cols)
-        here = (places == col)[:, None]
-        key, value = (
-            ops.where(here, one[:, None], old) for old, one in zip(attended, new, strict=True)
-        )
-        added = attention.attend(query[:, None], key, value, places <= col)[:, 0]
-        return added, key, value
+        # Added to zeros: a `where` that broadcasts takes longer.
+        here = ops.cast(places == col, self.dtype)[:, None]
+        key, value = (old + here * one[:, None] for old, one in zip(attended, new, strict=True))
+        return attention.attend_once(query, key, value, places <= col), key, value
 
     def see(self, memory, code):
         """`memory` of a row once the code itself, int (batch,), is known."""
