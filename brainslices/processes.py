@@ -68,7 +68,8 @@ def call(
     except BaseException:
         stop([process])
         raise
-    process.join()
+    process.join(GRACE_S)
+    stop([process], grace=0)  # what has answered has nothing left to do
     if kind == "killed":
         raise CallFailed(_describe_end(process.exitcode), killed=True)
     if kind == "wrong input":
@@ -104,6 +105,7 @@ def spawn(
 
 def stop(processes: Sequence[BaseProcess], grace: float = GRACE_S) -> None:
     """Ask processes to stop, wait for them, and kill those that have not after `grace` seconds."""
+    processes = [process for process in processes if process.is_alive()]
     for process in processes:
         process.terminate()
     for process in processes:

@@ -34,12 +34,15 @@ class Arguments:
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
 
+    # Trials may share a GPU, and each process that looks at one would else take all its memory.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with cli.hushed():
         from tuning.search import VARIABLES, join, search
 
     data, out = arguments.data, arguments.out
     if any(name in os.environ for name in VARIABLES):
-        print(join(data, out, arguments.search))
+        print(join(data, out, arguments.search, arguments.workers))
     else:
         print(search(data, out, arguments.search, arguments.workers))
         print(f"{out}: trials.csv, best_config.json, figures/, runs/")

@@ -11,7 +11,7 @@ from tuning.report import best_of_each_size, pareto_front, sentence, write_repor
 from tuning.trial import folder_of
 from vqvae.config import VQVAEConfig, VQVAETraining
 
-CONFIG = SearchConfig(rate_weight=2.0)
+CONFIG = SearchConfig(rate_weight=2.0, trials=5)
 # Codebook size, ssim_foreground and bits per pixel of made-up trials; the last one failed.
 FOUND = [(64, 0.70, 0.03), (512, 0.85, 0.05), (512, 0.84, 0.06), (2048, 0.87, 0.09), (16, None, 0)]
 

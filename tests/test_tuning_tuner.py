@@ -101,6 +101,19 @@ def test_bayesian_search_comes_nearer_than_its_first_trials(tmp_path):
     assert min(tried[7:]) < min(tried[:6])
 
 
+def test_bayesian_search_tries_nothing_twice(tmp_path):
+    settings = config("bayesian", space="codebook", fix=(), trials=18)
+    oracle, tried = oracle_in(tmp_path, settings), set()
+    while (trial := oracle.create_trial("one")).status != "STOPPED":
+        values = trial.hyperparameters.values
+        tried.add(tuple(values.items()))
+        oracle.update_trial(trial.trial_id, {settings.objective: values["num_embeddings"] / 1000})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+    assert len(tried) == len(oracle.trials)
+    assert len(tried) >= 14
+
+
 def test_hyperband_trains_the_better_ones_longer(tmp_path):
     tried = run(tmp_path, config("hyperband", trials=30))
     short = [values for values in tried if values["tuner/epochs"] < 9]
@@ -115,6 +128,22 @@ def test_more_trials_go_on_where_fewer_ended(tmp_path):
     whole = run(tmp_path / "whole", config("random"))
     assert run(tmp_path / "more", config("random", trials=5)) == whole[:5]
     assert run(tmp_path / "more", config("random")) == whole[5:]
+
+
+def test_an_ended_trial_is_not_dealt_again(tmp_path):
+    """Killed before the oracle noted that the trial is no longer under way."""
+    settings = config("random", trials=12)
+    oracle = oracle_in(tmp_path, settings)
+    trial = oracle.create_trial("one")
+    trial.status, trial.message = "FAILED", "Error: reason"
+    oracle.end_trial(trial)
+    again = oracle_in(tmp_path, settings)
+    assert again.create_trial("one").trial_id != trial.trial_id
+    for _ in range(11):
+        trial = again.create_trial("one")
+        trial.status = "FAILED"
+        again.end_trial(trial)
+    assert list(oracle_in(tmp_path, settings).trials) == list(again.trials)
 
 
 def test_files_are_whole_and_failures_do_not_end_a_search(tmp_path):

@@ -1,5 +1,6 @@
 """What a search has tried so far, read from its folder; no process of the search is asked."""
 
+import contextlib
 import csv
 import io
 from dataclasses import dataclass
@@ -7,10 +8,19 @@ from pathlib import Path
 
 from brainslices.runs import Run, atomic_path, read_json
 
-__all__ = ["TRIALS", "TrialRecord", "best", "finished", "read_trials", "write_table"]
+__all__ = [
+    "FAILURE_FILE",
+    "TRIALS",
+    "TrialRecord",
+    "best",
+    "epochs_done",
+    "finished",
+    "read_trials",
+    "write_table",
+]
 
-# keras-tuner's folder below the search's.
-TRIALS = "trials"
+# keras-tuner's folder below the search's, and what a trial that failed leaves in its own there.
+TRIALS, FAILURE_FILE = "trials", "failure.json"
 STATUS = {"RUNNING": "running", "COMPLETED": "completed"}
 
 
@@ -37,7 +47,13 @@ class TrialRecord:
 
 def read_trials(out: Path) -> list[TrialRecord]:
     """The trials of a search's folder, in the order in which they began."""
-    return [_read(path) for path in sorted((Path(out) / TRIALS).glob("trial_*/trial.json"))]
+    paths = (Path(out) / TRIALS).glob("trial_*/trial.json")
+    return [_read(path) for path in sorted(paths, key=_number)]
+
+
+def _number(path):
+    # Not as text: trials asked for later may have longer numbers.
+    return int(path.parent.name.removeprefix("trial_"))
 
 
 def _read(path):
@@ -45,7 +61,9 @@ def _read(path):
     status = STATUS.get(told["status"], "failed")
     observed = told["metrics"]["metrics"] if status == "completed" else {}
     metrics = {name: each["observations"][-1]["value"][-1] for name, each in observed.items()}
+    failure = path.with_name(FAILURE_FILE)
     reason = (told["message"] or "").strip().rpartition("\n")[2].partition(": ")[2]
+    reason = read_json(failure)["reason"] if failure.is_file() else reason
     values = told["hyperparameters"]["values"]
     return TrialRecord(
         told["trial_id"],
@@ -74,13 +92,13 @@ def best(trials: list[TrialRecord], direction: str) -> TrialRecord | None:
     return min(completed, key=lambda trial: sign * trial.score, default=None)
 
 
-def write_table(path: Path, trials: list[TrialRecord], folders: list[Path]) -> None:
+def write_table(path: Path, trials: list[TrialRecord], folders: list[str]) -> None:
     """Write a row a trial: number, status, score, the space's dimensions, metrics, folder, reason.
 
     Args:
         path: CSV file.
         trials: the rows.
-        folders: of the trials' runs.
+        folders: names of those of the trials' runs; empty where a trial has none.
     """
     values = list(dict.fromkeys(name for trial in trials for name in trial.values))
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
@@ -91,7 +109,7 @@ def write_table(path: Path, trials: list[TrialRecord], folders: list[Path]) -> N
         row = [trial.name, trial.status, trial.score]
         row += [trial.values.get(name) for name in values]
         row += [trial.metrics.get(name) for name in metrics]
-        writer.writerow([*row, folder.name, trial.reason])
+        writer.writerow([*row, folder, trial.reason])
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue())
 
@@ -102,9 +120,10 @@ def epochs_done(folder: Path) -> str:
     Args:
         folder: of its runs.
     """
-    priors = sorted(folder.glob("prior-*"), key=lambda path: path.stat().st_mtime)
-    for kind, path in [("prior", path) for path in priors[-1:]] + [("vqvae", folder / "vqvae")]:
-        history = Run(path).history_path
-        if history.is_file():
-            return f"{kind}, epoch {len(history.read_text().splitlines()) - 1}"
+    kinds = [("prior", path) for path in folder.glob("prior-*")] + [("vqvae", folder / "vqvae")]
+    for kind, path in kinds:
+        # A prior of codes that are no more may go at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            lines = Run(path).history_path.read_text().splitlines()
+            return f"{kind}, epoch {len(lines) - 1}"
     return "starting"

@@ -39,7 +39,10 @@ def write_report(out: Path, config: SearchConfig) -> str:
         InputError: if no trial was completed.
     """
     out, trials = Path(out), read_trials(out)
-    folders = [folder_of(out, config, trial.values) for trial in trials]
+    folders = [
+        folder_of(out, config, trial.values).name if trial.status == "completed" else ""
+        for trial in trials
+    ]
     write_table(out / "trials.csv", trials, folders)
     winner = best(trials, OBJECTIVES[config.objective])
     if winner is None:
@@ -60,6 +63,8 @@ def write_report(out: Path, config: SearchConfig) -> str:
     _draw_learning(out / "figures" / "learning_curves.png", kept, sizes, completed.index(winner))
     failed = len(finished(trials)) - len(completed)
     counts = f"{len(completed)} trials completed, {failed} failed."
+    if len(finished(trials)) < config.trials:
+        counts += f" The space has no more than these: {config.trials} were asked for."
     return f"{counts} {sentence(completed, sizes, config)}"
 
 

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from tqdm import tqdm
 
+from brainslices.errors import InputError
 from tuning.config import OBJECTIVES, SearchConfig
 from tuning.records import TrialRecord, best, epochs_done, finished, read_trials
 
@@ -18,12 +19,12 @@ __all__ = ["shown"]
 
 # Columns of metrics: name -> heading and format.
 METRICS = {
-    "val_ssim_foreground": ("ssim_foreground", ".4f"),
-    "bits_per_pixel_prior": ("bits/pixel, prior", ".4f"),
-    "bits_per_pixel_raw": ("raw", ".4f"),
+    "val_ssim_foreground": ("ssim fg", ".4f"),
+    "bits_per_pixel_prior": ("bits/pixel", ".4f"),
     "seconds": ("seconds", ".0f"),
 }
-MOST_ROWS = 40
+# Lines of the terminal that the table's rows cannot have.
+FRAME_LINES, LEAST_ROWS = 8, 3
 
 
 class _Screen:
@@ -33,26 +34,34 @@ class _Screen:
         out: the search's folder.
         config: the search.
         folder_of: function from a trial's values to the folder of its runs.
-        workers: how many trials run at a time.
     """
 
-    def __init__(self, out: Path, config: SearchConfig, folder_of, workers: int):
-        self.out, self.config = out, config
-        self.folder_of, self.workers = folder_of, workers
+    def __init__(self, out: Path, config: SearchConfig, folder_of):
+        self.out, self.config, self.folder_of = out, config, folder_of
         self.started, self.before = time.monotonic(), len(finished(read_trials(out)))
         self.told = {trial.name for trial in finished(read_trials(out))}
 
-    def table(self) -> Table:
-        """The trials so far."""
+    def table(self, height: int) -> Table:
+        """The trials so far.
+
+        Args:
+            height: lines of the terminal; where they do not hold all trials, the last are shown
+                that are under way, and the best.
+        """
         trials = read_trials(self.out)
         winner = best(trials, OBJECTIVES[self.config.objective])
-        names = list(dict.fromkeys(name for trial in trials for name in trial.values))
+        fixed = {words.partition("=")[0] for words in self.config.fix}
+        names = dict.fromkeys(name for trial in trials for name in trial.values)
+        names = [name for name in names if name not in fixed]
         table = Table(title=self._headline(trials), title_justify="left", pad_edge=False)
         columns = ["trial", *names, *(heading for heading, _ in METRICS.values())]
         for heading in [*columns, self.config.objective]:
             table.add_column(heading, justify="right")
         table.add_column("status", max_width=40, overflow="fold")
-        for trial in trials[-MOST_ROWS:]:
+        rows = max(LEAST_ROWS, height - FRAME_LINES)
+        for trial in trials:
+            if trial not in trials[-rows:] and trial is not winner:
+                continue
             style = "bold green" if trial is winner else "dim" if trial.status == "failed" else ""
             table.add_row(*self._cells(trial, names), style=style)
         return table
@@ -68,7 +77,9 @@ class _Screen:
 
     def _status(self, trial: TrialRecord) -> str:
         if trial.status == "running":
-            return epochs_done(self.folder_of(trial.values))
+            with contextlib.suppress(InputError):  # values that make no configuration fail soon
+                return epochs_done(self.folder_of(trial.values))
+            return "starting"
         return f"failed: {trial.reason}" if trial.reason else "done"
 
     def _headline(self, trials):
@@ -100,23 +111,23 @@ def _short(value):
 
 
 @contextlib.contextmanager
-def shown(out: Path, config: SearchConfig, folder_of, workers: int) -> Iterator:
+def shown(out: Path, config: SearchConfig, folder_of) -> Iterator:
     """Show a search while the block runs.
 
     Args:
         out: the search's folder.
         config: the search.
         folder_of: function from a trial's values to the folder of its runs.
-        workers: how many trials run at a time.
 
     Yields:
         Function to call now and then, which brings the screen up to date.
     """
-    screen = _Screen(Path(out), config, folder_of, workers)
+    screen = _Screen(Path(out), config, folder_of)
     if not sys.stdout.isatty():
         yield screen.tell_news
         screen.tell_news()
         return
-    with Live(screen.table(), console=Console(), auto_refresh=False) as live:
-        yield lambda: live.update(screen.table(), refresh=True)
-        live.update(screen.table(), refresh=True)
+    console = Console()
+    with Live(screen.table(console.height), console=console, auto_refresh=False) as live:
+        yield lambda: live.update(screen.table(console.height), refresh=True)
+        live.update(screen.table(console.height), refresh=True)

@@ -15,10 +15,11 @@ from brainslices.archive import SliceArchive
 from brainslices.code_grids import CodeGrids, entropy
 from brainslices.errors import InputError
 from brainslices.precision import resolve_precision
+from brainslices.runs import file_hash
 from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
 from pixelcnn.model import PixelCNN
 from tuning.config import SearchConfig
-from tuning.spaces import declare, load_space
+from tuning.spaces import SPACES, declare, load_space
 from vqvae.codes import code_grids
 from vqvae.config import VQVAEConfig, VQVAETraining
 
@@ -108,8 +109,8 @@ def run_trial(data: Path, out: Path, config: SearchConfig, values: dict) -> dict
 
 
 def _shortened(training, epochs, config):
-    """A training of fewer epochs; its warm-up keeps its share."""
-    warmup = round(training.warmup_steps * min(1, epochs / training.epochs))
+    """A training of fewer epochs; its warm-up keeps its share of the search's longest."""
+    warmup = round(training.warmup_steps * min(1, config.epochs / training.epochs))
     return dataclasses.replace(training, epochs=epochs, warmup_steps=warmup, **_shared(config))
 
 
@@ -168,5 +169,7 @@ def check(data: Path, config: SearchConfig) -> dict:
     dimensions = [each["config"] for each in hp.get_config()["space"]]
     precision, _ = resolve_precision(config.precision, max(model.channels))
     told = {"archive_hash": archive.content_hash, "precision": precision}
+    # What a file maps values to, not only which there are.
+    told["space_hash"] = None if config.space in SPACES else file_hash(config.space)
     # As JSON gives it back, to be compared with what it gave.
     return json.loads(json.dumps({**told, "space": dimensions, "defaults": defaults}))

@@ -17,7 +17,7 @@ from brainslices.errors import InputError
 from brainslices.processes import CallFailed, call
 from brainslices.runs import write_json
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import TRIALS
+from tuning.records import FAILURE_FILE, TRIALS
 from tuning.spaces import declare, load_space
 from tuning.trial import folder_of, run_trial
 
@@ -41,7 +41,9 @@ class _Durable:
         super().reload()
         # A trial's file is written before the oracle's: one that the oracle does not know yet will
         # be made once more, the same. In a fixed order, as algorithms go by it.
-        self.trials = {name: self.trials[name] for name in sorted(self.start_order)}
+        self.trials = {name: self.trials[name] for name in self.start_order}
+        # A trial is saved as ended before it is no longer under way.
+        self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
 
 
 class _RandomSearch(_Durable, keras_tuner.oracles.RandomSearchOracle):
@@ -58,7 +60,11 @@ class _BayesianOptimization(_Durable, keras_tuner.oracles.BayesianOptimizationOr
         self._random_state = np.random.RandomState([self.seed, int(trial_id)])
         # Its matrices are tiny: more threads only fight for the cores that others train on.
         with threadpool_limits(limits=1):
-            return super().populate_space(trial_id)
+            found = super().populate_space(trial_id)
+        if found["status"] == "RUNNING" and self._duplicate(found["values"]):
+            # Of a small space the best guess is soon what was tried before.
+            return self._random_populate_space()
+        return found
 
 
 def make_oracle(config: SearchConfig) -> keras_tuner.Oracle:
@@ -136,14 +142,17 @@ class Searcher(BaseTuner):
         """
         values = trial.hyperparameters.values
         words = (self.data, self.out, self.config, values)
-        log = folder_of(self.out, self.config, values) / "log.txt"
         for left in reversed(range(RETRIES + 1)):
             try:
+                log = folder_of(self.out, self.config, values) / "log.txt"
                 return call(run_trial, *words, log=log)
             except (InputError, CallFailed) as error:
                 reason, killed = " ".join(str(error).split()), getattr(error, "killed", False)
             if not (killed and left):
                 break
+        # A worker's message does not reach its chief.
+        path = Path(self.get_trial_dir(trial.trial_id)) / FAILURE_FILE
+        write_json(path, {"reason": reason})
         raise keras_tuner.errors.FailedTrialError(reason)
 
     def _run_and_update_trial(self, trial, *arguments, **options):
