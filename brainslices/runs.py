@@ -175,9 +175,9 @@ class Run:
     """The folder of one training.
 
     `config.json` (what was asked), `model.keras` (best epoch), `state.npz` (all that going on
-    needs), `history.csv`, `metrics.json`, `figures/`, `logs/` (TensorBoard), `environment.json`;
-    for a VQ-VAE also `mean_image.npy`, the mean training image, and `code_grids.npz`, the codes of
-    its archive once they were asked for.
+    needs) and `state.previous.npz` (the one before it), `history.csv`, `metrics.json`, `figures/`,
+    `logs/` (TensorBoard), `environment.json`; for a VQ-VAE also `mean_image.npy`, the mean training
+    image, and `code_grids.npz`, the codes of its archive once they were asked for.
 
     Args:
         path: the folder.
@@ -188,6 +188,7 @@ class Run:
         self.config_path = self.path / "config.json"
         self.model_path = self.path / "model.keras"
         self.state_path = self.path / "state.npz"
+        self.previous_state_path = self.path / "state.previous.npz"
         self.history_path = self.path / "history.csv"
         self.metrics_path = self.path / "metrics.json"
         self.environment_path = self.path / "environment.json"

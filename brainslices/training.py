@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,6 @@ from brainslices.runs import (
     Run,
     atomic_path,
     environment,
-    file_hash,
     read_json,
     write_json,
 )
@@ -49,6 +49,10 @@ __all__ = [
 
 # Within an epoch the state is saved this often: the most that a power cut can cost.
 SAVE_INTERVAL_S = 600.0
+# Looking at a loss waits for the device: now and then is enough.
+CHECK_STEPS = 50
+# Share of the codebook under which it has collapsed, if it stays so for some epochs.
+COLLAPSED_USAGE, COLLAPSED_EPOCHS = 0.1, 3
 # What an epoch's line tells, short enough for 100 columns; all else is in the history.
 SHOWN = {
     "loss": "loss",
@@ -150,32 +154,44 @@ def averaged(model: keras.Model) -> Iterator[None]:
 
 
 def save_state(run: Run, model: keras.Model, state: TrainingState) -> None:
-    """Write all that going on needs: weights, optimiser, random generators, metrics, progress."""
+    """Write all that going on needs: weights, optimiser, random generators, metrics, progress.
+
+    The state before it is kept beside it.
+    """
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
     arrays = {key: np.asarray(value) for key, value in _variables(model).items()}
     arrays["progress"] = np.array(json.dumps(vars(state)))
+    if run.state_path.exists():
+        _copy(run.state_path, run.previous_state_path)
     with atomic_path(run.state_path) as temporary:
         np.savez(temporary, **arrays)
+
+
+def _copy(path, place):
+    with atomic_path(place) as temporary:
+        shutil.copyfile(path, temporary)
 
 
 def load_state(run: Run, model: keras.Model) -> TrainingState:
     """Put a saved state back into a compiled model; a fresh run gives a fresh `TrainingState`.
 
+    A file that a failing disk has damaged is replaced by the state before it, which is said.
+
     Raises:
-        InputError: if the file is damaged or belongs to another architecture.
+        InputError: if both are damaged, or the file belongs to another architecture.
     """
     if not run.state_path.exists():
         return TrainingState()
     try:
-        with np.load(run.state_path) as saved:
-            arrays = {key: saved[key] for key in saved.files}
-        state = TrainingState(**json.loads(arrays.pop("progress").item()))
-    except DAMAGE as error:
-        raise InputError(
-            f"{run.state_path} is damaged ({error}). Remove the run folder to start over; "
-            f"{run.model_path.name} in it, the best epoch's model, can still be used."
-        ) from error
+        arrays, state = _read_state(run, run.state_path)
+    except InputError as damage:
+        if not run.previous_state_path.exists():
+            raise
+        arrays, state = _read_state(run, run.previous_state_path)
+        place = f"epoch {state.epoch + 1}, step {state.step}"
+        tqdm.write(f"warning: {damage} Going on from the state before it, {place}.")
+        _copy(run.previous_state_path, run.state_path)
     variables = _variables(model)
     shapes = {key: tuple(value.shape) for key, value in variables.items()}
     if shapes != {key: value.shape for key, value in arrays.items()}:
@@ -186,6 +202,19 @@ def load_state(run: Run, model: keras.Model) -> TrainingState:
     for key, variable in variables.items():
         variable.assign(arrays[key])
     return state
+
+
+def _read_state(run, path):
+    """Arrays by name, and how far the training had come."""
+    try:
+        with np.load(path) as saved:
+            arrays = {key: saved[key] for key in saved.files}
+        return arrays, TrainingState(**json.loads(arrays.pop("progress").item()))
+    except DAMAGE as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Remove the run folder to start over; "
+            f"{run.model_path.name} in it, the best epoch's model, can still be used."
+        ) from error
 
 
 def _variables(model):
@@ -281,7 +310,7 @@ def train_run(
         measure: the run's metrics, from the model and the last state.
 
     Returns:
-        Those metrics, with the hash of the model that they are of.
+        Those metrics.
 
     Raises:
         InputError: if the folder cannot be used; nothing is changed then. Or as `fit`.
@@ -303,7 +332,8 @@ def train_run(
         facts = {"precision": policy, "precision_reason": reason, "seed": training.seed, **facts}
         write_json(run.environment_path, environment(**facts))
         state = fit(model, batches, validation, run, training, *goal)
-        metrics = {**measure(model, state), "model_hash": file_hash(run.require_model())}
+        run.require_model()  # a finished run may have lost it
+        metrics = measure(model, state)
         write_json(run.metrics_path, metrics)
     return metrics
 
@@ -471,6 +501,8 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.state.step += 1
+        if self.state.step % CHECK_STEPS == 0:
+            self._require_finite(logs)
         due = time.monotonic() - self.saved_at > SAVE_INTERVAL_S
         if (due or self.stopped_by) and self.state.step < self.train.steps_per_epoch:
             self._save(logs)
@@ -488,12 +520,23 @@ class _Keeper(keras.callbacks.Callback):
         for key, value in values.items():
             self.state.history.setdefault(key, []).append(value)
         self.state.epoch, self.state.step = epoch + 1, 0
+        self._warn_of_collapse()
         if best_epoch(self.state, *self.goal) == self.state.epoch:
             with averaged(self.model), atomic_path(self.run.model_path) as temporary:
                 _bare(self.model).save(temporary)
         _write_history(self.run, self.state.history)
         self._save(values)
         self.model.stop_training = self.waited_out
+
+    def _warn_of_collapse(self):
+        usage = self.state.history.get("codebook_usage", [])
+        last = usage[-COLLAPSED_EPOCHS:]
+        if len(last) == COLLAPSED_EPOCHS and max(last) < COLLAPSED_USAGE:
+            tqdm.write(
+                f"warning: only {usage[-1]:.1%} of the codebook has been used for "
+                f"{COLLAPSED_EPOCHS} epochs. Try --codebook ema, --kmeans-init, a "
+                "--restart-threshold of 0.5, a lower --learning-rate, or fewer --num-embeddings."
+            )
 
     @property
     def waited_out(self):

@@ -71,15 +71,15 @@ def linked_vqvae(run: Run, vqvae: Path | None = None) -> Link:
             "run that made them as --vqvae, or train a prior on this one."
         )
     facts = {"vqvae_hash": model_hash, "prior_hash": file_hash(run.require_model())}
-    return Link(found, np.array(levels), facts | _costs(run, facts["prior_hash"]))
+    return Link(found, np.array(levels), facts | _costs(run))
 
 
-def _costs(run, prior_hash):
-    """What a code costs, if it was measured on this very model: one stopped later has none yet."""
+def _costs(run):
+    """What a code costs, if it was measured: a run that went on and was stopped has new epochs."""
     metrics = read_json(run.metrics_path) if run.metrics_path.is_file() else {}
     splits = metrics.get("splits", {})
-    # Runs of before the hash was written are taken at their word.
-    if not splits or metrics.get("model_hash", prior_hash) != prior_hash:
+    epochs = len(run.history_path.read_text().splitlines()) - 1 if run.history_path.is_file() else 0
+    if not splits or metrics.get("epochs") != epochs:
         return {}
     costs = {f"nats_per_code_{name}": each["nats_per_code"] for name, each in splits.items()}
     name = "test" if "test" in splits else "validate"

@@ -225,9 +225,36 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(train, monke
     assert (run.state_path.read_bytes(), run.model_path.read_bytes()) == before
 
 
+def test_loss_that_is_no_number_stops_within_the_epoch(train, monkeypatch):
+    monkeypatch.setattr("brainslices.training.CHECK_STEPS", 2)
+    good = Autoencoder.compute_loss
+    monkeypatch.setattr(
+        Autoencoder, "compute_loss", lambda *inputs, **options: good(*inputs, **options) / 0.0 * 0.0
+    )
+    with pytest.raises(InputError, match="is not finite in epoch 1, step 2"):
+        train()
+
+
+def test_collapse_of_the_codebook_is_said_with_what_to_try(train, monkeypatch, capsys):
+    usage = iter([0.5, 0.09, 0.05, 0.02])
+    end = _Keeper.on_epoch_end
+    monkeypatch.setattr(
+        _Keeper,
+        "on_epoch_end",
+        lambda self, epoch, logs: end(self, epoch, {**logs, "codebook_usage": next(usage)}),
+    )
+    train(epochs=3)
+    assert "warning" not in capsys.readouterr().out
+    train(epochs=4)
+    said = capsys.readouterr().out
+    assert "warning: only 2.0% of the codebook has been used for 3 epochs." in said
+    assert "--restart-threshold" in said
+
+
 @pytest.mark.parametrize("share", [0.0, 0.9])
-def test_damaged_state_is_refused_and_left_alone(train, share):
+def test_damaged_state_without_one_before_is_refused_and_left_alone(train, share):
     _, _, run = train(epochs=1)
+    run.previous_state_path.unlink()
     content = run.state_path.read_bytes()
     run.state_path.write_bytes(content[: int(share * len(content))])
     before = run.state_path.read_bytes(), run.model_path.read_bytes()
@@ -237,8 +264,35 @@ def test_damaged_state_is_refused_and_left_alone(train, share):
     assert (run.state_path.read_bytes(), run.model_path.read_bytes()) == before
 
 
+def test_damaged_state_gives_way_to_the_one_before_it(train, capsys):
+    _, whole, other = train("whole")
+    _, _, run = train("run")
+    content = run.state_path.read_bytes()
+    run.state_path.write_bytes(content[: len(content) // 2])
+    capsys.readouterr()
+    _, state, _ = train("run")
+    said = capsys.readouterr().out
+    assert f"warning: {run.state_path} is damaged" in said
+    assert "Going on from the state before it, epoch 3, step 0." in said
+    assert state.history == whole.history
+    first, second = saved(run), saved(other)
+    del first["progress"], second["progress"]
+    assert first.keys() == second.keys()
+    assert_bit_equal([*first.values()], [second[key] for key in first])
+
+
+def test_state_before_a_damaged_one_survives_the_next_save(train):
+    """Killed while it goes on, before its first save: the good state must not be lost."""
+    model, _, run = train(epochs=2)
+    run.state_path.write_bytes(b"torn")
+    assert load_state(run, model).epoch == 1
+    assert load_state(run, model).epoch == 1
+    assert run.state_path.read_bytes() == run.previous_state_path.read_bytes()
+
+
 def test_flipped_bit_in_the_state_is_noticed(train):
     _, _, run = train(epochs=1)
+    run.previous_state_path.unlink()
     content = bytearray(run.state_path.read_bytes())
     content[len(content) // 2] ^= 1
     run.state_path.write_bytes(content)

@@ -153,7 +153,7 @@ def test_metrics_are_those_of_the_best_epoch(trained, grids):
     assert read_json(path / "metrics.json") == metrics
     rates = {"nats_per_code", "bits_per_slice", "bits_per_pixel_prior"}
     assert set(metrics) == rates | {
-        *("split", "epoch", "epochs", "splits", "seconds", "model_hash"),
+        *("split", "epoch", "epochs", "splits", "seconds"),
         *("bits_per_pixel_raw", "entropy", "entropy_by_position"),
     }
     assert list(metrics["splits"]) == ["train", "validate", "test"]

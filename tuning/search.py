@@ -29,7 +29,7 @@ LOOK_S = 1.0
 # A process that dies this often without a trial ended between is not worth starting again.
 DEATHS = 3
 # How long a worker tries to reach its chief, and a search waits for the last one's processes.
-CHIEF_S, ORACLE_S = 40.0, 30.0
+CHIEF_S, ORACLE_S = 30.0, 30.0
 VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
