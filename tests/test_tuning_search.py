@@ -1,6 +1,23 @@
 import pytest
 
+from brainslices.errors import InputError
+from tuning.config import SearchConfig
 from tuning.search import share_of_cores, visible_gpus
+from tuning.trial import check
+
+
+def test_archive_that_is_none_is_refused_before_the_first_trial(tmp_path):
+    with pytest.raises(InputError, match="is no slice archive"):
+        check(tmp_path / "absent", SearchConfig())
+
+
+def test_check_tells_what_makes_two_searches_the_same(phantom_archive):
+    told = check(phantom_archive.path, SearchConfig(precision="float32"))
+    assert told == check(phantom_archive.path, SearchConfig(precision="float32"))
+    fixed = check(phantom_archive.path, SearchConfig(precision="float32", fix=("downsampling=8",)))
+    assert fixed["space"] != told["space"]
+    assert (told["precision"], told["space_hash"]) == ("float32", None)
+    assert told["archive_hash"] == phantom_archive.content_hash
 
 
 @pytest.mark.parametrize(
