@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fresh machine to result: own .venv, install, phantom brains, training of both stages, reconstruction
-# of brains that the model has not seen, and novel ones. Some minutes on two cores after the
+# of brains that the model has not seen, and novel ones. Five minutes on two cores after the
 # install. Needs no data.
 #   bash scripts/demo.sh [OUT]        (default: outputs/demo)
 set -euo pipefail

@@ -6,4 +6,4 @@ EXTRAS=test,jax
 . "$(dirname "$0")/environment.sh"
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .
-exec "$PYTHON" -m pytest --numprocesses 2 --dist loadgroup "$@"
+exec "$PYTHON" -m pytest --numprocesses 2 "$@"

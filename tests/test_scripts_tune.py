@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import shutil
 import socket
 import time
 
 import psutil
 import pytest
+from filelock import FileLock
 from helpers import ROOT, python, start
 
 from brainslices.config import load_config
@@ -23,8 +25,7 @@ FAST = [*SEARCH, "--objective", "val_ssim_foreground"]
 # What a process of its own or another order of sums may change.
 LOOSE = {"seconds"}
 
-# Together in one process of the test run: they share a search.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]
+pytestmark = pytest.mark.slow
 
 
 def words(archive, out, *asked):
@@ -82,11 +83,19 @@ def assert_gone(processes):
 
 @pytest.fixture(scope="module")
 def searched(phantom_archive, tmp_path_factory):
-    """An undisturbed search: its folder, and what it printed."""
-    out = tmp_path_factory.mktemp("search") / "out"
-    ran = python(*words(phantom_archive, out, *SEARCH), timeout=400)
-    assert ran.returncode == 0, ran.stderr
-    return out, ran.stdout
+    """An undisturbed search, one for all processes of the test run: folder, and what it printed."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    base = tmp_path_factory.getbasetemp().parent / f"search-{run}"
+    if run is None:
+        base = tmp_path_factory.mktemp("search")
+    base.mkdir(exist_ok=True)
+    out, printed = base / "out", base / "printed.txt"
+    with FileLock(base / "lock"):
+        if not printed.exists():
+            ran = python(*words(phantom_archive, out, *SEARCH), timeout=400)
+            assert ran.returncode == 0, ran.stderr
+            printed.write_text(ran.stdout)
+    return out, printed.read_text()
 
 
 def test_search_tells_its_trials_and_what_it_found(searched):
@@ -260,10 +269,8 @@ def test_worker_without_a_chief_ends_within_a_minute(phantom_archive, tmp_path):
     assert "KERASTUNER_ORACLE_IP, KERASTUNER_ORACLE_PORT must be set too" in ran.stderr
 
 
-def test_a_search_in_use_is_not_entered(searched, phantom_archive):
-    out, _ = searched
-    from filelock import FileLock
-
+def test_a_search_in_use_is_not_entered(searched, phantom_archive, tmp_path):
+    out = shutil.copytree(searched[0], tmp_path / "out")
     with FileLock(out / ".lock"):
         ran = python(*words(phantom_archive, out, *SEARCH))
     assert ran.returncode == 2
