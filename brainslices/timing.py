@@ -1,15 +1,12 @@
 """How speed and memory are measured: side by side, by medians, memory in processes of their own."""
 
 import gc
-import importlib
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +22,6 @@ __all__ = [
     "Setting",
     "alternate",
     "empty_memory",
-    "in_new_process",
     "measure_all",
     "table",
     "timed",
@@ -201,18 +197,6 @@ def training_rate(model, data: object, batch_size: int | None, warmup: int, step
     epochs = warmup + steps  # more than enough: the clock stops it
     model.fit(data, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[clock])
     return (batch_size or data.batch_size) * steps / (times[1] - times[0])
-
-
-def in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a module's function in a fresh Python, where nothing was imported or allocated yet."""
-    options = {"mp_context": get_context("spawn"), "initializer": _import}
-    with ProcessPoolExecutor(1, **options, initargs=(function.__module__,)) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def _import(module):
-    with cli.hushed():
-        importlib.import_module(module)
 
 
 class PeakMemory:

@@ -10,13 +10,13 @@ from keras import ops
 
 from brainslices.code_grids import SplitCodes
 from brainslices.precision import resolve_precision
+from brainslices.processes import call
 from brainslices.timing import (
     PROCESS_STATUS,
     PeakMemory,
     Row,
     Setting,
     alternate,
-    in_new_process,
     timed,
     training_rate,
 )
@@ -151,9 +151,7 @@ def measure_memory(setting: Setting) -> Iterator[Row]:
     if not PROCESS_STATUS.exists():
         return
     few, many = SLICES, MEMORY_BATCHES * SLICES
-    sides = {
-        count: partial(in_new_process, _sampling_memory, setting, count) for count in (few, many)
-    }
+    sides = {count: partial(call, _sampling_memory, setting, count) for count in (few, many)}
     added = {count: each for count, (each,) in alternate(sides, min(3, setting.rounds)).items()}
     yield Row(f"memory, sample {few} slices", "GB", added[few], note="compilation included")
     peer = {"peer": added[few], "against": f"{few} slices", "at_least": 0.95}

@@ -12,8 +12,8 @@ from brainslices.errors import InputError
 from brainslices.metrics import bits_per_pixel_raw
 from brainslices.models import load_model
 from brainslices.runs import Run
+from brainslices.state import TrainingState
 from brainslices.training import (
-    TrainingState,
     best_epoch,
     describe,
     require_same,

@@ -12,13 +12,12 @@ from keras import layers, ops
 from brainslices.batches import SliceBatches
 from brainslices.errors import InputError
 from brainslices.runs import Run
+from brainslices.state import load_state, save_state
 from brainslices.training import (
     _Keeper,
     compile_model,
     fit,
     learning_rate,
-    load_state,
-    save_state,
 )
 
 GOAL = ("val_ssim", "max")

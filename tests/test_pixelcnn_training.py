@@ -19,7 +19,8 @@ from helpers import (
 from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.errors import InputError
 from brainslices.runs import FORMAT_VERSION, Run, read_json
-from brainslices.training import _Keeper, compile_model, load_state
+from brainslices.state import load_state
+from brainslices.training import _Keeper, compile_model
 from pixelcnn.sampling import Sampler, uniform_noise
 from pixelcnn.training import (
     CodeBatches,

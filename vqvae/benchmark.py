@@ -13,6 +13,7 @@ from keras import ops
 from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
 from brainslices.precision import resolve_precision
+from brainslices.processes import call
 from brainslices.sources import SourceConfig, make_archive
 from brainslices.timing import (
     PROCESS_STATUS,
@@ -21,7 +22,6 @@ from brainslices.timing import (
     Setting,
     alternate,
     empty_memory,
-    in_new_process,
     timed,
     training_rate,
 )
@@ -73,10 +73,10 @@ def measure_memory(setting: Setting) -> Iterator[Row]:
     """Peak memory of training over that of an empty TensorFlow, each in a process of its own."""
     if not PROCESS_STATUS.exists():
         return
-    empty = in_new_process(empty_memory)
-    plain = _added(in_new_process(_plain_memory, setting), empty)
+    empty = call(empty_memory)
+    plain = _added(call(_plain_memory, setting), empty)
     for name in PRESETS:
-        ours = _added(in_new_process(_training_memory, setting, name), empty)
+        ours = _added(call(_training_memory, setting, name), empty)
         peer = {"peer": plain["resident"], "against": PLAIN} if name == "seed" else {}
         row = f"memory, train {name}"
         yield Row(row, "GB", ours["resident"], at_most=1.0, note="resident", **peer)
@@ -180,8 +180,8 @@ def measure_quantizer(setting: Setting) -> Iterator[Row]:
     count, codes = (QUICK_LATENTS, QUICK_CODES) if setting.quick else (LATENTS, CODES)
     share = count // PLAIN_SHARE
     sides = {
-        "ours": partial(in_new_process, _quantize, count, codes, False),
-        "plain": partial(in_new_process, _quantize, share, codes, True),
+        "ours": partial(call, _quantize, count, codes, False),
+        "plain": partial(call, _quantize, share, codes, True),
     }
     medians = alternate(sides, min(3, setting.rounds))
     scaled = [PLAIN_SHARE * figure for figure in medians["plain"]]

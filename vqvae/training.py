@@ -9,7 +9,8 @@ from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
 from brainslices.metrics import mean_image
 from brainslices.runs import Run, atomic_path
-from brainslices.training import TrainingState, best_epoch, describe, train_run
+from brainslices.state import TrainingState
+from brainslices.training import best_epoch, describe, train_run
 from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.model import VQVAE
 
