@@ -219,6 +219,8 @@ def train_run(
         require_same(run, asked, kinds)  # it may have been begun while we looked
         width = int(np.max(asked["model"]["channels"]))
         policy, reason = resumed_precision(run, training, width)
+        # Names count what the process made before, and TensorFlow orders some sums by name.
+        keras.utils.clear_session(free_memory=False)
         keras.mixed_precision.set_dtype_policy(policy)
         keras.utils.set_random_seed(training.seed)
         _require_determinism()
