@@ -7,12 +7,15 @@ import keras
 import numpy as np
 
 from brainslices.archive import SliceArchive
+from brainslices.devices import process_share
 
 __all__ = ["Batches", "SliceBatches"]
 
 
 class Batches(keras.utils.PyDataset, abc.ABC):
     """Batches of `count` items, each a one-tuple of the model's inputs, as Keras wants them.
+
+    Where several processes train together, each gets its share of every batch.
 
     Args:
         count: number of items.
@@ -22,6 +25,7 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         epoch: which epoch's order; whoever trains moves it on, since Keras ends an epoch once more
             before the first.
         first_step: step of the epoch to begin with, for a training that goes on within it.
+        devices: how many share each batch evenly; items too few for that are left out.
     """
 
     def __init__(
@@ -31,9 +35,12 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         seed: int | None = None,
         epoch: int = 0,
         first_step: int = 0,
+        devices: int = 1,
     ):
         super().__init__()
-        self.count, self.batch_size = count, min(batch_size, count)
+        self.count = count - count % devices
+        self.batch_size = min(batch_size, self.count)
+        self.share, self.shares = process_share() if devices > 1 else (0, 1)
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
 
     @property
@@ -47,21 +54,39 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         return self.steps_per_epoch - self.first_step
 
     def __getitem__(self, index: int) -> tuple:
-        """One batch, `load`'s in a tuple of its own."""
+        """One batch, or this process's share of it: `load`'s in a tuple of its own."""
         step = self.first_step + index
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.seed is None:
-            return (self.load(np.arange(self.count)[span], None),)
-        order = _order(self.count, self.seed, self.epoch)
-        return (self.load(order[span], np.random.default_rng([self.seed, self.epoch, step])),)
+            chosen, draws = np.arange(self.count)[span], None
+        else:
+            chosen = _order(self.count, self.seed, self.epoch)[span]
+            chance = np.random.default_rng([self.seed, self.epoch, step])
+            # For the whole batch, so that they do not depend on who loads which share.
+            draws = self.draw(len(chosen), chance)
+        size = len(chosen) // self.shares
+        own = slice(self.share * size, (self.share + 1) * size)
+        return (self.load(chosen[own], None if draws is None else draws[own]),)
 
     @abc.abstractmethod
-    def load(self, chosen: np.ndarray, chance: np.random.Generator | None):
+    def draw(self, count: int, chance: np.random.Generator) -> np.ndarray:
+        """What a step draws by chance for its items.
+
+        Args:
+            count: number of items.
+            chance: generator of this step's draws.
+
+        Returns:
+            Array of shape (count,), for `load`.
+        """
+
+    @abc.abstractmethod
+    def load(self, chosen: np.ndarray, draws: np.ndarray | None):
         """The model's inputs for some items.
 
         Args:
             chosen: int array, numbers of the items.
-            chance: generator of this step's draws; None where items are given as they are.
+            draws: what `draw` drew for them; None where items are given as they are.
         """
 
 
@@ -74,7 +99,7 @@ class SliceBatches(Batches):
         batch_size: slices in a batch.
         seed: as `Batches`.
         mirror: turn each slice left to right with probability 1/2 (with a seed only).
-        **place: `epoch` and `first_step`, as `Batches`.
+        **options: `epoch`, `first_step` and `devices`, as `Batches`.
     """
 
     def __init__(
@@ -84,17 +109,19 @@ class SliceBatches(Batches):
         batch_size: int,
         seed: int | None = None,
         mirror: bool = False,
-        **place,
+        **options,
     ):
-        super().__init__(len(rows), batch_size, seed, **place)
+        super().__init__(len(rows), batch_size, seed, **options)
         self.archive, self.rows, self.mirror = archive, rows, mirror
 
-    def load(self, chosen, chance):
+    def draw(self, count, chance):
+        return chance.random(count) < 0.5
+
+    def load(self, chosen, draws):
         images = self.archive.load(self.rows[chosen])
-        if self.mirror and chance is not None:
-            coins = chance.random(len(images)) < 0.5
+        if self.mirror and draws is not None:
             # Rows of a slice run from one side of the head to the other.
-            images[coins] = images[coins, ::-1]
+            images[draws] = images[draws, ::-1]
         return images
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -57,9 +58,13 @@ def _check_backend() -> None:
 
 
 def _wake_devices() -> None:
-    import keras
+    from brainslices.cluster import Cluster
 
-    keras.distribution.list_devices()
+    # Under JAX, processes that train together meet before any of them looks at its devices.
+    if Cluster.from_environment() is None:
+        import keras
+
+        keras.distribution.list_devices()
 
 
 @contextlib.contextmanager
@@ -100,7 +105,8 @@ def run(main: Callable[[], None]) -> int:
         130 stopped by the user.
     """
     try:
-        main()
+        with _terminable():
+            main()
     except InputError as error:
         return _fail(str(error))
     except OSError as error:
@@ -109,6 +115,20 @@ def run(main: Callable[[], None]) -> int:
         sys.stderr.write(f"\nstopped. {stop}\n" if str(stop) else "\nstopped.\n")
         return INTERRUPTED
     return DONE
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Let SIGTERM end a command as Ctrl-C does, so that no half-written file is left."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str) -> int:

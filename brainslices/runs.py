@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+# The names that `atomic_path` gives what is not whole yet.
+PARTIAL = ".?*-????????.?*"
 
 
 @contextlib.contextmanager
@@ -201,6 +203,8 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Hold the folder for one process; the operating system frees it if that process dies.
 
+        What a process that was killed had half written is removed.
+
         Raises:
             InputError: if another process is using the folder.
         """
@@ -209,6 +213,9 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.path / ".lock", blocking=False):
+                for folder in (self.path, self.figures):
+                    for partial in folder.glob(PARTIAL):
+                        partial.unlink(missing_ok=True)
                 yield
         except Timeout as error:
             raise InputError(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from brainslices.devices import on_first
 from brainslices.errors import DAMAGE, InputError
 from brainslices.runs import Run, atomic_path
 
@@ -55,21 +56,15 @@ def load_state(run: Run, model: keras.Model) -> TrainingState:
     """Put a saved state back into a compiled model; a fresh run gives a fresh `TrainingState`.
 
     A file that a failing disk has damaged is replaced by the state before it, which is said.
+    Of several processes the first reads for all.
 
     Raises:
         InputError: if both are damaged, or the file belongs to another architecture.
     """
-    if not run.state_path.exists():
+    found = on_first(_read_last_state, run)
+    if found is None:
         return TrainingState()
-    try:
-        arrays, state = _read_state(run, run.state_path)
-    except InputError as damage:
-        if not run.previous_state_path.exists():
-            raise
-        arrays, state = _read_state(run, run.previous_state_path)
-        place = f"epoch {state.epoch + 1}, step {state.step}"
-        tqdm.write(f"warning: {damage} Going on from the state before it, {place}.")
-        _copy(run.previous_state_path, run.state_path)
+    arrays, state = found
     variables = _variables(model)
     shapes = {key: tuple(value.shape) for key, value in variables.items()}
     if shapes != {key: value.shape for key, value in arrays.items()}:
@@ -80,6 +75,21 @@ def load_state(run: Run, model: keras.Model) -> TrainingState:
     for key, variable in variables.items():
         variable.assign(arrays[key])
     return state
+
+
+def _read_last_state(run):
+    if not run.state_path.exists():
+        return None
+    try:
+        return _read_state(run, run.state_path)
+    except InputError as damage:
+        if not run.previous_state_path.exists():
+            raise
+        arrays, state = _read_state(run, run.previous_state_path)
+        place = f"epoch {state.epoch + 1}, step {state.step}"
+        tqdm.write(f"warning: {damage} Going on from the state before it, {place}.")
+        _copy(run.previous_state_path, run.state_path)
+        return arrays, state
 
 
 def _read_state(run, path):

@@ -17,6 +17,18 @@ from tqdm import tqdm
 from brainslices import progress
 from brainslices.batches import Batches
 from brainslices.config import TrainingConfig, from_dict
+from brainslices.devices import (
+    alone,
+    anywhere,
+    data_parallel,
+    device_count,
+    is_first,
+    on_first,
+    process_share,
+    replica_count,
+    require_same_everywhere,
+    total,
+)
 from brainslices.errors import InputError
 from brainslices.figures import training_figure
 from brainslices.precision import resolve_precision
@@ -44,8 +56,8 @@ __all__ = [
 
 # Within an epoch the state is saved this often: the most that a power cut can cost.
 SAVE_INTERVAL_S = 600.0
-# Looking at a loss waits for the device: now and then is enough.
-CHECK_STEPS = 50
+# Looking at a loss waits for the device: now and then is enough. So is asking other processes.
+CHECK_STEPS, ASK_STEPS = 50, 10
 # Share of the codebook under which it has collapsed, if it stays so for some epochs.
 COLLAPSED_USAGE, COLLAPSED_EPOCHS = 0.1, 3
 # What an epoch's line tells, short enough for 100 columns; all else is in the history.
@@ -101,6 +113,13 @@ class _Adam(keras.optimizers.Adam):
     def finalize_variable_values(self, var_list):
         pass
 
+    def _clip_gradients(self, grads):
+        # The norm is that of the whole batch's gradient; Keras adds the parts up only later.
+        parts = replica_count()
+        if parts == 1 or not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        return [grad / parts for grad in super()._clip_gradients(total(grads))]
+
     @property
     def ema_momentum(self):
         """Lower at first, so that an average of few steps is not mostly the first weights."""
@@ -122,13 +141,16 @@ def averaged(model: keras.Model) -> Iterator[None]:
     # Copies: under JAX an array that two variables shared would be given away with one of them.
     own = [np.array(variable) for variable in model.trainable_variables]
     averages = optimizer._model_variables_moving_average
-    for variable, average in zip(model.trainable_variables, averages, strict=True):
-        variable.assign(np.array(average))
+    _assign(model.trainable_variables, [np.array(average) for average in averages])
     try:
         yield
     finally:
-        for variable, value in zip(model.trainable_variables, own, strict=True):
-            variable.assign(value)
+        _assign(model.trainable_variables, own)
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def fit(
@@ -164,24 +186,40 @@ def fit(
         InputError: the loss is no longer finite, or the saved state does not fit.
     """
     state = load_state(run, model)
-    if not run.state_path.exists():
+    if is_first() and not run.state_path.exists():
         save_state(run, model, state)  # from here on the folder is a run that has begun
     keeper = _Keeper(run, state, config, train, (monitor, mode))
     shown = _Progress(config.epochs, train)
-    callbacks = [shown, keeper, *_tensorboard(run)]
+    callbacks = [shown, keeper]
+    if is_first():
+        callbacks += _tensorboard(run)
     # Keras would shuffle the batches once more, in an order that no state holds.
     options = {"validation_data": validation, "callbacks": callbacks, "shuffle": False}
     options["verbose"] = 0
     with keeper.signals(), contextlib.closing(shown):
-        if state.step and not keeper.waited_out:
+        if state.step == train.steps_per_epoch:
+            _finish_epoch(model, validation, state, callbacks)
+        elif state.step and not keeper.waited_out:
             # The rest of the epoch that was cut: Keras fixes an epoch's length for a whole `fit`.
             train.epoch, train.first_step = state.epoch, state.step
             model.fit(train, initial_epoch=state.epoch, epochs=state.epoch + 1, **options)
         if state.epoch < config.epochs and not keeper.waited_out:
             train.epoch, train.first_step = state.epoch, 0
             model.fit(train, initial_epoch=state.epoch, epochs=config.epochs, **options)
-    _draw_history(run, state)
+    if is_first():
+        _draw_history(run, state)
     return state
+
+
+def _finish_epoch(model, validation, state, callbacks):
+    """An epoch that was cut in its validation: Keras has no `fit` without a step."""
+    callbacks = keras.callbacks.CallbackList(callbacks, model=model)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(state.epoch)
+    logs = dict(model.get_metrics_result())
+    scores = model.evaluate(validation, verbose=0, callbacks=callbacks, return_dict=True)
+    callbacks.on_epoch_end(state.epoch, logs | {f"val_{key}": scores[key] for key in scores})
+    callbacks.on_train_end()
 
 
 def train_run(
@@ -191,10 +229,12 @@ def train_run(
     goal: tuple[str, Literal["min", "max"]],
     training: TrainingConfig,
     facts: dict,
-    prepare: Callable[[], tuple[keras.Model, Batches, Batches]],
+    prepare: Callable[[int], tuple[keras.Model, Batches, Batches]],
     measure: Callable[[keras.Model, TrainingState], dict],
 ) -> dict:
     """Train in a run folder, or go on there: what both stages do around `fit`.
+
+    On all devices that are there; of several processes only the first writes.
 
     Args:
         run: the folder, made if missing.
@@ -203,8 +243,8 @@ def train_run(
         goal: `monitor` and `mode` of `fit`.
         training: the training's configuration.
         facts: for `environment.json`, beside precision and seed.
-        prepare: makes model, training batches and validation batches; called when policy and seeds
-            are set.
+        prepare: makes model, training batches and validation batches, given the number of devices
+            that share them; called when policy and seeds are set.
         measure: the run's metrics, from the model and the last state.
 
     Returns:
@@ -214,28 +254,55 @@ def train_run(
         InputError: if the folder cannot be used; nothing is changed then. Or as `fit`.
         KeyboardInterrupt: as `fit`.
     """
-    require_same(run, asked, kinds)
-    with run.lock():
-        require_same(run, asked, kinds)  # it may have been begun while we looked
-        width = int(np.max(asked["model"]["channels"]))
-        policy, reason = resumed_precision(run, training, width)
-        # Names count what the process made before, and TensorFlow orders some sums by name.
-        keras.utils.clear_session(free_memory=False)
-        keras.mixed_precision.set_dtype_policy(policy)
-        keras.utils.set_random_seed(training.seed)
-        _require_determinism()
-        model, batches, validation = prepare()
-        compile_model(model, training, batches.steps_per_epoch)
-        load_state(run, model)  # one that does not fit is found before anything is written
-        tqdm.write(f"precision {policy}: {reason}")
-        write_json(run.config_path, asked)
-        facts = {"precision": policy, "precision_reason": reason, "seed": training.seed, **facts}
-        write_json(run.environment_path, environment(**facts))
-        state = fit(model, batches, validation, run, training, *goal)
-        run.require_model()  # a finished run may have lost it
-        metrics = measure(model, state)
-        write_json(run.metrics_path, metrics)
+    require_same_everywhere([asked["model"], asked["training"]], "options")
+    on_first(require_same, run, asked, kinds)
+    devices = device_count()
+    _require_even_shares(training.batch_size, devices)
+    with contextlib.ExitStack() as held:
+        on_first(lambda: held.enter_context(run.lock()))
+        on_first(require_same, run, asked, kinds)  # it may have been begun while we looked
+        policy, reason = _set_up(run, asked, training)
+        with data_parallel():
+            model, batches, validation = prepare(devices)
+            compile_model(model, training, batches.steps_per_epoch)
+            load_state(run, model)  # one that does not fit is found before anything is written
+            tqdm.write(f"precision {policy}: {reason}")
+            if devices > 1:
+                tqdm.write(f"{devices} devices, {training.batch_size // devices} items each a step")
+            if is_first():
+                write_json(run.config_path, asked)
+                facts = {"precision": policy, "precision_reason": reason, **facts}
+                facts |= {"seed": training.seed, "devices": devices}
+                write_json(run.environment_path, environment(**facts))
+            state = fit(model, batches, validation, run, training, *goal)
+        return on_first(_sum_up, run, model, state, measure)
+
+
+def _set_up(run, asked, training):
+    """Precision, names and seeds, as a new process has them; the policy and why it is this one."""
+    width = int(np.max(asked["model"]["channels"]))
+    policy, reason = on_first(resumed_precision, run, training, width)
+    # Names count what the process made before, and TensorFlow orders some sums by name.
+    keras.utils.clear_session(free_memory=False)
+    keras.mixed_precision.set_dtype_policy(policy)
+    keras.utils.set_random_seed(training.seed)
+    _require_determinism()
+    return policy, reason
+
+
+def _sum_up(run, model, state, measure):
+    run.require_model()  # a finished run may have lost it
+    metrics = measure(model, state)
+    write_json(run.metrics_path, metrics)
     return metrics
+
+
+def _require_even_shares(batch_size, devices):
+    if batch_size % devices:
+        raise InputError(
+            f"`batch_size` must be a multiple of {devices}, the devices that share each batch. "
+            f"Received: batch_size={batch_size}."
+        )
 
 
 def best_epoch(state: TrainingState, monitor: str, mode: Literal["min", "max"]) -> int:
@@ -367,7 +434,11 @@ class _Keeper(keras.callbacks.Callback):
         # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
         self.restored = None
         self.saved_at = self.counted_at = time.monotonic()
+        share, processes = process_share()
+        self.first, self.alone = share == 0, processes == 1
         self.stopped_by = None
+        # The metrics of an epoch's training, while its validation goes on.
+        self.trained = None
 
     @contextlib.contextmanager
     def signals(self):
@@ -395,20 +466,33 @@ class _Keeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.train.epoch = epoch
         if self.restored is not None:
-            for variable, value in zip(self.model.metrics_variables, self.restored, strict=True):
-                variable.assign(value)
+            _assign(self.model.metrics_variables, self.restored)
             self.restored = None
 
     def on_train_batch_end(self, batch, logs=None):
         self.state.step += 1
         if self.state.step % CHECK_STEPS == 0:
             self._require_finite(logs)
-        due = time.monotonic() - self.saved_at > SAVE_INTERVAL_S
-        if (due or self.stopped_by) and self.state.step < self.train.steps_per_epoch:
+        if self.state.step == self.train.steps_per_epoch:
+            return  # validation comes next, and looks for a stop as well
+        if self._must_stop(self.state.step):
+            self._save(logs)
+            self._stop()
+        elif time.monotonic() - self.saved_at > SAVE_INTERVAL_S:
             self._save(logs)
 
     def on_test_begin(self, logs=None):
+        self.trained = [np.array(value) for value in self.model.metrics_variables]
         self.lent.enter_context(averaged(self.model))
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._must_stop(batch):
+            if hasattr(self.model, "jax_state_sync"):
+                self.model.jax_state_sync()
+            self.lent.close()
+            _assign(self.model.metrics_variables, self.trained)
+            self._save({})
+            self._stop()
 
     def on_test_end(self, logs=None):
         self.lent.close()
@@ -422,11 +506,19 @@ class _Keeper(keras.callbacks.Callback):
         self.state.epoch, self.state.step = epoch + 1, 0
         self._warn_of_collapse()
         if best_epoch(self.state, *self.goal) == self.state.epoch:
-            with averaged(self.model), atomic_path(self.run.model_path) as temporary:
-                _bare(self.model).save(temporary)
-        _write_history(self.run, self.state.history)
+            with averaged(self.model), alone():
+                self._save_model()
+        if self.first:
+            _write_history(self.run, self.state.history)
         self._save(values)
+        if self._must_stop(0):
+            self._stop()
         self.model.stop_training = self.waited_out
+
+    def _save_model(self):
+        if self.first:
+            with atomic_path(self.run.model_path) as temporary:
+                _bare(self.model).save(temporary)
 
     def _warn_of_collapse(self):
         usage = self.state.history.get("codebook_usage", [])
@@ -450,14 +542,23 @@ class _Keeper(keras.callbacks.Callback):
         now = time.monotonic()
         self.state.seconds += now - self.counted_at
         self.counted_at = now
-        save_state(self.run, self.model, self.state)
+        if self.first:
+            save_state(self.run, self.model, self.state)
         self.saved_at = time.monotonic()
-        if self.stopped_by:
+
+    def _must_stop(self, step):
+        """Whether a signal has come, to any of the processes: they stop after the same step."""
+        if self.alone:
+            return self.stopped_by is not None
+        return step % ASK_STEPS == 0 and anywhere(self.stopped_by is not None)
+
+    def _stop(self):
+        if self.first:
             _draw_history(self.run, self.state)
-            raise KeyboardInterrupt(
-                f"State saved in {self.run.path} after epoch {self.state.epoch}, step "
-                f"{self.state.step} of the next. The same command goes on from there."
-            )
+        raise KeyboardInterrupt(
+            f"State saved in {self.run.path} after epoch {self.state.epoch}, step "
+            f"{self.state.step} of the next. The same command goes on from there."
+        )
 
     def _require_finite(self, logs):
         bad = [key for key, value in logs.items() if not np.isfinite(float(value))]

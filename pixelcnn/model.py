@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from brainslices.devices import replica_count
 from pixelcnn.config import PixelCNNConfig
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention
 from pixelcnn.masks import scan_order
@@ -138,7 +139,7 @@ class PixelCNN(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         nats = ops.mean(self.nats(x["codes"], y_pred))
         self.nats_metric.update_state(nats, sample_weight=ops.shape(x["codes"])[0])
-        return nats
+        return nats / replica_count()
 
     def get_config(self):
         return {

@@ -45,7 +45,7 @@ class CodeBatches(Batches):
         seed: as `Batches`.
         variants: uint16 array of shape (variants, n, r, c), the codes of augmented copies of the
             same slices; with a seed each slice comes as itself or as one of them.
-        **place: `epoch` and `first_step`, as `Batches`.
+        **options: `epoch`, `first_step` and `devices`, as `Batches`.
     """
 
     def __init__(
@@ -54,18 +54,21 @@ class CodeBatches(Batches):
         batch_size: int,
         seed: int | None = None,
         variants: np.ndarray | None = None,
-        **place,
+        **options,
     ):
-        super().__init__(len(split.codes), batch_size, seed, **place)
+        super().__init__(len(split.codes), batch_size, seed, **options)
         self.split = split
         self.variants = split.codes[:0, None] if variants is None else variants
 
-    def load(self, chosen, chance):
+    def draw(self, count, chance):
+        # Which variant each grid comes as; -1 is the grid itself.
+        return chance.integers(-1, len(self.variants), count)
+
+    def load(self, chosen, draws):
         codes = self.split.codes[chosen].astype("int32")
-        if chance is not None and len(self.variants):
-            which = chance.integers(-1, len(self.variants), len(chosen))
-            (turned,) = np.nonzero(which >= 0)
-            codes[turned] = self.variants[which[turned], chosen[turned]]
+        if draws is not None:
+            (turned,) = np.nonzero(draws >= 0)
+            codes[turned] = self.variants[draws[turned], chosen[turned]]
         return {"codes": codes, "position": self.split.positions[chosen]}
 
 
@@ -113,11 +116,11 @@ def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelC
         )
     run = Run(path)
 
-    def prepare():
+    def prepare(devices):
         model = build_model(grids, config, training.seed)
-        variants = grids.variants[: training.variants]
-        batches = CodeBatches(grids.splits["train"], training.batch_size, training.seed, variants)
-        return model, batches, CodeBatches(grids.splits["validate"], training.batch_size)
+        size, variants = training.batch_size, grids.variants[: training.variants]
+        batches = CodeBatches(grids.splits["train"], size, training.seed, variants, devices=devices)
+        return model, batches, CodeBatches(grids.splits["validate"], size, devices=devices)
 
     def measure(model, state):
         return _metrics(run, grids, state, training.batch_size)

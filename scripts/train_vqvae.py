@@ -37,8 +37,10 @@ def main(argv=None):
     arguments = cli.parse(Arguments, argv, given)
 
     with cli.hushed():
+        from brainslices.cluster import join
         from vqvae.training import train
 
+    join()
     metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
     print(
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "

@@ -145,9 +145,8 @@ def test_interrupted_training_ends_as_the_undisturbed_one(train, interrupts):
     for epoch, step in interrupts:
         with pytest.raises(KeyboardInterrupt) as stop:
             train("stopped", interrupt=(epoch, step))
-        whole = step + 1 == STEPS
-        place = (epoch + 1, 0) if whole else (epoch, step + 1)
-        expected = f"after epoch {place[0]}, step {place[1]} of the next. The same command goes on"
+        # After an epoch's last step comes its validation, which stops as well.
+        expected = f"after epoch {epoch}, step {step + 1} of the next. The same command goes on"
         assert expected in str(stop.value)
     other, other_state, other_run = train("stopped")
     assert (other_state.epoch, other_state.step) == (state.epoch, state.step)

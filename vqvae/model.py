@@ -7,6 +7,7 @@ from keras import ops
 
 from brainslices.archive import FOREGROUND_THRESHOLD, CropBox
 from brainslices.device_ssim import SMALLEST_SIDE, ssim, ssim_foreground
+from brainslices.devices import replica_count
 from brainslices.errors import InputError
 from brainslices.metrics import bits_per_pixel_raw
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
@@ -163,7 +164,7 @@ class VQVAE(keras.Model):
         self._scored = not training
         if self._scored:
             self._score(originals, ops.clip(reconstructions, 0.0, 1.0))
-        return reconstruction_loss + quantizer_loss
+        return (reconstruction_loss + quantizer_loss) / replica_count()
 
     def _score(self, originals, reconstructions):
         self.score_metrics["ssim"].update_state(ssim(originals, reconstructions))

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainslices.devices import gathered, total
+
 __all__ = ["VectorQuantizer", "VectorQuantizerEMA", "nearest_codes", "rotate_to"]
 
 # Scores of a block of latents: 2**22 float32 values are 16 MiB. TensorFlow may work on ten blocks
@@ -231,6 +233,7 @@ class VectorQuantizerEMA(VectorQuantizer):
     Two states, the discounted count and the discounted sum of each code's latents, from which the
     codebook is derived: they cannot disagree. In training each call quantises with the codebook
     as it was, then updates it; frozen (`trainable = False`) or in inference it stays as it is.
+    Where devices share a batch the states are those of the whole batch, and the same on all.
     A code whose count falls under `restart_threshold` is dead and starts again at a latent of the
     batch, drawn in proportion to its squared distance from its own code (as k-means++ seeds).
 
@@ -272,27 +275,28 @@ class VectorQuantizerEMA(VectorQuantizer):
 
     def _update_codebook(self, latents, codes, quantized):
         ones = ops.ones_like(latents[:, 0])
-        batch_count = ops.segment_sum(ones, codes, self.num_embeddings)
-        batch_sum = ops.segment_sum(latents, codes, self.num_embeddings)
+        batch_count = total(ops.segment_sum(ones, codes, self.num_embeddings))
+        batch_sum = total(ops.segment_sum(latents, codes, self.num_embeddings))
         # The latents move fast at first: average over few steps then, as TensorFlow's
         # ExponentialMovingAverage does with `num_updates`.
         steps = self.steps + 1.0
         # Never quite zero: an idle code would lose its place.
         decay = ops.clip(steps / (steps + DECAY_WARMUP), EPSILON, max(self.decay, EPSILON))
         count = decay * self.ema_count + (1 - decay) * batch_count
-        total = decay * self.ema_sum + (1 - decay) * batch_sum
+        vectors = decay * self.ema_sum + (1 - decay) * batch_sum
         # An idle code keeps its place while its count shrinks; float32 loses both after some 8,700
         # idle steps at decay 0.99, so they are held above the smallest useful count.
         scale = ops.maximum(1.0, EPSILON / count)
-        count, total = count * scale, total * scale[:, None]
+        count, vectors = count * scale, vectors * scale[:, None]
         if self.restart_threshold > 0:
-            count, total = self._restart_dead(count, total, latents, quantized)
+            count, vectors = self._restart_dead(count, vectors, latents, quantized)
         self.ema_count.assign(count)
-        self.ema_sum.assign(total)
+        self.ema_sum.assign(vectors)
         self.steps.assign(steps)
 
-    def _restart_dead(self, count, total, latents, quantized):
+    def _restart_dead(self, count, vectors, latents, quantized):
         distances = ops.sum(ops.square(latents - ops.stop_gradient(quantized)), axis=-1)
+        distances, latents = gathered(distances), gathered(latents)
         cumulative = ops.cumsum(distances)
         draws = keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)
         rows = ops.searchsorted(cumulative, draws * cumulative[-1])
@@ -300,7 +304,7 @@ class VectorQuantizerEMA(VectorQuantizer):
         dead = count < self.restart_threshold
         # Twice the threshold: a restarted code has log(2) / (1 - decay) steps to find its latents.
         start = 2.0 * self.restart_threshold
-        return ops.where(dead, start, count), ops.where(dead[:, None], start * fresh, total)
+        return ops.where(dead, start, count), ops.where(dead[:, None], start * fresh, vectors)
 
     def _assign_codebook(self, centres):
         self.ema_count.assign(ops.ones(self.ema_count.shape))

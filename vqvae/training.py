@@ -7,6 +7,7 @@ import numpy as np
 
 from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
+from brainslices.devices import on_first
 from brainslices.metrics import mean_image
 from brainslices.runs import Run, atomic_path
 from brainslices.state import TrainingState
@@ -44,20 +45,30 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) 
     _ = archive.images  # a damaged file is found before anything is written
     run = Run(path)
 
-    def prepare():
+    def prepare(devices):
         model = build_model(archive, train_rows, config, training.seed)
         batches = SliceBatches(
-            archive, train_rows, training.batch_size, training.seed, training.mirror
+            archive,
+            train_rows,
+            training.batch_size,
+            training.seed,
+            training.mirror,
+            devices=devices,
         )
-        with atomic_path(run.mean_image_path) as temporary:
-            np.save(temporary, mean_image(archive))
-        if config.kmeans_init and not run.state_path.exists():
+        on_first(_save_mean_image, run, archive)
+        if config.kmeans_init and not on_first(run.state_path.exists):
             _start_codebook(model, batches)
-        return model, batches, SliceBatches(archive, validation_rows, training.batch_size)
+        validation = SliceBatches(archive, validation_rows, training.batch_size, devices=devices)
+        return model, batches, validation
 
     asked = describe("vqvae", config, training, archive_hash=archive.content_hash)
     facts = {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
     return train_run(run, asked, KINDS, GOAL, training, facts, prepare, _metrics)
+
+
+def _save_mean_image(run, archive):
+    with atomic_path(run.mean_image_path) as temporary:
+        np.save(temporary, mean_image(archive))
 
 
 def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:

@@ -1,0 +1,180 @@
+"""Training on all devices of a machine, and on those of several machines.
+
+Each batch is shared out: with TensorFlow among the devices of one machine (`MirroredStrategy`),
+with JAX among those of all processes (`keras.distribution`). Losses, gradients and the codebook's
+averages are those of the whole batch, as on one device.
+"""
+
+import contextlib
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import keras
+import numpy as np
+
+from brainslices.errors import InputError
+
+__all__ = [
+    "alone",
+    "anywhere",
+    "data_parallel",
+    "device_count",
+    "gathered",
+    "is_first",
+    "on_first",
+    "process_share",
+    "replica_count",
+    "require_same_everywhere",
+    "total",
+]
+
+Answer = TypeVar("Answer")
+
+
+def _devices() -> list[str]:
+    """Names of the devices that training uses: all GPUs, or else all CPUs (mostly one)."""
+    with contextlib.suppress(RuntimeError):  # JAX without a GPU
+        if gpus := keras.distribution.list_devices("gpu"):
+            return gpus
+    return keras.distribution.list_devices("cpu")
+
+
+def device_count() -> int:
+    """Devices that share each batch in a training, on all machines."""
+    return len(_devices())
+
+
+@contextlib.contextmanager
+def data_parallel() -> Iterator[None]:
+    """Share the batches of models that are made and trained within among all devices."""
+    devices = _devices()
+    if len(devices) == 1:
+        yield
+    elif keras.backend.backend() == "jax":
+        # Each process loads its own share: see `Batches`.
+        shared = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+        with shared.scope():
+            yield
+    else:
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy([name.upper() for name in devices]).scope():
+            yield
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Make and use models on this process's first device, whatever is shared around it."""
+    shared = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(shared)
+
+
+# Within a training step: TensorFlow runs it on each device's share of the batch. JAX's arrays are
+# those of the whole batch, wherever their parts lie.
+
+
+def _replicas():
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if not tf.distribute.has_strategy() or tf.distribute.in_cross_replica_context():
+        return None
+    return tf.distribute.get_replica_context()
+
+
+def replica_count() -> int:
+    """How many parts of a batch a training step is run on, each with losses of its own."""
+    replicas = _replicas()
+    return 1 if replicas is None else replicas.num_replicas_in_sync
+
+
+def total(values):
+    """Sum of a tensor, or of each of a list, over the parts of the batch."""
+    replicas = _replicas()
+    return values if replicas is None else replicas.all_reduce("SUM", values)
+
+
+def gathered(values):
+    """A tensor whose first axis is a part of the batch, joined to that of the whole batch."""
+    replicas = _replicas()
+    return values if replicas is None else replicas.all_gather(values, axis=0)
+
+
+# Between processes: they run the same program, but only the first writes.
+
+
+def process_share() -> tuple[int, int]:
+    """Which of how many processes this one is."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return process_share()[0] == 0
+
+
+def on_first(function: Callable[..., Answer], *arguments: object) -> Answer:
+    """Call a function on the first process; every process gets its answer, or its `InputError`.
+
+    Args:
+        function: the answer must be picklable.
+        *arguments: of the function.
+    """
+    if process_share()[1] == 1:
+        return function(*arguments)
+    outcome = None
+    if is_first():
+        try:
+            outcome = ("answer", function(*arguments))
+        except (InputError, OSError) as error:
+            outcome = ("error", error)
+    kind, value = _told_by_first(outcome)
+    if kind == "error":
+        raise value
+    return value
+
+
+def _told_by_first(value):
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    text = np.frombuffer(pickle.dumps(value), np.uint8)
+    length = int(broadcast_one_to_all(np.array(len(text))))
+    return pickle.loads(np.asarray(broadcast_one_to_all(np.resize(text, length))).tobytes())
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether a flag is set in any process; every process must ask at the same step."""
+    if process_share()[1] == 1:
+        return flag
+    from jax.experimental.multihost_utils import process_allgather
+
+    return bool(np.any(process_allgather(np.array(flag))))
+
+
+def require_same_everywhere(asked: object, what: str) -> None:
+    """Check that every process was given the same.
+
+    Args:
+        asked: what JSON can hold.
+        what: what it is, for the message.
+
+    Raises:
+        InputError: if they differ, in every process.
+    """
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    if anywhere(digest != on_first(lambda: digest)):
+        raise InputError(
+            f"The processes were given different {what}. Start each with the same command."
+        )
