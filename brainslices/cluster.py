@@ -80,8 +80,8 @@ class Cluster:
         count, index = int(given[COUNT]), int(given[INDEX])
         if not index < count:
             raise InputError(
-                f"{INDEX} must be under {COUNT}, which is {count}. Received: {index}. The processes "
-                "count from 0."
+                f"{INDEX} must be under {COUNT}, which is {count}: the processes count from 0. "
+                f"Received: {index}."
             )
         return cls(host, int(port), count, index, _timeout(environment))
 
@@ -134,10 +134,7 @@ def _call_roll(cluster):
     The first process listens where JAX will; each other one tells its number and waits to hear
     how it went.
     """
-    if cluster.index == 0:
-        complaint = _hear_all(cluster)
-    else:
-        complaint = _report(cluster)
+    complaint = _report(cluster) if cluster.index else _hear_all(cluster)
     if complaint:
         raise InputError(complaint)
 
@@ -210,12 +207,14 @@ def _report(cluster):
     until = time.monotonic() + cluster.timeout
     told = json.dumps({"index": cluster.index, "count": cluster.count}).encode() + b"\n"
     while time.monotonic() < until:
-        with contextlib.suppress(OSError, ValueError):  # not there yet, or somebody else's port
-            with socket.create_connection((cluster.host, cluster.port), timeout=KNOCK_S) as end:
-                # Process 0 waits as long, from when it came.
-                end.settimeout(cluster.timeout)
-                end.sendall(told)
-                return json.loads(end.makefile().readline())
+        with (
+            contextlib.suppress(OSError, ValueError),  # not there yet, or somebody else's port
+            socket.create_connection((cluster.host, cluster.port), timeout=KNOCK_S) as end,
+        ):
+            # Process 0 waits as long, from when it came.
+            end.settimeout(cluster.timeout)
+            end.sendall(told)
+            return json.loads(end.makefile().readline())
         time.sleep(RETRY_S)
     return (
         f"Process 0 could not be reached at {cluster.address} within {cluster.timeout:.0f} s. "

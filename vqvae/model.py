@@ -157,7 +157,8 @@ class VQVAE(keras.Model):
         )
         for metric in self.codebook_metrics:
             metric.update_state(y_pred["codes"])
-        quantizer_loss = ops.sum(ops.stack(self.losses))
+        # The quantiser's is the only one; replicas that were here before may have left theirs.
+        quantizer_loss = self.losses[-1]
         values = {"reconstruction_loss": reconstruction_loss, "quantizer_loss": quantizer_loss}
         for name, value in values.items():
             self.loss_metrics[name].update_state(value, sample_weight=ops.shape(x)[0])

@@ -160,9 +160,10 @@ class VectorQuantizer(keras.layers.Layer):
         codebook = self.codebook
         codes = nearest_codes(ops.stop_gradient(latents), ops.stop_gradient(codebook))
         quantized = ops.take(codebook, codes, axis=0)
-        self.add_loss(self._loss(latents, quantized))
         if training and self.trainable:
             self._update_codebook(ops.stop_gradient(latents), codes, quantized)
+        # After the update, where replicas wait for each other: the list of losses is theirs all.
+        self.add_loss(self._loss(latents, quantized))
         shape = ops.shape(inputs)
         return (
             ops.reshape(self._pass_gradient(latents, quantized), shape),
