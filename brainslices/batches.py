@@ -25,7 +25,7 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         epoch: which epoch's order; whoever trains moves it on, since Keras ends an epoch once more
             before the first.
         first_step: step of the epoch to begin with, for a training that goes on within it.
-        devices: how many share each batch evenly; items too few for that are left out.
+        devices: how many share each batch evenly; a last batch too small for that is cut.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         devices: int = 1,
     ):
         super().__init__()
-        self.count = count - count % devices
-        self.batch_size = min(batch_size, self.count)
+        even = count - count % devices
+        self.count = even if seed is None else count
+        self.batch_size = min(batch_size, even)
         self.share, self.shares = process_share() if devices > 1 else (0, 1)
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
 

@@ -47,19 +47,12 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) 
 
     def prepare(devices):
         model = build_model(archive, train_rows, config, training.seed)
-        batches = SliceBatches(
-            archive,
-            train_rows,
-            training.batch_size,
-            training.seed,
-            training.mirror,
-            devices=devices,
-        )
+        size, seed, mirror = training.batch_size, training.seed, training.mirror
         on_first(_save_mean_image, run, archive)
         if config.kmeans_init and not on_first(run.state_path.exists):
-            _start_codebook(model, batches)
-        validation = SliceBatches(archive, validation_rows, training.batch_size, devices=devices)
-        return model, batches, validation
+            _start_codebook(model, SliceBatches(archive, train_rows, size, seed, mirror))
+        batches = SliceBatches(archive, train_rows, size, seed, mirror, devices=devices)
+        return model, batches, SliceBatches(archive, validation_rows, size, devices=devices)
 
     asked = describe("vqvae", config, training, archive_hash=archive.content_hash)
     facts = {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
