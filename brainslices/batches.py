@@ -9,7 +9,7 @@ import numpy as np
 from brainslices.archive import SliceArchive
 from brainslices.devices import process_share
 
-__all__ = ["Batches", "SliceBatches"]
+__all__ = ["Batches", "OneBatch", "SliceBatches"]
 
 
 class Batches(keras.utils.PyDataset, abc.ABC):
@@ -124,6 +124,24 @@ class SliceBatches(Batches):
             # Rows of a slice run from one side of the head to the other.
             images[draws] = images[draws, ::-1]
         return images
+
+
+class OneBatch(keras.utils.PyDataset):
+    """The first of some batches for each step, loaded once: training without an input path.
+
+    Args:
+        batches: `Batches`.
+    """
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batch, self.batch_size, self.steps = batches[0], batches.batch_size, len(batches)
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        return self.batch
 
 
 @functools.lru_cache(maxsize=2)

@@ -25,6 +25,7 @@ __all__ = [
     "ReconstructionRow",
     "contact_sheet",
     "figure_panels",
+    "growth_figure",
     "pick_extremes",
     "reconstruction_figure",
     "training_figure",
@@ -208,6 +209,26 @@ def figure_panels(
         figure = Figure(figsize=size, layout="constrained")
         yield figure.subplots(down, across, squeeze=False).ravel()
         _save(figure, path)
+
+
+def growth_figure(
+    path: str | Path, curves: Mapping[str, tuple[str, Sequence[float], Sequence[float]]], unit: str
+) -> None:
+    """Draws what something costs as what it works on grows: a straight line is in proportion.
+
+    Args:
+        path: The PNG to write.
+        curves: What is measured -> what grows, its sizes, and as many figures.
+        unit: Of the figures.
+    """
+    with figure_panels(path, 1, len(curves), (3.6, 2.9)) as panels:
+        for panel, (name, (grows, sizes, figures)) in zip(panels, curves.items(), strict=True):
+            panel.plot(sizes, figures, "o-", color=BLUE, markersize=4)
+            panel.set_title(name)
+            panel.set_xlim(left=0)
+            panel.set_ylim(bottom=0)
+            panel.set_xlabel(grows)
+            panel.set_ylabel(unit)
 
 
 def contact_sheet(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from brainslices import cli
 from brainslices.errors import InputError
+from brainslices.figures import growth_figure
 
 __all__ = [
     "PROCESS_STATUS",
@@ -21,6 +22,7 @@ __all__ = [
     "Row",
     "Setting",
     "alternate",
+    "draw_growth",
     "empty_memory",
     "measure_all",
     "table",
@@ -48,6 +50,9 @@ class Row:
         at_most: bar for `ours`, in its unit, or None.
         at_least: bar for `ratio`, or None.
         note: what the figure depends on.
+        curve: what the figure is a point of, such as "train on a slice"; "" for a row by itself.
+        grows: what grows along the curve, such as "training slices".
+        size: how large that is in this row.
     """
 
     name: str
@@ -58,6 +63,9 @@ class Row:
     at_most: float | None = None
     at_least: float | None = None
     note: str = ""
+    curve: str = ""
+    grows: str = ""
+    size: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -248,6 +256,24 @@ def empty_memory() -> dict[str, float]:
     with PeakMemory() as peak:
         float(keras.ops.add(keras.ops.ones(()), 1.0))
     return peak.parts
+
+
+def draw_growth(path: Path, rows: Sequence[Row], unit: str) -> None:
+    """Draw the curves of one unit, if there are any.
+
+    Args:
+        path: the PNG to write.
+        rows: any rows.
+        unit: "s" or "GB".
+    """
+    curves = {}
+    for row in rows:
+        if row.curve and row.unit == unit:
+            _, sizes, figures = curves.setdefault(row.curve, (row.grows, [], []))
+            sizes.append(row.size)
+            figures.append(row.ours)
+    if curves:
+        growth_figure(path, curves, unit)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainslices.batches import OneBatch
 from brainslices.code_grids import SplitCodes
 from brainslices.precision import resolve_precision
 from brainslices.processes import call
@@ -134,11 +135,12 @@ def _grown(setting, cases, as_row):
 
 def _grid_row(side, seconds, first, least):
     name = f"sample a slice, {side} x {side} codes"
+    growth = {"curve": "Sample a slice", "grows": "codes of the grid", "size": side**2}
     if first is None:
-        return Row(name, "s", seconds, note=f"{SLICES} slices at a time")
+        return Row(name, "s", seconds, note=f"{SLICES} slices at a time", **growth)
     times = (side // first) ** 2
     against = f"{first} x {first} codes, times {times}"
-    return Row(name, "s", seconds, peer=times * least, against=against)
+    return Row(name, "s", seconds, peer=times * least, against=against, **growth)
 
 
 def _batch_row(batch, seconds, first, least):
@@ -151,17 +153,23 @@ def measure_memory(setting: Setting) -> Iterator[Row]:
     if not PROCESS_STATUS.exists():
         return
     few, many = SLICES, MEMORY_BATCHES * SLICES
-    sides = {count: partial(call, _sampling_memory, setting, count) for count in (few, many)}
+    side = 4 if setting.quick else MEMORY_SIDE
+    sides = {count: partial(call, _sampling_memory, setting, side, count) for count in (few, many)}
     added = {count: each for count, (each,) in alternate(sides, min(3, setting.rounds)).items()}
     yield Row(f"memory, sample {few} slices", "GB", added[few], note="compilation included")
     peer = {"peer": added[few], "against": f"{few} slices", "at_least": 0.95}
     yield Row(f"memory, sample {many} slices", "GB", added[many], **peer)
+    for times in (1, 2, 4):
+        wide = times * side
+        added = call(_sampling_memory, setting, wide, few)
+        growth = {"curve": f"Sample {few} slices", "grows": "codes of the grid", "size": wide**2}
+        yield Row(f"memory, sample {few} slices of {wide} x {wide} codes", "GB", added, **growth)
 
 
-def _sampling_memory(setting, count):
+def _sampling_memory(setting, side, count):
     """GB that a process gains which samples some slices, a batch at a time."""
     with PeakMemory() as peak:
-        sampler = Sampler(_model(setting, 4 if setting.quick else MEMORY_SIDE))
+        sampler = Sampler(_model(setting, side))
         for _ in sampler.batches(np.linspace(0, 1, count), 0, SLICES):
             pass
     return peak.resident - peak.before
@@ -197,21 +205,7 @@ def _plain(setting, config, policy):
     """The same network with plain Adam, and the same batch again and again."""
     model = _training_model(config, policy)
     model.compile(keras.optimizers.Adam())
-    return model, _OneBatch(_code_batches(setting))
-
-
-class _OneBatch(keras.utils.PyDataset):
-    """The first of some batches for each step, loaded once."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batch, self.batch_size, self.steps = batches[0], batches.batch_size, len(batches)
-
-    def __len__(self):
-        return self.steps
-
-    def __getitem__(self, index):
-        return self.batch
+    return model, OneBatch(_code_batches(setting))
 
 
 def _training_model(config, policy):

@@ -5,7 +5,8 @@
 
 On two cores that do nothing else stage one's rows take a quarter of an hour and stage two's five
 minutes, `--only sampling` a minute of it. With --quick the figures mean nothing. Writes OUT:
-versions, cores, and a row a figure with its bar where it has one.
+versions, cores, and a row a figure with its bar where it has one; beside it OUT_time.png and
+OUT_memory.png, how both grow.
 """
 
 import sys
@@ -28,8 +29,8 @@ class Arguments:
     source: Path | None = None
     """Folder of pictures, to time the making of an archive."""
     only: tuple[str, ...] = ()
-    """Measurements to take, all by default: start, archive, memory, seed, default, quantizer;
-    sampling, growth, sampling_memory, prior."""
+    """Measurements to take, all by default: start, archive, memory, seed, default, evaluation,
+    slices, quantizer, codes; sampling, growth, sampling_memory, prior."""
     quick: bool = False
     """Measure too little for stable figures, only to see that it works."""
 
@@ -39,7 +40,7 @@ def main(argv=None):
 
     from brainslices.archive import SliceArchive
     from brainslices.runs import environment, write_json
-    from brainslices.timing import Setting, measure_all, table
+    from brainslices.timing import Setting, draw_growth, measure_all, table
 
     with cli.hushed():
         import pixelcnn.benchmark
@@ -63,6 +64,8 @@ def main(argv=None):
     seconds = time.perf_counter() - start
     values = {"environment": facts, "seconds": seconds, "rows": [row.as_dict() for row in rows]}
     write_json(arguments.out, values)
+    for name, unit in (("time", "s"), ("memory", "GB")):
+        draw_growth(arguments.out.with_name(f"{arguments.out.stem}_{name}.png"), rows, unit)
     print(table(rows))
     print(f"{arguments.out}: {len(rows)} rows in {seconds:.0f} s, {facts['cores']} cores")
 

@@ -11,7 +11,9 @@ import numpy as np
 from keras import ops
 
 from brainslices.archive import SliceArchive
-from brainslices.batches import SliceBatches
+from brainslices.batches import OneBatch, SliceBatches
+from brainslices.device_ssim import ssim, ssim_foreground
+from brainslices.metrics import score_slices
 from brainslices.precision import resolve_precision
 from brainslices.processes import call
 from brainslices.sources import SourceConfig, make_archive
@@ -37,6 +39,10 @@ LATENTS, LATENT_WIDTH, CODES = 1_000_000, 64, 4096
 QUICK_LATENTS, QUICK_CODES, QUICK_BATCH = 20_000, 512, 8
 # The plain quantiser gets this share of the latents: all of them would take 16 GB a table.
 PLAIN_SHARE = 10
+# Growth is measured at these shares of the training slices, and with these codebooks.
+SHARES = (8, 4, 2, 1)
+GROWN_CODES, GROWN_LATENTS = (64, 256, 1024, 4096), 100_000
+SCORED = 64
 PLAIN = "tutorial form, whole float32 pictures in memory"
 
 
@@ -119,19 +125,105 @@ def measure_seed(setting: Setting) -> Iterator[Row]:
 
 
 def measure_default(setting: Setting) -> Iterator[Row]:
-    """Training of the `default` preset in each precision, and its input path alone."""
+    """Training of the `default` preset in each precision, beside plain `fit` on one batch."""
+    policies = ["float32", "mixed_bfloat16"]
+    if keras.distribution.list_devices()[0].startswith(("gpu", "cuda")):
+        policies.append("mixed_float16")  # no CPU computes in it
     sides = {}
-    for policy in ("float32", "mixed_bfloat16"):
+    for policy in policies:
         model, batches = _ours(setting, "default", policy)
         sides[policy] = partial(_rate, setting, model, batches)
+        plain, _ = _ours(setting, "default", policy)
+        plain.compile(keras.optimizers.Adam())
+        sides[f"plain {policy}"] = partial(_rate, setting, plain, OneBatch(batches))
     sides["input"] = partial(_input_rate, batches, 2 if setting.quick else 20)
     rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
-    yield Row("train default, float32", "slices/s", rates["float32"])
-    bfloat16 = rates["mixed_bfloat16"]
-    peer = {"peer": rates["float32"], "against": "float32"}
-    yield Row("train default, mixed_bfloat16", "slices/s", bfloat16, **peer)
-    peer = {"peer": max(rates["float32"], bfloat16), "against": "training, the faster precision"}
+    for policy in policies:
+        peer = {"peer": rates[f"plain {policy}"], "against": "plain `fit`, one batch in memory"}
+        note = "" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32"
+        bar = {"at_least": 0.95, "note": note}
+        yield Row(f"train default, {policy}", "slices/s", rates[policy], **peer, **bar)
+    fastest = max(rates[policy] for policy in policies)
+    peer = {"peer": fastest, "against": "training, the fastest precision"}
     yield Row("input path alone", "slices/s", rates["input"], **peer)
+
+
+def measure_evaluation(setting: Setting) -> Iterator[Row]:
+    """Scores and reconstructions, a batch at a time as in training and `reconstruct.py`."""
+    archive = SliceArchive.open(setting.archive)
+    images = archive.load(archive.rows_of("validate")[: QUICK_BATCH if setting.quick else SCORED])
+    altered = np.clip(images * 0.9 + 0.02, 0, 1).astype("float32")
+    model, _ = _ours(setting, "default", "float32")
+    score = _scorer(images.shape[1:])
+    sides = {
+        "ours": lambda: score.predict_on_batch([images, altered]),
+        "scikit-image": lambda: score_slices(images[..., 0], altered[..., 0]),
+        "reconstruct": lambda: model.predict_on_batch(images)["reconstruction"],
+        "train": lambda: float(model.train_on_batch(images)),
+    }
+    for side in sides.values():
+        side()  # compiled before the clock starts
+    timers = {name: partial(timed, side) for name, side in sides.items()}
+    rates = {
+        name: len(images) / seconds
+        for name, (seconds,) in alternate(timers, setting.rounds).items()
+    }
+    peer = {"peer": rates["scikit-image"], "against": "scikit-image, a slice at a time"}
+    yield Row("score with ssim and ssim_foreground", "slices/s", rates["ours"], **peer)
+    peer = {"peer": rates["train"], "against": "a training step on them"}
+    yield Row("reconstruct, default", "slices/s", rates["reconstruct"], **peer)
+
+
+def _scorer(shape):
+    pair = keras.Input(shape), keras.Input(shape)
+    scores = keras.layers.Lambda(
+        lambda both: ops.stack([ssim(*both), ssim_foreground(*both)], axis=-1), output_shape=(2,)
+    )
+    return keras.Model(pair, scores(pair))
+
+
+def measure_slices(setting: Setting) -> Iterator[Row]:
+    """Time and memory of training `seed` as the archive grows, each in a process of its own."""
+    if not PROCESS_STATUS.exists():
+        return
+    whole = len(SliceArchive.open(setting.archive).rows_of("train"))
+    first = None
+    for share in SHARES:
+        count = whole // share
+        rate, memory = call(_epoch, setting, count)
+        growth = {"curve": "Train on a slice", "grows": "training slices", "size": count}
+        name = f"train seed on {count} slices"
+        yield Row(f"{name}, a slice", "s", 1 / rate, **growth)
+        peer = {} if first is None else {"peer": first, "against": "the fewest slices"}
+        yield Row(f"memory, {name}", "GB", memory, note="the process's own", **peer, **growth)
+        first = first or memory
+
+
+def _epoch(setting, count):
+    """Slices per second of a whole epoch on some slices, and the GB of its own it adds."""
+    with PeakMemory() as peak:
+        before = peak.anonymous
+        model, batches = _ours(setting, "seed", "float32", count)
+        model.fit(OneBatch(batches), steps_per_epoch=1, verbose=0)  # compiled
+        seconds = timed(partial(model.fit, batches, verbose=0))
+    return len(batches) * batches.batch_size / seconds, peak.anonymous - before
+
+
+def measure_codes(setting: Setting) -> Iterator[Row]:
+    """Time and memory of the nearest-code search as the codebook grows."""
+    count = QUICK_LATENTS if setting.quick else GROWN_LATENTS
+    first = None
+    for codes in GROWN_CODES:
+        seconds, memory = call(_quantize, count, codes, False)
+        growth = {"curve": "Quantise", "grows": "codes of the codebook", "size": codes}
+        name = f"quantise {count:,} latents, {codes} codes"
+        times = codes // GROWN_CODES[0]
+        against = f"{GROWN_CODES[0]} codes, times {times}"
+        peer = {} if first is None else {"peer": first * times, "against": against}
+        yield Row(name, "s", seconds, **peer, **growth)
+        if PROCESS_STATUS.exists():
+            yield Row(f"memory, {name}", "GB", memory, **growth)
+        first = first or seconds
 
 
 def _rate(setting, model, data, batch_size=None):
@@ -143,10 +235,10 @@ def _input_rate(batches, steps):
     return batches.batch_size * steps / timed(lambda: [batches[step] for step in range(steps)])
 
 
-def _ours(setting, name, policy):
-    """A preset as `train` sets it up: model, compiled, and its batches."""
+def _ours(setting, name, policy, count=None):
+    """A preset as `train` sets it up, for some slices or all: model, compiled, and its batches."""
     archive = SliceArchive.open(setting.archive)
-    rows, preset = archive.rows_of("train"), PRESETS[name]
+    rows, preset = archive.rows_of("train")[:count], PRESETS[name]
     batch_size = QUICK_BATCH if setting.quick else preset.training.batch_size
     with _dtype_policy(policy):
         model = build_model(archive, rows, preset.model, preset.training.seed)
@@ -221,6 +313,9 @@ MEASUREMENTS = {
     "memory": measure_memory,
     "seed": measure_seed,
     "default": measure_default,
+    "evaluation": measure_evaluation,
+    "slices": measure_slices,
     "quantizer": measure_quantizer,
+    "codes": measure_codes,
 }
 """Name -> function that takes a `Setting` and yields rows."""

@@ -1,0 +1,137 @@
+"""Trainings shared by devices and by processes are those of one device."""
+
+import csv
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import ROOT, environment
+
+from brainslices.batches import Batches
+from brainslices.cluster import ADDRESSES, COUNT, INDEX
+from brainslices.runs import read_json
+
+TOLERANCE = 1e-5
+PROGRAM = ROOT / "tests" / "train_both.py"
+
+
+class Counted(Batches):
+    """Batches of numbers; the draws are shown beside them."""
+
+    def draw(self, count, chance):
+        return chance.random(count)
+
+    def load(self, chosen, draws):
+        return list(chosen) if draws is None else list(zip(chosen, draws, strict=True))
+
+
+def shares(index, **options):
+    batches = [Counted(22, 8, devices=4, **options) for _ in range(2)]
+    for share, batch in enumerate(batches):
+        batch.share, batch.shares = share, 2
+    return [batch[index][0] for batch in batches]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_processes_have_the_parts_of_one_batch(step):
+    first, second = shares(step, seed=5)
+    assert len(first) == len(second) == 4
+    assert first + second == Counted(22, 8, seed=5)[step][0]
+
+
+def test_last_batch_of_a_validation_is_even():
+    batches = Counted(22, 8, devices=4)
+    assert [len(batches[step][0]) for step in range(len(batches))] == [8, 8, 4]
+    assert shares(2) == [[16, 17], [18, 19]]
+
+
+def begin(archive, out, devices=1, **changes):
+    """Start the training of both stages in a process of its own."""
+    words = [sys.executable, PROGRAM, archive.path, out, str(devices)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, env=environment(**changes), **options)
+
+
+def finish(*processes):
+    printed = [process.communicate(timeout=500)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), printed
+    return printed
+
+
+def history(run):
+    with (run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def assert_same_training(one, other):
+    """Losses, scores, weights and the codebook's averages are equal to a few float32 steps."""
+    for stage in ("vqvae", "pixelcnn"):
+        first, second = history(one / stage), history(other / stage)
+        assert first.keys() == second.keys()
+        for name in first:
+            np.testing.assert_allclose(first[name], second[name], rtol=TOLERANCE, err_msg=name)
+        with np.load(one / stage / "state.npz") as a, np.load(other / stage / "state.npz") as b:
+            assert a.files == b.files
+            for key in [key for key in a.files if key.startswith("model")]:
+                scale = np.abs(a[key]).max() + 1e-3
+                assert np.abs(a[key] - b[key]).max() / scale < 10 * TOLERANCE, key
+
+
+@pytest.mark.slow
+def test_two_devices_of_tensorflow_train_as_one(phantom_archive, tmp_path):
+    one = begin(phantom_archive, tmp_path / "one", KERAS_BACKEND="tensorflow")
+    two = begin(phantom_archive, tmp_path / "two", devices=2, KERAS_BACKEND="tensorflow")
+    _, printed = finish(one, two)
+    assert "2 devices, 4 items each a step" in printed
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert read_json(tmp_path / "two" / "vqvae" / "environment.json")["devices"] == 2
+
+
+@pytest.fixture(scope="module")
+def jax_alone(phantom_archive, tmp_path_factory):
+    out = tmp_path_factory.mktemp("jax") / "alone"
+    finish(begin(phantom_archive, out, KERAS_BACKEND="jax"))
+    return out
+
+
+@pytest.mark.slow
+def test_two_devices_of_jax_train_as_one(jax_alone, phantom_archive, tmp_path):
+    virtual = "--xla_force_host_platform_device_count=2"
+    finish(begin(phantom_archive, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=virtual))
+    assert_same_training(jax_alone, tmp_path)
+
+
+def begin_two(archive, out):
+    """Two processes that train together, over the loopback."""
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    cluster = {ADDRESSES: f"127.0.0.1:{port}", COUNT: "2", "KERAS_BACKEND": "jax"}
+    return [begin(archive, out, **cluster, **{INDEX: index}) for index in "01"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_go_on_where_they_were_stopped(
+    jax_alone, phantom_archive, tmp_path
+):
+    """The second process is asked to stop: both do, at the same step, and the first saves."""
+    state = tmp_path / "vqvae" / "state.npz"
+    processes = begin_two(phantom_archive, tmp_path)
+    while processes[1].poll() is None and not (tmp_path / "vqvae" / "history.csv").exists():
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    printed = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], printed
+    assert all("KeyboardInterrupt: State saved in" in text for text in printed)
+    with np.load(state) as file:
+        assert 1 <= json.loads(file["progress"].item())["epoch"] < 6
+
+    first, second = finish(*begin_two(phantom_archive, tmp_path))
+    assert "epoch 6/6" in first
+    assert "epoch" not in second, "only the first process speaks"
+    assert_same_training(jax_alone, tmp_path)

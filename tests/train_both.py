@@ -1,0 +1,47 @@
+"""Trains both stages, small, on a phantom archive: python train_both.py ARCHIVE OUT DEVICES.
+
+A program of its own, since a process chooses its devices once. DEVICES is the number of virtual
+CPUs that TensorFlow makes of the one.
+"""
+
+import sys
+from pathlib import Path
+
+from helpers import tiny_config, tiny_prior_config, tiny_prior_training, tiny_training
+
+from brainslices.cluster import join
+from brainslices.devices import on_first
+
+EPOCHS = 6
+
+
+def use_virtual_devices(count):
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        virtual = [tf.config.LogicalDeviceConfiguration()] * count
+        tf.config.set_logical_device_configuration(cpu, virtual)
+
+
+def main(archive, out, devices):
+    use_virtual_devices(int(devices))
+    join()
+    from pixelcnn.training import train as train_pixelcnn
+    from vqvae.codes import code_grids
+    from vqvae.training import train as train_vqvae
+
+    vqvae, prior = Path(out) / "vqvae", Path(out) / "pixelcnn"
+    # A norm that most steps exceed: what is clipped must be the whole batch's gradient.
+    training = tiny_training(epochs=EPOCHS, gradient_clip=0.05, mirror=True)
+    train_vqvae(Path(archive), vqvae, tiny_config(), training)
+    training = tiny_prior_training(epochs=EPOCHS, gradient_clip=0.05)
+    grids = on_first(code_grids, vqvae, None, training.variants)
+    # Devices draw dropout for their own share each.
+    train_pixelcnn(grids, prior, tiny_prior_config(dropout=0.0), training)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
