@@ -6,6 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from brainslices.errors import InputError
+
 __all__ = ["resolve_precision"]
 
 # Pictures and repeats of the probe: a second or two in all.
@@ -25,8 +27,13 @@ def resolve_precision(precision: str, width: int) -> tuple[str, str]:
 
     Returns:
         The name of the policy and the reason for it, in words.
+
+    Raises:
+        InputError: if the device cannot compute in the precision that is asked for.
     """
     if precision != "auto":
+        if precision != "float32":
+            _require_possible(precision, width)
         return precision, "as asked"
     capability = _gpu_capability()
     if capability is not None:
@@ -61,7 +68,18 @@ def _cpu_has_bfloat16() -> bool:
     return "avx512_bf16" in text or "amx_bf16" in text
 
 
-def _probe(policy: str, width: int) -> float:
+def _require_possible(precision, width):
+    try:
+        _probe(precision, width, repeats=0)
+    except Exception as error:  # each backend has its own
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"This device ({keras.distribution.list_devices()[0]}) cannot train in {precision} "
+            f"({reason}). Ask for --precision auto or float32."
+        ) from error
+
+
+def _probe(policy: str, width: int, repeats: int = PROBE_REPEATS) -> float:
     """Seconds of a training step of a small network: the best of a few, after one to warm up."""
     layers = keras.layers
     shape = {"padding": "same", "dtype": policy}
@@ -77,8 +95,8 @@ def _probe(policy: str, width: int) -> float:
     model.compile(optimizer="sgd", loss="mse")
     images = np.zeros(PROBE_SHAPE, "float32")
     seconds = []
-    for _ in range(PROBE_REPEATS + 1):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
         model.train_on_batch(images, images)
         seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+    return min(seconds[1:] or seconds)

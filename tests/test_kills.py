@@ -25,7 +25,7 @@ from helpers import (
 
 from brainslices.runs import read_json
 
-ENDS = 12
+ENDS = 10
 # SIGKILL now and SIGKILL within a write; SIGTERM as a cluster sends it, SIGINT as Ctrl-C does.
 KINDS = ("KILL", "WRITE", "TERM", "WRITE", "INT", "KILL")
 # Longer than the training that all moments together leave time for.
