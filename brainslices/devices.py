@@ -6,6 +6,7 @@ averages are those of the whole batch, as on one device.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import pickle
@@ -59,10 +60,16 @@ def data_parallel() -> Iterator[None]:
         with shared.scope():
             yield
     else:
-        import tensorflow as tf
-
-        with tf.distribute.MirroredStrategy([name.upper() for name in devices]).scope():
+        with _mirrored(tuple(devices)).scope():
             yield
+
+
+@functools.cache
+def _mirrored(devices):
+    # One for all trainings of a process: its sums are numbered, and a second would number anew.
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy([name.upper() for name in devices])
 
 
 @contextlib.contextmanager

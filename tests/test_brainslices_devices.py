@@ -129,9 +129,9 @@ def test_two_processes_train_as_one_and_go_on_where_they_were_stopped(
     assert [process.returncode for process in processes] == [1, 1], printed
     assert all("KeyboardInterrupt: State saved in" in text for text in printed)
     with np.load(state) as file:
-        assert 1 <= json.loads(file["progress"].item())["epoch"] < 6
+        assert 1 <= json.loads(file["progress"].item())["epoch"] < 3
 
     first, second = finish(*begin_two(phantom_archive, tmp_path))
-    assert "epoch 6/6" in first
+    assert "epoch 3/3" in first
     assert "epoch" not in second, "only the first process speaks"
     assert_same_training(jax_alone, tmp_path)

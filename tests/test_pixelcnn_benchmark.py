@@ -26,7 +26,11 @@ ROWS = {
     "train default prior, float32",
     "train default prior, auto",
 }
-MEMORY_ROWS = {"memory, sample 16 slices", "memory, sample 160 slices"}
+MEMORY_ROWS = {
+    "memory, sample 16 slices",
+    "memory, sample 160 slices",
+    "memory, sample 16 slices of 4 x 4 codes",
+}
 
 
 @pytest.mark.parametrize("scan", SCANS)

@@ -3,8 +3,6 @@ import dataclasses
 import json
 import resource
 import shutil
-import signal
-import time
 
 import keras
 import numpy as np
@@ -17,7 +15,6 @@ from helpers import (
     start,
     tiny_config,
     tiny_training,
-    values,
 )
 
 from brainslices.archive import write_archive
@@ -272,71 +269,6 @@ def words(archive, run, training=LONG):
 def progress_of(run):
     with np.load(run / "state.npz") as file:
         return json.loads(file["progress"].item())
-
-
-def await_epoch(process, run, number, deadline_s=300):
-    """Wait until a running training has saved its state of some finished epoch."""
-    limit = time.monotonic() + deadline_s
-    while process.poll() is None and time.monotonic() < limit:
-        if (run / "state.npz").exists() and progress_of(run)["epoch"] >= number:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no epoch {number}: {process.communicate()}")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(phantom_archive, tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs") / "undisturbed"
-    ran = python(*words(phantom_archive, run), timeout=500)
-    assert ran.returncode == 0, ran.stderr
-    assert "best epoch" in ran.stdout
-    return run
-
-
-def assert_same_training(first, second):
-    with np.load(first / "state.npz") as one, np.load(second / "state.npz") as other:
-        assert one.files == other.files
-        for key in set(one.files) - {"progress"}:
-            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
-    assert progress_of(first)["history"] == progress_of(second)["history"]
-    assert (first / "history.csv").read_text() == (second / "history.csv").read_text()
-    models = [keras.saving.load_model(run / "model.keras") for run in (first, second)]
-    assert_bit_equal(*(values(model.weights) for model in models))
-    one, other = (read_json(run / "metrics.json") for run in (first, second))
-    assert {**one, "seconds": 0} == {**other, "seconds": 0}
-
-
-@pytest.mark.slow
-def test_interrupted_command_saves_and_goes_on_to_the_same_end(
-    undisturbed, phantom_archive, tmp_path
-):
-    run = tmp_path / "run"
-    process = start(*words(phantom_archive, run))
-    await_epoch(process, run, 1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
-    assert f"stopped. State saved in {run} after epoch" in err
-    assert "Traceback" not in err
-    progress = progress_of(run)
-    assert 1 <= progress["epoch"] < LONG.epochs
-    assert not (run / "metrics.json").exists()
-    ran = python(*words(phantom_archive, run), timeout=500)
-    assert ran.returncode == 0, ran.stderr
-    assert_same_training(undisturbed, run)
-
-
-@pytest.mark.slow
-def test_killed_command_goes_on_to_the_same_end(undisturbed, phantom_archive, tmp_path):
-    run = tmp_path / "run"
-    process = start(*words(phantom_archive, run))
-    await_epoch(process, run, 1)
-    process.kill()
-    process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL
-    ran = python(*words(phantom_archive, run), timeout=500)
-    assert ran.returncode == 0, ran.stderr
-    assert_same_training(undisturbed, run)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from helpers import tiny_config, tiny_prior_config, tiny_prior_training, tiny_tr
 from brainslices.cluster import join
 from brainslices.devices import on_first
 
-EPOCHS = 6
+EPOCHS = 3
 
 
 def use_virtual_devices(count):

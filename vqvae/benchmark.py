@@ -188,7 +188,7 @@ def measure_slices(setting: Setting) -> Iterator[Row]:
         return
     whole = len(SliceArchive.open(setting.archive).rows_of("train"))
     first = None
-    for share in SHARES:
+    for share in SHARES[-1:] if setting.quick else SHARES:
         count = whole // share
         rate, memory = call(_epoch, setting, count)
         growth = {"curve": "Train on a slice", "grows": "training slices", "size": count}
@@ -213,7 +213,7 @@ def measure_codes(setting: Setting) -> Iterator[Row]:
     """Time and memory of the nearest-code search as the codebook grows."""
     count = QUICK_LATENTS if setting.quick else GROWN_LATENTS
     first = None
-    for codes in GROWN_CODES:
+    for codes in GROWN_CODES[:1] if setting.quick else GROWN_CODES:
         seconds, memory = call(_quantize, count, codes, False)
         growth = {"curve": "Quantise", "grows": "codes of the codebook", "size": codes}
         name = f"quantise {count:,} latents, {codes} codes"

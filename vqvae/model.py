@@ -187,6 +187,14 @@ class VQVAE(keras.Model):
             loss += config.ssim_weight * (1.0 - ops.mean(ssim(originals, shown)))
         return loss
 
+    def evaluate(self, *args, **kwargs):
+        # Keras asks for the results once more when the steps are over, whoever was traced last.
+        self._scored = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._scored = False
+
     def get_metrics_result(self):
         """The values of the metrics that this kind of step (training or evaluation) updates."""
         results = super().get_metrics_result()
