@@ -40,7 +40,8 @@ def main(archive, out, devices):
     training = tiny_prior_training(epochs=EPOCHS, gradient_clip=0.05)
     grids = on_first(code_grids, vqvae, None, training.variants)
     # Devices draw dropout for their own share each.
-    train_pixelcnn(grids, prior, tiny_prior_config(dropout=0.0), training)
+    config = tiny_prior_config(dropout=0.0, layers=1, attention_layers=1)
+    train_pixelcnn(grids, prior, config, training)
 
 
 if __name__ == "__main__":
