@@ -272,8 +272,7 @@ def train_run(
             if is_first():
                 write_json(run.config_path, asked)
                 facts = {"precision": policy, "precision_reason": reason, **facts}
-                facts |= {"seed": training.seed, "devices": devices}
-                write_json(run.environment_path, environment(**facts))
+                write_json(run.environment_path, environment(seed=training.seed, **facts))
             state = fit(model, batches, validation, run, training, *goal)
         return on_first(_sum_up, run, model, state, measure)
 
