@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fresh machine to tests: own .venv, install, lint, all tests. Extra words go to pytest:
-#   bash scripts/test.sh -m "not slow"
+# Fresh machine to tests: own .venv, install, lint, tests. Extra words go to pytest:
+#   bash scripts/test.sh -m "not slow and not long"    # a few minutes
+#   bash scripts/test.sh -m ""                         # the long ones too: half an hour
 set -euo pipefail
 EXTRAS=test,jax
 . "$(dirname "$0")/environment.sh"

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,13 @@ def check_layer(layer, inputs, folder):
 
 def environment(**changes):
     """Environment of a process that imports from the repository."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
+    # What JAX has compiled once serves every process of every test.
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "brainslices-tests-jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+    own = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {**os.environ, **kept, **own, **changes}
 
 
 def python(*words, timeout=120, **changes):

@@ -90,7 +90,10 @@ def test_two_devices_of_tensorflow_train_as_one(phantom_archive, tmp_path):
     _, printed = finish(one, two)
     assert "2 devices, 4 items each a step" in printed
     assert_same_training(tmp_path / "one", tmp_path / "two")
-    assert read_json(tmp_path / "two" / "vqvae" / "environment.json")["devices"] == ["cpu:0", "cpu:1"]
+    assert read_json(tmp_path / "two" / "vqvae" / "environment.json")["devices"] == [
+        "cpu:0",
+        "cpu:1",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,7 @@ def jax_alone(phantom_archive, tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_devices_of_jax_train_as_one(jax_alone, phantom_archive, tmp_path):
     virtual = "--xla_force_host_platform_device_count=2"

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 
@@ -145,25 +146,23 @@ def test_same_command_only_reports_and_other_searches_are_refused(searched, phan
     assert (out / "trials.csv").read_text() == before
 
 
-def test_killed_search_goes_on_to_the_same_result(searched, phantom_archive, tmp_path):
-    """SIGKILL of the command as the first trial trains, SIGTERM in the second's."""
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
+def test_ended_search_goes_on_to_the_same_result(searched, phantom_archive, tmp_path, number):
+    """The command ends as its first trial trains."""
     out = tmp_path / "out"
     asked = words(phantom_archive, out, *SEARCH, "--trials", 2)
-    first = start(*asked)
+    search = start(*asked)
     wait_for(lambda: list(out.glob("runs/*/vqvae/state.npz")))
-    processes = tree(first)
+    processes = tree(search)
     assert len(processes) > 2
-    first.kill()
-    first.communicate()
+    search.send_signal(number)
+    _, err = search.communicate(timeout=60)
     assert_gone(processes)
-    second = start(*asked)
-    wait_for(lambda: len(list(out.glob("runs/*/vqvae/state.npz"))) == 2)
-    processes = tree(second)
-    second.terminate()
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 130
-    assert "The same command goes on from there." in err
-    assert_gone(processes)
+    if number == signal.SIGTERM:
+        assert search.returncode == 130
+        assert "The same command goes on from there." in err
     ran = python(*asked, timeout=400)
     assert ran.returncode == 0, ran.stderr
     assert_begins_as(out, searched[0])
@@ -193,6 +192,7 @@ def test_two_workers_whose_chief_and_trials_are_killed(searched, phantom_archive
         assert row["score"] == pytest.approx(score, rel=1e-4)
 
 
+@pytest.mark.long
 def test_hyperband_trains_the_promoted_on(phantom_archive, tmp_path):
     out = tmp_path / "out"
     asked = [*SPACE, *SHORT, "--objective", "val_ssim_foreground", "--tuner", "hyperband"]

@@ -271,6 +271,7 @@ def progress_of(run):
         return json.loads(file["progress"].item())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_full_disk_is_one_message_and_the_state_stays(run, phantom_archive):
     before = contents(run.path)
