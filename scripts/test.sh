@@ -7,4 +7,5 @@ EXTRAS=test,jax
 . "$(dirname "$0")/environment.sh"
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .
-exec "$PYTHON" -m pytest --numprocesses 2 "$@"
+# One more than most machines' two cores: many tests wait for processes of their own.
+exec "$PYTHON" -m pytest --numprocesses 3 --dist worksteal "$@"

@@ -215,6 +215,7 @@ def roles(search):
     return found
 
 
+@pytest.mark.long
 def test_failing_trials_are_told_with_their_reason(phantom_archive, tmp_path):
     """Over a chief, which hears less from its workers than one process knows."""
     out = tmp_path / "out"
