@@ -226,7 +226,7 @@ def growth_figure(
             panel.plot(sizes, figures, "o-", color=BLUE, markersize=4)
             panel.set_title(name)
             panel.set_xlim(left=0)
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.1 * max(figures))
             panel.set_xlabel(grows)
             panel.set_ylabel(unit)
 

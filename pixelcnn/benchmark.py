@@ -135,7 +135,7 @@ def _grown(setting, cases, as_row):
 
 def _grid_row(side, seconds, first, least):
     name = f"sample a slice, {side} x {side} codes"
-    growth = {"curve": "Sample a slice", "grows": "codes of the grid", "size": side**2}
+    growth = {"curve": "Sample, for each slice", "grows": "codes of the grid", "size": side**2}
     if first is None:
         return Row(name, "s", seconds, note=f"{SLICES} slices at a time", **growth)
     times = (side // first) ** 2

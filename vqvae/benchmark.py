@@ -191,11 +191,19 @@ def measure_slices(setting: Setting) -> Iterator[Row]:
     for share in SHARES[-1:] if setting.quick else SHARES:
         count = whole // share
         rate, memory = call(_epoch, setting, count)
-        growth = {"curve": "Train on a slice", "grows": "training slices", "size": count}
+        growth = {"grows": "training slices", "size": count}
         name = f"train seed on {count} slices"
-        yield Row(f"{name}, a slice", "s", 1 / rate, **growth)
+        yield Row(f"{name}, a slice", "s", 1 / rate, curve="Train, for each slice", **growth)
         peer = {} if first is None else {"peer": first, "against": "the fewest slices"}
-        yield Row(f"memory, {name}", "GB", memory, note="the process's own", **peer, **growth)
+        yield Row(
+            f"memory, {name}",
+            "GB",
+            memory,
+            note="the process's own",
+            curve="Train",
+            **peer,
+            **growth,
+        )
         first = first or memory
 
 
