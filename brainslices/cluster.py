@@ -23,8 +23,6 @@ TIMEOUT = "BRAINSLICES_JOIN_TIMEOUT"
 TIMEOUT_S = 120.0
 # A process that has died is missed after this long, and the others end.
 HEARTBEAT_S = 60
-# While the first process sums up a training, the others wait to leave.
-LEAVE_S = 24 * 3600
 KNOCK_S, RETRY_S = 5.0, 0.2
 
 
@@ -122,7 +120,6 @@ def join() -> None:
         cluster.count,
         cluster.index,
         heartbeat_timeout_seconds=HEARTBEAT_S,
-        shutdown_timeout_seconds=LEAVE_S,
     )
     if cluster.index:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)

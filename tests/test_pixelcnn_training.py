@@ -16,6 +16,7 @@ from helpers import (
     values,
 )
 
+import pixelcnn.training
 from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.errors import InputError
 from brainslices.runs import FORMAT_VERSION, Run, read_json
@@ -323,6 +324,23 @@ def test_interrupted_training_ends_as_the_undisturbed(trained, grids, tmp_path, 
         assert not run.metrics_path.exists()
     go_on(run, grids)
     assert_same_training(trained[0], run.path)
+
+
+def test_names_do_not_count_what_the_process_made_before(run, grids, monkeypatch):
+    """TensorFlow orders some sums by name: others would change the last bits."""
+    seen, build = [], pixelcnn.training.build_model
+
+    def watch(*arguments):
+        model = build(*arguments)
+        seen.append([variable.path for variable in model.variables])
+        return model
+
+    monkeypatch.setattr(pixelcnn.training, "build_model", watch)
+    for _ in range(2):
+        go_on(run, grids)
+        for _ in range(9):
+            build(grids, CONFIG, 0)
+    assert seen[0] == seen[1]
 
 
 def test_more_epochs_go_on_where_fewer_ended(run, trained, grids):
