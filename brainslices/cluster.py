@@ -208,8 +208,8 @@ def _report(cluster):
             contextlib.suppress(OSError, ValueError),  # not there yet, or somebody else's port
             socket.create_connection((cluster.host, cluster.port), timeout=KNOCK_S) as end,
         ):
-            # Process 0 waits as long, from when it came.
-            end.settimeout(cluster.timeout)
+            # Process 0 waits as long, from when it came, and may be hearing a stranger out.
+            end.settimeout(cluster.timeout + 2 * KNOCK_S)
             end.sendall(told)
             return json.loads(end.makefile().readline())
         time.sleep(RETRY_S)
