@@ -24,6 +24,7 @@ __all__ = [
     "data_parallel",
     "device_count",
     "gathered",
+    "gpus",
     "is_first",
     "on_first",
     "process_share",
@@ -35,12 +36,16 @@ __all__ = [
 Answer = TypeVar("Answer")
 
 
-def _devices() -> list[str]:
+def gpus() -> list[str]:
+    """Names of the GPUs that the backend sees, on all machines."""
+    with contextlib.suppress(RuntimeError):  # JAX without one
+        return keras.distribution.list_devices("gpu")
+    return []
+
+
+def _devices():
     """Names of the devices that training uses: all GPUs, or else all CPUs (mostly one)."""
-    with contextlib.suppress(RuntimeError):  # JAX without a GPU
-        if gpus := keras.distribution.list_devices("gpu"):
-            return gpus
-    return keras.distribution.list_devices("cpu")
+    return gpus() or keras.distribution.list_devices("cpu")
 
 
 def device_count() -> int:

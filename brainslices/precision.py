@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from brainslices.devices import gpus
 from brainslices.errors import InputError
 
 __all__ = ["resolve_precision"]
@@ -49,7 +50,7 @@ def resolve_precision(precision: str, width: int) -> tuple[str, str]:
 
 def _gpu_capability() -> tuple[int, int] | None:
     """Compute capability of the first GPU, or None without one."""
-    if not any(device.startswith(("gpu", "cuda")) for device in keras.distribution.list_devices()):
+    if not gpus():
         return None
     if keras.backend.backend() == "jax":
         import jax

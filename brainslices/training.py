@@ -7,6 +7,7 @@ import io
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Literal
 
 import keras
@@ -16,12 +17,14 @@ from tqdm import tqdm
 
 from brainslices import progress
 from brainslices.batches import Batches
+from brainslices.cli import hushed
 from brainslices.config import TrainingConfig, from_dict
 from brainslices.devices import (
     alone,
     anywhere,
     data_parallel,
     device_count,
+    gpus,
     is_first,
     on_first,
     process_share,
@@ -315,7 +318,7 @@ def _require_determinism():
 
     On a CPU that costs nothing to speak of; on a GPU it would, and some operations refuse.
     """
-    if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
+    if keras.backend.backend() != "tensorflow" or gpus():
         return
     import tensorflow as tf
 
@@ -414,11 +417,10 @@ def _draw_history(run: Run, state: TrainingState) -> None:
 
 def _tensorboard(run):
     """TensorBoard's callback where it can work: it writes through TensorFlow."""
-    try:
-        import tensorboard  # noqa: F401
-        import tensorflow  # noqa: F401
-    except ImportError:
+    if any(find_spec(name) is None for name in ("tensorboard", "tensorflow")):
         return []
+    with hushed():
+        import tensorflow  # noqa: F401
     return [keras.callbacks.TensorBoard(run.logs, write_graph=False)]
 
 

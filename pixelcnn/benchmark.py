@@ -1,6 +1,7 @@
 """Speed and memory of stage two, with untrained priors; each measurement yields rows of a table."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,6 +13,7 @@ from brainslices.batches import OneBatch
 from brainslices.code_grids import SplitCodes
 from brainslices.precision import resolve_precision
 from brainslices.processes import call
+from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
 from brainslices.timing import (
     PROCESS_STATUS,
     PeakMemory,
@@ -179,14 +181,25 @@ def measure_prior(setting: Setting) -> Iterator[Row]:
     """Training of the default prior, beside plain `fit` on one batch again and again."""
     config = _config(setting, DEFAULT_MODEL)
     auto, reason = resolve_precision("auto", config.channels)
+    operations = _operations(_training_model(config, "float32"))
     sides = {}
     for label, policy in (("float32", "float32"), ("auto", auto)):
         sides[label] = partial(_rate, setting, *_ours(setting, config, policy))
         sides[f"plain {label}"] = partial(_rate, setting, *_plain(setting, config, policy))
+        sides[f"peak {label}"] = matrix_products(policy, setting.quick)
     rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
     for label, note in (("float32", ""), ("auto", f"{auto}: {reason}")):
         peer = {"peer": rates[f"plain {label}"], "against": "plain `fit`, one batch in memory"}
-        yield Row(f"train default prior, {label}", "slices/s", rates[label], **peer, note=note)
+        row = Row(f"train default prior, {label}", "slices/s", rates[label], **peer, note=note)
+        yield row
+        yield arithmetic(row.name, row.ours, operations, rates[f"peak {label}"])
+
+
+def _operations(model):
+    """Floating-point operations of training on a slice: each kernel is used at each code."""
+    kernels = [weight for weight in model.trainable_variables if "kernel" in weight.path]
+    weights = sum(math.prod(kernel.shape) for kernel in kernels)
+    return OPERATIONS_PER_WEIGHT * weights * math.prod(model.grid_shape)
 
 
 def _rate(setting, model, batches):

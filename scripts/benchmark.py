@@ -9,6 +9,7 @@ versions, cores, and a row a figure with its bar where it has one; beside it OUT
 OUT_memory.png, how both grow.
 """
 
+import logging
 import sys
 import tempfile
 import time
@@ -29,8 +30,8 @@ class Arguments:
     source: Path | None = None
     """Folder of pictures, to time the making of an archive."""
     only: tuple[str, ...] = ()
-    """Measurements to take, all by default: start, archive, memory, seed, default, evaluation,
-    slices, quantizer, codes; sampling, growth, sampling_memory, prior."""
+    """Measurements to take, all by default: machine; start, archive, memory, seed, default,
+    evaluation, slices, quantizer, codes; sampling, growth, sampling_memory, prior."""
     quick: bool = False
     """Measure too little for stable figures, only to see that it works."""
 
@@ -45,7 +46,10 @@ def main(argv=None):
     with cli.hushed():
         import pixelcnn.benchmark
         import vqvae.benchmark
+        from brainslices import roofline
 
+    # TensorFlow takes the many models that are measured for one that it compiles again and again.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     start = time.perf_counter()
     archive = SliceArchive.open(arguments.data)
     arguments.out.resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,11 @@ def main(argv=None):
             pictures=arguments.source,
             quick=arguments.quick,
         )
-        measurements = {**vqvae.benchmark.MEASUREMENTS, **pixelcnn.benchmark.MEASUREMENTS}
+        measurements = {
+            **roofline.MEASUREMENTS,
+            **vqvae.benchmark.MEASUREMENTS,
+            **pixelcnn.benchmark.MEASUREMENTS,
+        }
         rows = measure_all(measurements, setting, arguments.only)
     facts = environment(archive_hash=archive.content_hash, quick=arguments.quick)
     seconds = time.perf_counter() - start

@@ -24,7 +24,9 @@ ROWS = {
     "sample a slice, 1 at a time",
     "sample a slice, 2 at a time",
     "train default prior, float32",
+    "train default prior, float32: arithmetic",
     "train default prior, auto",
+    "train default prior, auto: arithmetic",
 }
 MEMORY_ROWS = {
     "memory, sample 16 slices",

@@ -32,7 +32,9 @@ ROWS = [
     "train seed, float32",
     "train seed, auto",
     "train default, float32",
+    "train default, float32: arithmetic",
     "train default, mixed_bfloat16",
+    "train default, mixed_bfloat16: arithmetic",
     "input path alone",
     "score with ssim and ssim_foreground",
     "reconstruct, default",
@@ -41,12 +43,16 @@ ROWS = [
     "quantise 20,000 latents, 64 codes",
     "quantise 20,000 x 64 latents, 512 codes",
     "memory, quantise 20,000 x 64 latents, 512 codes",
+    "products of matrices, float32",
+    "products of matrices, bfloat16",
+    "copy in memory",
 ]
 
 
 # Those that take no process of their own, for every day.
-FEW = ("archive", "default", "evaluation")
-FEW_ROWS = ROWS[3:5] + ROWS[11:16]
+FEW = ("archive", "default", "evaluation", "machine")
+ALL = ("machine", *MEASUREMENTS)
+FEW_ROWS = ROWS[3:5] + ROWS[11:18] + ROWS[-3:]
 
 
 def test_ratio_is_above_one_where_ours_is_better():
@@ -107,7 +113,7 @@ def test_plain_quantizer_gives_the_same_codes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("only", [FEW, pytest.param(tuple(MEASUREMENTS), marks=pytest.mark.long)])
+@pytest.mark.parametrize("only", [FEW, pytest.param(ALL, marks=pytest.mark.long)])
 def test_quick_benchmark_measures_every_row(phantom_archive, tmp_path, only):
     pictures = tmp_path / "pictures"
     pictures.mkdir()

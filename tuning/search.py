@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import keras_tuner
 from keras_tuner.src.distribute import oracle_client
 
+from brainslices.devices import gpus
 from brainslices.errors import InputError
 from brainslices.processes import CallFailed, call, spawn, stop
 from brainslices.runs import FORMAT_VERSION, read_json, write_json
@@ -205,7 +205,7 @@ class _Crew:
 
 
 def _count_gpus() -> int:
-    return len(keras.distribution.list_devices("gpu"))
+    return len(gpus())
 
 
 def _free_port():

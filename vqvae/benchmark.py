@@ -1,6 +1,7 @@
 """Speed and memory of the archive and of stage one; each measurement gives rows of one table."""
 
 import contextlib
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from keras import ops
 from brainslices.archive import SliceArchive
 from brainslices.batches import OneBatch, SliceBatches
 from brainslices.device_ssim import ssim, ssim_foreground
+from brainslices.devices import gpus
 from brainslices.metrics import score_slices
 from brainslices.precision import resolve_precision
 from brainslices.processes import call
+from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
 from brainslices.sources import SourceConfig, make_archive
 from brainslices.timing import (
     PROCESS_STATUS,
@@ -127,7 +130,7 @@ def measure_seed(setting: Setting) -> Iterator[Row]:
 def measure_default(setting: Setting) -> Iterator[Row]:
     """Training of the `default` preset in each precision, beside plain `fit` on one batch."""
     policies = ["float32", "mixed_bfloat16"]
-    if keras.distribution.list_devices()[0].startswith(("gpu", "cuda")):
+    if gpus():
         policies.append("mixed_float16")  # no CPU computes in it
     sides = {}
     for policy in policies:
@@ -136,16 +139,30 @@ def measure_default(setting: Setting) -> Iterator[Row]:
         plain, _ = _ours(setting, "default", policy)
         plain.compile(keras.optimizers.Adam())
         sides[f"plain {policy}"] = partial(_rate, setting, plain, OneBatch(batches))
+        sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
     sides["input"] = partial(_input_rate, batches, 2 if setting.quick else 20)
     rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
     for policy in policies:
         peer = {"peer": rates[f"plain {policy}"], "against": "plain `fit`, one batch in memory"}
         note = "" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32"
         bar = {"at_least": 0.95, "note": note}
-        yield Row(f"train default, {policy}", "slices/s", rates[policy], **peer, **bar)
+        row = Row(f"train default, {policy}", "slices/s", rates[policy], **peer, **bar)
+        yield row
+        yield arithmetic(row.name, row.ours, _operations(model), rates[f"peak {policy}"])
     fastest = max(rates[policy] for policy in policies)
     peer = {"peer": fastest, "against": "training, the fastest precision"}
     yield Row("input path alone", "slices/s", rates["input"], **peer)
+
+
+def _operations(model):
+    """Floating-point operations of training on a slice: those of the convolutions."""
+    weights = 0
+    for layer in (*model.encoder.layers, *model.decoder.layers):
+        if isinstance(layer, keras.layers.Conv2DTranspose):
+            weights += math.prod(layer.kernel.shape) * math.prod(layer.input.shape[1:3])
+        elif isinstance(layer, keras.layers.Conv2D):
+            weights += math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3])
+    return OPERATIONS_PER_WEIGHT * weights
 
 
 def measure_evaluation(setting: Setting) -> Iterator[Row]:

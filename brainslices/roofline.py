@@ -1,0 +1,90 @@
+"""What the machine can do at most, which a training's arithmetic is set beside."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import keras
+import numpy as np
+from keras import ops
+
+from brainslices.devices import gpus
+from brainslices.timing import GIGABYTE, Row, Setting, alternate, timed
+
+__all__ = ["MEASUREMENTS", "OPERATIONS_PER_WEIGHT", "arithmetic", "matrix_products"]
+
+TERA = 10**12
+# Training multiplies and adds with each weight in the forward pass, for the gradient of the layer's
+# input, and for the weight's own.
+OPERATIONS_PER_WEIGHT = 3 * 2
+# Sides of the matrices: large enough to keep the device busy, small enough to take little time.
+SIDE, GPU_SIDE, QUICK_SIDE = 2048, 8192, 256
+PRODUCTS = 8
+COPIED, QUICK_COPIED = GIGABYTE, 10**7
+
+
+def matrix_products(policy: str, quick: bool = False) -> Callable[[], float]:
+    """Products of large square matrices, the most that a network's layers can reach.
+
+    Args:
+        policy: name of a Keras dtype policy, in whose compute dtype they are.
+        quick: measure too little for a stable figure.
+
+    Returns:
+        Function that measures their TFLOP/s once.
+    """
+    side = QUICK_SIDE if quick else GPU_SIDE if gpus() else SIDE
+    matrix = np.full((1, side, side), 1 / side, "float32")
+
+    def multiply(given):
+        left = right = ops.cast(given, keras.DTypePolicy(policy).compute_dtype)
+        for _ in range(PRODUCTS):  # of ones over the side: the product is the matrix again
+            left = ops.matmul(left, right)
+        return ops.sum(ops.cast(left, "float32"), axis=(1, 2))
+
+    layer = keras.layers.Lambda(multiply, output_shape=(), dtype="float32")
+    compute = keras.Sequential([keras.Input((side, side)), layer]).predict_on_batch
+    compute(matrix)  # compiled before the clock starts
+    return lambda: PRODUCTS * 2 * side**3 / timed(compute, matrix) / TERA
+
+
+def _copy_rate(quick):
+    """GB/s of a copy in memory, what is read and what is written both counted."""
+    source = np.ones(QUICK_COPIED if quick else COPIED, "uint8")
+    target = np.zeros_like(source)
+    return 2 * source.nbytes / timed(np.copyto, target, source) / GIGABYTE
+
+
+def measure_machine(setting: Setting) -> Iterator[Row]:
+    """The machine's matrix products in each precision, and its memory."""
+    sides = {
+        policy: matrix_products(policy, setting.quick) for policy in ("float32", "mixed_bfloat16")
+    }
+    sides["copy"] = partial(_copy_rate, setting.quick)
+    rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
+    peer = {"peer": rates["float32"], "against": "float32"}
+    yield Row("products of matrices, float32", "TFLOP/s", rates["float32"])
+    yield Row("products of matrices, bfloat16", "TFLOP/s", rates["mixed_bfloat16"], **peer)
+    yield Row("copy in memory", "GB/s", rates["copy"], note="read and written")
+
+
+def arithmetic(name: str, rate: float, operations: float, peak: float) -> Row:
+    """The row that sets a training beside the machine's matrix products.
+
+    Args:
+        name: what is trained.
+        rate: slices per second.
+        operations: floating-point operations of a slice.
+        peak: that of `matrix_products` in the training's precision.
+    """
+    return Row(
+        f"{name}: arithmetic",
+        "TFLOP/s",
+        rate * operations / TERA,
+        peer=peak,
+        against="products of large matrices",
+        note=f"{operations / GIGABYTE:.2f} GFLOP a slice",
+    )
+
+
+MEASUREMENTS = {"machine": measure_machine}
+"""Name -> function that takes a `Setting` and yields rows."""
