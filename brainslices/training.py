@@ -1,44 +1,33 @@
 """One way to train for both stages: schedule, progress, best and last state, exact resume."""
 
 import contextlib
-import csv
 import dataclasses
-import io
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Literal
 
 import keras
 import numpy as np
-from keras import ops
 from tqdm import tqdm
 
-from brainslices import progress
 from brainslices.batches import Batches
+from brainslices.callbacks import Keeper, Progress, draw_history
 from brainslices.cli import hushed
 from brainslices.config import TrainingConfig, from_dict
 from brainslices.devices import (
-    alone,
-    anywhere,
     data_parallel,
     device_count,
     gpus,
     is_first,
     on_first,
-    process_share,
-    replica_count,
     require_same_everywhere,
-    total,
 )
 from brainslices.errors import InputError
-from brainslices.figures import training_figure
+from brainslices.optimizer import compile_model
 from brainslices.precision import resolve_precision
 from brainslices.runs import (
     FORMAT_VERSION,
     Run,
-    atomic_path,
     environment,
     read_json,
     write_json,
@@ -46,114 +35,18 @@ from brainslices.runs import (
 from brainslices.state import TrainingState, load_state, save_state
 
 __all__ = [
-    "averaged",
-    "best_epoch",
-    "compile_model",
     "describe",
     "fit",
-    "learning_rate",
     "require_same",
     "resumed_precision",
     "train_run",
 ]
 
-# Within an epoch the state is saved this often: the most that a power cut can cost.
-SAVE_INTERVAL_S = 600.0
-# Looking at a loss waits for the device: now and then is enough. So is asking other processes.
-CHECK_STEPS, ASK_STEPS = 50, 10
-# Share of the codebook under which it has collapsed, if it stays so for some epochs.
-COLLAPSED_USAGE, COLLAPSED_EPOCHS = 0.1, 3
-# What an epoch's line tells, short enough for 100 columns; all else is in the history.
-SHOWN = {
-    "loss": "loss",
-    "val_loss": "val_loss",
-    "val_ssim": "ssim",
-    "val_ssim_foreground": "foreground",
-    "nats_per_code": "nats per code",
-    "val_nats_per_code": "validation",
-}
 # What a run was made from: its hash in config.json -> what it is, and the flag that names it.
 ORIGINS = {
     "archive_hash": ("another archive (content", "--data"),
     "vqvae_hash": ("codes of another VQ-VAE (model", "--vqvae"),
 }
-
-
-def learning_rate(config: TrainingConfig, steps: int):
-    """The learning rate, or its schedule over `steps` steps."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=max(1, steps - config.warmup_steps),
-    )
-
-
-def compile_model(model: keras.Model, config: TrainingConfig, steps_per_epoch: int) -> None:
-    """Give a built model its Adam optimiser, with all of the optimiser's state made."""
-    model.compile(
-        optimizer=_Adam(
-            learning_rate(config, config.epochs * steps_per_epoch),
-            name="adam",
-            beta_2=config.beta_2,
-            global_clipnorm=config.gradient_clip or None,
-            use_ema=config.average > 0,
-            ema_momentum=config.average,
-        ),
-        auto_scale_loss=True,
-    )
-    model.optimizer.build(model.trainable_variables)
-
-
-class _Adam(keras.optimizers.Adam):
-    """Adam whose average of the weights starts soon, and leaves them alone when a `fit` ends.
-
-    A training is made of several: the rest of an epoch that was cut, and the other epochs.
-    """
-
-    def finalize_variable_values(self, var_list):
-        pass
-
-    def _clip_gradients(self, grads):
-        # The norm is that of the whole batch's gradient; Keras adds the parts up only later.
-        parts = replica_count()
-        if parts == 1 or not self.global_clipnorm:
-            return super()._clip_gradients(grads)
-        return [grad / parts for grad in super()._clip_gradients(total(grads))]
-
-    @property
-    def ema_momentum(self):
-        """Lower at first, so that an average of few steps is not mostly the first weights."""
-        steps = ops.cast(self.iterations, "float32")
-        return ops.minimum(self._average, (1.0 + steps) / (10.0 + steps))
-
-    @ema_momentum.setter
-    def ema_momentum(self, average):
-        self._average = average
-
-
-@contextlib.contextmanager
-def averaged(model: keras.Model) -> Iterator[None]:
-    """Lend the model the average of its weights, where its optimiser keeps one."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if not optimizer.use_ema:
-        yield
-        return
-    # Copies: under JAX an array that two variables shared would be given away with one of them.
-    own = [np.array(variable) for variable in model.trainable_variables]
-    averages = optimizer._model_variables_moving_average
-    _assign(model.trainable_variables, [np.array(average) for average in averages])
-    try:
-        yield
-    finally:
-        _assign(model.trainable_variables, own)
-
-
-def _assign(variables, values):
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
 
 
 def fit(
@@ -191,8 +84,8 @@ def fit(
     state = load_state(run, model)
     if is_first() and not run.state_path.exists():
         save_state(run, model, state)  # from here on the folder is a run that has begun
-    keeper = _Keeper(run, state, config, train, (monitor, mode))
-    shown = _Progress(config.epochs, train)
+    keeper = Keeper(run, state, config, train, (monitor, mode))
+    shown = Progress(config.epochs, train)
     callbacks = [shown, keeper]
     if is_first():
         callbacks += _tensorboard(run)
@@ -210,7 +103,7 @@ def fit(
             train.epoch, train.first_step = state.epoch, 0
             model.fit(train, initial_epoch=state.epoch, epochs=config.epochs, **options)
     if is_first():
-        _draw_history(run, state)
+        draw_history(run, state)
     return state
 
 
@@ -307,12 +200,6 @@ def _require_even_shares(batch_size, devices):
         )
 
 
-def best_epoch(state: TrainingState, monitor: str, mode: Literal["min", "max"]) -> int:
-    """The first of the epochs, counted from 1, with the best score."""
-    scores = np.asarray(state.history[monitor])
-    return int(np.argmax(scores if mode == "max" else -scores)) + 1
-
-
 def _require_determinism():
     """Sums in the same order each time, which TensorFlow's threads do not keep to by themselves.
 
@@ -401,20 +288,6 @@ def resumed_precision(run: Run, config: TrainingConfig, width: int) -> tuple[str
     return resolve_precision(config.precision, width)
 
 
-def _bare(model):
-    """A copy without the optimiser: using a model needs neither its state nor its class."""
-    bare = type(model).from_config(model.get_config())
-    bare.build_from_config(model.get_build_config())
-    bare.set_weights(model.get_weights())
-    return bare
-
-
-def _draw_history(run: Run, state: TrainingState) -> None:
-    """Draw the curves of the finished epochs, if there are any, to `figures/training.png`."""
-    if state.history:
-        training_figure(run.figures / "training.png", state.history)
-
-
 def _tensorboard(run):
     """TensorBoard's callback where it can work: it writes through TensorFlow."""
     if any(find_spec(name) is None for name in ("tensorboard", "tensorflow")):
@@ -422,205 +295,3 @@ def _tensorboard(run):
     with hushed():
         import tensorflow  # noqa: F401
     return [keras.callbacks.TensorBoard(run.logs, write_graph=False)]
-
-
-class _Keeper(keras.callbacks.Callback):
-    """Keeps the run folder: state, best model, history; stops at a signal with all of it saved."""
-
-    def __init__(self, run, state, config, train, goal):
-        super().__init__()
-        self.run, self.state, self.train = run, state, train
-        self.goal, self.patience = goal, config.patience
-        self.lent = contextlib.ExitStack()
-        # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
-        self.restored = None
-        self.saved_at = self.counted_at = time.monotonic()
-        share, processes = process_share()
-        self.first, self.alone = share == 0, processes == 1
-        self.stopped_by = None
-        # The metrics of an epoch's training, while its validation goes on.
-        self.trained = None
-
-    @contextlib.contextmanager
-    def signals(self):
-        """Turn the first SIGINT or SIGTERM into a stop after the step; a second acts at once."""
-        before = {}
-
-        def stop(number, frame):
-            self.stopped_by = signal.Signals(number).name
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # signals belong to the main thread alone
-                before[number] = signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def on_train_begin(self, logs=None):
-        if self.state.step:
-            self.restored = [np.asarray(value) for value in self.model.metrics_variables]
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.train.epoch = epoch
-        if self.restored is not None:
-            _assign(self.model.metrics_variables, self.restored)
-            self.restored = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.state.step += 1
-        if self.state.step % CHECK_STEPS == 0:
-            self._require_finite(logs)
-        if self.state.step == self.train.steps_per_epoch:
-            return  # validation comes next, and looks for a stop as well
-        if self._must_stop(self.state.step):
-            self._save(logs)
-            self._stop()
-        elif time.monotonic() - self.saved_at > SAVE_INTERVAL_S:
-            self._save(logs)
-
-    def on_test_begin(self, logs=None):
-        self.trained = [np.array(value) for value in self.model.metrics_variables]
-        self.lent.enter_context(averaged(self.model))
-
-    def on_test_batch_end(self, batch, logs=None):
-        if self._must_stop(batch):
-            if hasattr(self.model, "jax_state_sync"):
-                self.model.jax_state_sync()
-            self.lent.close()
-            _assign(self.model.metrics_variables, self.trained)
-            self._save({})
-            self._stop()
-
-    def on_test_end(self, logs=None):
-        self.lent.close()
-
-    def on_epoch_end(self, epoch, logs=None):
-        values = {key: float(value) for key, value in logs.items()}
-        values["learning_rate"] = float(self.model.optimizer.learning_rate)
-        self._require_finite(values)
-        for key, value in values.items():
-            self.state.history.setdefault(key, []).append(value)
-        self.state.epoch, self.state.step = epoch + 1, 0
-        self._warn_of_collapse()
-        if best_epoch(self.state, *self.goal) == self.state.epoch:
-            with averaged(self.model), alone():
-                self._save_model()
-        if self.first:
-            _write_history(self.run, self.state.history)
-        self._save(values)
-        if self._must_stop(0):
-            self._stop()
-        self.model.stop_training = self.waited_out
-
-    def _save_model(self):
-        if self.first:
-            with atomic_path(self.run.model_path) as temporary:
-                _bare(self.model).save(temporary)
-
-    def _warn_of_collapse(self):
-        usage = self.state.history.get("codebook_usage", [])
-        last = usage[-COLLAPSED_EPOCHS:]
-        if len(last) == COLLAPSED_EPOCHS and max(last) < COLLAPSED_USAGE:
-            tqdm.write(
-                f"warning: only {usage[-1]:.1%} of the codebook has been used for "
-                f"{COLLAPSED_EPOCHS} epochs. Try --codebook ema, --kmeans-init, a "
-                "--restart-threshold of 0.5, a lower --learning-rate, or fewer --num-embeddings."
-            )
-
-    @property
-    def waited_out(self):
-        """Whether the score has not improved for as long as the configuration waits."""
-        if not self.patience or not self.state.history:
-            return False
-        return self.state.epoch - best_epoch(self.state, *self.goal) >= self.patience
-
-    def _save(self, logs):
-        self._require_finite(logs)
-        now = time.monotonic()
-        self.state.seconds += now - self.counted_at
-        self.counted_at = now
-        if self.first:
-            save_state(self.run, self.model, self.state)
-        self.saved_at = time.monotonic()
-
-    def _must_stop(self, step):
-        """Whether a signal has come, to any of the processes: they stop after the same step."""
-        if self.alone:
-            return self.stopped_by is not None
-        return step % ASK_STEPS == 0 and anywhere(self.stopped_by is not None)
-
-    def _stop(self):
-        if self.first:
-            _draw_history(self.run, self.state)
-        raise KeyboardInterrupt(
-            f"State saved in {self.run.path} after epoch {self.state.epoch}, step "
-            f"{self.state.step} of the next. The same command goes on from there."
-        )
-
-    def _require_finite(self, logs):
-        bad = [key for key, value in logs.items() if not np.isfinite(float(value))]
-        if bad:
-            raise InputError(
-                f"{', '.join(bad)} is not finite in epoch {self.state.epoch + 1}, step "
-                f"{self.state.step}. The last good state is kept in {self.run.path}. Try a lower "
-                "--learning-rate, a --gradient-clip of 1, or --precision float32, in a new --run."
-            )
-
-
-class _Progress(keras.callbacks.Callback):
-    """A bar for the epoch under way, a line for each finished one."""
-
-    def __init__(self, epochs, train):
-        super().__init__()
-        self.epochs, self.train = epochs, train
-        self.bar = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started, self.slices = time.monotonic(), 0
-        self.bar = progress.bar(
-            total=self.train.steps_per_epoch * self.train.batch_size,
-            description=f"epoch {epoch + 1}/{self.epochs}",
-            unit="slices",
-            initial=self.train.first_step * self.train.batch_size,
-        )
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.slices += self.train.batch_size
-        self.bar.update(self.train.batch_size)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.close()
-        seconds = time.monotonic() - self.started
-        whole = self.train.steps_per_epoch * self.train.batch_size / max(self.slices, 1)
-        left = seconds * whole * (self.epochs - epoch - 1)
-        shown = {key: float(value) for key, value in logs.items()}
-        words = [f"epoch {epoch + 1}/{self.epochs}"]
-        # A prior's loss is its nats per code.
-        names = [key for key in SHOWN if key in shown]
-        if "nats_per_code" in names:
-            names = [key for key in names if not key.endswith("loss")]
-        words += [f"{SHOWN[key]} {shown[key]:.4f}" for key in names]
-        words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
-        words.append(f"{self.slices / seconds:.0f} slices/s")
-        words.append(f"{tqdm.format_interval(left)} left")
-        tqdm.write("  ".join(words))
-
-    def close(self):
-        """Take the bar off the screen."""
-        if self.bar is not None:
-            self.bar.leave = False
-            self.bar.close()
-
-
-def _write_history(run, history):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", *history])
-    for number, values in enumerate(zip(*history.values(), strict=True), start=1):
-        writer.writerow([number, *values])
-    with atomic_path(run.history_path) as temporary:
-        temporary.write_text(text.getvalue())

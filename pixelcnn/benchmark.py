@@ -11,6 +11,7 @@ from keras import ops
 
 from brainslices.batches import OneBatch
 from brainslices.code_grids import SplitCodes
+from brainslices.optimizer import compile_model
 from brainslices.precision import resolve_precision
 from brainslices.processes import call
 from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
@@ -23,7 +24,6 @@ from brainslices.timing import (
     timed,
     training_rate,
 )
-from brainslices.training import compile_model
 from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING, PixelCNNConfig
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import Sampler, compiled, draw, restrict, uniform_noise

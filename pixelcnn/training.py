@@ -7,18 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from brainslices.batches import Batches
+from brainslices.callbacks import best_epoch
 from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.errors import InputError
 from brainslices.metrics import bits_per_pixel_raw
 from brainslices.models import load_model
 from brainslices.runs import Run
 from brainslices.state import TrainingState
-from brainslices.training import (
-    best_epoch,
-    describe,
-    require_same,
-    train_run,
-)
+from brainslices.training import describe, require_same, train_run
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
 from pixelcnn.model import PixelCNN
 

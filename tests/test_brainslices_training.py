@@ -10,15 +10,12 @@ from helpers import assert_bit_equal, tiny_training, values
 from keras import layers, ops
 
 from brainslices.batches import SliceBatches
+from brainslices.callbacks import Keeper
 from brainslices.errors import InputError
+from brainslices.optimizer import compile_model, learning_rate
 from brainslices.runs import Run
 from brainslices.state import load_state, save_state
-from brainslices.training import (
-    _Keeper,
-    compile_model,
-    fit,
-    learning_rate,
-)
+from brainslices.training import fit
 
 GOAL = ("val_ssim", "max")
 STEPS = 5
@@ -63,7 +60,7 @@ def made(config, width=2):
     return model
 
 
-ON_STEP = _Keeper.on_train_batch_end
+ON_STEP = Keeper.on_train_batch_end
 
 
 def interrupted(place, number):
@@ -89,7 +86,7 @@ def train(phantom_archive, tmp_path, monkeypatch):
             phantom_archive, phantom_archive.rows_of("train"), 8, config.seed, mirror=True
         )
         assert len(data) == STEPS
-        monkeypatch.setattr(_Keeper, "on_train_batch_end", interrupted(interrupt, number))
+        monkeypatch.setattr(Keeper, "on_train_batch_end", interrupted(interrupt, number))
         validation = SliceBatches(phantom_archive, phantom_archive.rows_of("validate"), 8)
         return model, fit(model, data, validation, run, config, *GOAL), run
 
@@ -224,7 +221,7 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(train, monke
 
 
 def test_loss_that_is_no_number_stops_within_the_epoch(train, monkeypatch):
-    monkeypatch.setattr("brainslices.training.CHECK_STEPS", 2)
+    monkeypatch.setattr("brainslices.callbacks.CHECK_STEPS", 2)
     good = Autoencoder.compute_loss
     monkeypatch.setattr(
         Autoencoder, "compute_loss", lambda *inputs, **options: good(*inputs, **options) / 0.0 * 0.0
@@ -235,9 +232,9 @@ def test_loss_that_is_no_number_stops_within_the_epoch(train, monkeypatch):
 
 def test_collapse_of_the_codebook_is_said_with_what_to_try(train, monkeypatch, capsys):
     usage = iter([0.5, 0.09, 0.05, 0.02])
-    end = _Keeper.on_epoch_end
+    end = Keeper.on_epoch_end
     monkeypatch.setattr(
-        _Keeper,
+        Keeper,
         "on_epoch_end",
         lambda self, epoch, logs: end(self, epoch, {**logs, "codebook_usage": next(usage)}),
     )

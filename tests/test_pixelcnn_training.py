@@ -17,11 +17,12 @@ from helpers import (
 )
 
 import pixelcnn.training
+from brainslices.callbacks import Keeper
 from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.errors import InputError
+from brainslices.optimizer import compile_model
 from brainslices.runs import FORMAT_VERSION, Run, read_json
 from brainslices.state import load_state
-from brainslices.training import _Keeper, compile_model
 from pixelcnn.sampling import Sampler, uniform_noise
 from pixelcnn.training import (
     CodeBatches,
@@ -73,14 +74,14 @@ def grids():
 def watched(grids, tmp_path_factory):
     """A run of three epochs, what `train` returned, and the weights after each step."""
     path, seen = tmp_path_factory.mktemp("runs") / "trained", []
-    on_step = _Keeper.on_train_batch_end
+    on_step = Keeper.on_train_batch_end
 
     def watch(self, batch, logs=None):
         seen.append(values(self.model.trainable_variables))
         on_step(self, batch, logs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Keeper, "on_train_batch_end", watch)
+        patch.setattr(Keeper, "on_train_batch_end", watch)
         return path, train(grids, path, CONFIG, TRAINING), seen
 
 
@@ -286,7 +287,7 @@ def test_patience_ends_the_training_with_its_best_epoch_and_for_good(
     def never(*_):
         raise AssertionError("a training that has waited long enough takes no step")
 
-    monkeypatch.setattr(_Keeper, "on_train_batch_end", never)
+    monkeypatch.setattr(Keeper, "on_train_batch_end", never)
     before = contents(run.path)
     assert go_on(run, grids, **waiting) == metrics
     after = contents(run.path)
@@ -299,7 +300,7 @@ def test_patience_ends_the_training_with_its_best_epoch_and_for_good(
 
 def interrupts(places):
     """The keeper's callback, with a signal just before the end of some steps."""
-    on_step, waiting = _Keeper.on_train_batch_end, list(places)
+    on_step, waiting = Keeper.on_train_batch_end, list(places)
 
     def on_train_batch_end(self, batch, logs=None):
         if waiting and (self.state.epoch, self.state.step) == waiting[0]:
@@ -314,7 +315,7 @@ def test_interrupted_training_ends_as_the_undisturbed(trained, grids, tmp_path, 
     """Dropout, averages, Adam, the schedule, the order of grids and of their variants go on."""
     chosen = np.random.default_rng(0).choice(3 * 5, 2, replace=False)
     places = [divmod(int(step), 5) for step in sorted(chosen)]
-    monkeypatch.setattr(_Keeper, "on_train_batch_end", interrupts(places))
+    monkeypatch.setattr(Keeper, "on_train_batch_end", interrupts(places))
     run = Run(tmp_path / "run")
     for epoch, step in places:
         with pytest.raises(KeyboardInterrupt, match="The same command goes on from there"):
@@ -503,7 +504,7 @@ here = pathlib.Path({here!r})
 grids = tests.CodeGrids.load(here / "codes.npz")
 patch = pytest.MonkeyPatch()
 tests.go_on(Run(here / "whole"), grids)
-patch.setattr(tests._Keeper, "on_train_batch_end", tests.interrupts([(1, 2)]))
+patch.setattr(tests.Keeper, "on_train_batch_end", tests.interrupts([(1, 2)]))
 with pytest.raises(KeyboardInterrupt):
     tests.go_on(Run(here / "cut"), grids)
 tests.go_on(Run(here / "cut"), grids)

@@ -3,9 +3,9 @@ from helpers import ROOT, flags, script_main, tiny_prior_config, tiny_prior_trai
 from test_pixelcnn_training import contents, interrupts
 
 from brainslices import cli
+from brainslices.callbacks import Keeper
 from brainslices.code_grids import CodeGrids
 from brainslices.runs import Run, read_json, write_json
-from brainslices.training import _Keeper
 
 CONFIG = tiny_prior_config(first_kernel_size=3)
 
@@ -30,7 +30,7 @@ def test_command_encodes_trains_and_goes_on(linked, command, tmp_path, monkeypat
     run = Run(tmp_path / "run")
     asked = ["--vqvae", vqvae.path, "--run", run.path, *words()]
     with monkeypatch.context() as patch:
-        patch.setattr(_Keeper, "on_train_batch_end", interrupts([(0, 2)]))
+        patch.setattr(Keeper, "on_train_batch_end", interrupts([(0, 2)]))
         assert command(*asked) == 130
     assert f"stopped. State saved in {run.path} after epoch 0, step 3" in capsys.readouterr().err
     assert CodeGrids.load(vqvae.code_grids_path).variants.shape[:2] == (1, 40)

@@ -18,7 +18,7 @@ from skimage.metrics import structural_similarity
 from brainslices.archive import FOREGROUND_THRESHOLD, CropBox
 from brainslices.batches import SliceBatches
 from brainslices.errors import InputError
-from brainslices.training import compile_model
+from brainslices.optimizer import compile_model
 from vqvae.training import build_model
 
 both = pytest.mark.parametrize("codebook", ["ema", "gradient"])

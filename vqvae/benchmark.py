@@ -16,6 +16,7 @@ from brainslices.batches import OneBatch, SliceBatches
 from brainslices.device_ssim import ssim, ssim_foreground
 from brainslices.devices import gpus
 from brainslices.metrics import score_slices
+from brainslices.optimizer import compile_model
 from brainslices.precision import resolve_precision
 from brainslices.processes import call
 from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
@@ -30,7 +31,6 @@ from brainslices.timing import (
     timed,
     training_rate,
 )
-from brainslices.training import compile_model
 from vqvae.config import PRESETS
 from vqvae.plain import PlainVQVAE, one_hot_quantize
 from vqvae.quantizer import nearest_codes

@@ -7,11 +7,12 @@ import numpy as np
 
 from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
+from brainslices.callbacks import best_epoch
 from brainslices.devices import on_first
 from brainslices.metrics import mean_image
 from brainslices.runs import Run, atomic_path
 from brainslices.state import TrainingState
-from brainslices.training import best_epoch, describe, train_run
+from brainslices.training import describe, train_run
 from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.model import VQVAE
 

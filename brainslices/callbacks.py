@@ -1,0 +1,260 @@
+"""What happens around a training's steps: the run folder is kept, and the progress shown."""
+
+import contextlib
+import csv
+import io
+import signal
+import time
+from typing import Literal
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from brainslices import progress
+from brainslices.devices import alone, anywhere, process_share
+from brainslices.errors import InputError
+from brainslices.figures import training_figure
+from brainslices.optimizer import assign, averaged
+from brainslices.runs import Run, atomic_path
+from brainslices.state import TrainingState, save_state
+
+__all__ = ["Keeper", "Progress", "best_epoch", "draw_history"]
+
+# Within an epoch the state is saved this often: the most that a power cut can cost.
+SAVE_INTERVAL_S = 600.0
+# Looking at a loss waits for the device: now and then is enough. So is asking other processes.
+CHECK_STEPS, ASK_STEPS = 50, 10
+# Share of the codebook under which it has collapsed, if it stays so for some epochs.
+COLLAPSED_USAGE, COLLAPSED_EPOCHS = 0.1, 3
+# What an epoch's line tells, short enough for 100 columns; all else is in the history.
+SHOWN = {
+    "loss": "loss",
+    "val_loss": "val_loss",
+    "val_ssim": "ssim",
+    "val_ssim_foreground": "foreground",
+    "nats_per_code": "nats per code",
+    "val_nats_per_code": "validation",
+}
+
+
+def best_epoch(state: TrainingState, monitor: str, mode: Literal["min", "max"]) -> int:
+    """The first of the epochs, counted from 1, with the best score."""
+    scores = np.asarray(state.history[monitor])
+    return int(np.argmax(scores if mode == "max" else -scores)) + 1
+
+
+class Keeper(keras.callbacks.Callback):
+    """Keeps the run folder: state, best model, history; stops at a signal with all of it saved."""
+
+    def __init__(self, run, state, config, train, goal):
+        super().__init__()
+        self.run, self.state, self.train = run, state, train
+        self.goal, self.patience = goal, config.patience
+        self.lent = contextlib.ExitStack()
+        # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
+        self.restored = None
+        self.saved_at = self.counted_at = time.monotonic()
+        share, processes = process_share()
+        self.first, self.alone = share == 0, processes == 1
+        self.stopped_by = None
+        # The metrics of an epoch's training, while its validation goes on.
+        self.trained = None
+
+    @contextlib.contextmanager
+    def signals(self):
+        """Turn the first SIGINT or SIGTERM into a stop after the step; a second acts at once."""
+        before = {}
+
+        def stop(number, frame):
+            self.stopped_by = signal.Signals(number).name
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # signals belong to the main thread alone
+                before[number] = signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, logs=None):
+        if self.state.step:
+            self.restored = [np.asarray(value) for value in self.model.metrics_variables]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.train.epoch = epoch
+        if self.restored is not None:
+            assign(self.model.metrics_variables, self.restored)
+            self.restored = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.state.step += 1
+        if self.state.step % CHECK_STEPS == 0:
+            self._require_finite(logs)
+        if self.state.step == self.train.steps_per_epoch:
+            return  # validation comes next, and looks for a stop as well
+        if self._must_stop(self.state.step):
+            self._save(logs)
+            self._stop()
+        elif time.monotonic() - self.saved_at > SAVE_INTERVAL_S:
+            self._save(logs)
+
+    def on_test_begin(self, logs=None):
+        self.trained = [np.array(value) for value in self.model.metrics_variables]
+        self.lent.enter_context(averaged(self.model))
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._must_stop(batch):
+            if hasattr(self.model, "jax_state_sync"):
+                self.model.jax_state_sync()
+            self.lent.close()
+            assign(self.model.metrics_variables, self.trained)
+            self._save({})
+            self._stop()
+
+    def on_test_end(self, logs=None):
+        self.lent.close()
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = {key: float(value) for key, value in logs.items()}
+        values["learning_rate"] = float(self.model.optimizer.learning_rate)
+        self._require_finite(values)
+        for key, value in values.items():
+            self.state.history.setdefault(key, []).append(value)
+        self.state.epoch, self.state.step = epoch + 1, 0
+        self._warn_of_collapse()
+        if best_epoch(self.state, *self.goal) == self.state.epoch:
+            with averaged(self.model), alone():
+                self._save_model()
+        if self.first:
+            _write_history(self.run, self.state.history)
+        self._save(values)
+        if self._must_stop(0):
+            self._stop()
+        self.model.stop_training = self.waited_out
+
+    def _save_model(self):
+        if self.first:
+            with atomic_path(self.run.model_path) as temporary:
+                _bare(self.model).save(temporary)
+
+    def _warn_of_collapse(self):
+        usage = self.state.history.get("codebook_usage", [])
+        last = usage[-COLLAPSED_EPOCHS:]
+        if len(last) == COLLAPSED_EPOCHS and max(last) < COLLAPSED_USAGE:
+            tqdm.write(
+                f"warning: only {usage[-1]:.1%} of the codebook has been used for "
+                f"{COLLAPSED_EPOCHS} epochs. Try --codebook ema, --kmeans-init, a "
+                "--restart-threshold of 0.5, a lower --learning-rate, or fewer --num-embeddings."
+            )
+
+    @property
+    def waited_out(self):
+        """Whether the score has not improved for as long as the configuration waits."""
+        if not self.patience or not self.state.history:
+            return False
+        return self.state.epoch - best_epoch(self.state, *self.goal) >= self.patience
+
+    def _save(self, logs):
+        self._require_finite(logs)
+        now = time.monotonic()
+        self.state.seconds += now - self.counted_at
+        self.counted_at = now
+        if self.first:
+            save_state(self.run, self.model, self.state)
+        self.saved_at = time.monotonic()
+
+    def _must_stop(self, step):
+        """Whether a signal has come, to any of the processes: they stop after the same step."""
+        if self.alone:
+            return self.stopped_by is not None
+        return step % ASK_STEPS == 0 and anywhere(self.stopped_by is not None)
+
+    def _stop(self):
+        if self.first:
+            draw_history(self.run, self.state)
+        raise KeyboardInterrupt(
+            f"State saved in {self.run.path} after epoch {self.state.epoch}, step "
+            f"{self.state.step} of the next. The same command goes on from there."
+        )
+
+    def _require_finite(self, logs):
+        bad = [key for key, value in logs.items() if not np.isfinite(float(value))]
+        if bad:
+            raise InputError(
+                f"{', '.join(bad)} is not finite in epoch {self.state.epoch + 1}, step "
+                f"{self.state.step}. The last good state is kept in {self.run.path}. Try a lower "
+                "--learning-rate, a --gradient-clip of 1, or --precision float32, in a new --run."
+            )
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar for the epoch under way, a line for each finished one."""
+
+    def __init__(self, epochs, train):
+        super().__init__()
+        self.epochs, self.train = epochs, train
+        self.bar = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started, self.slices = time.monotonic(), 0
+        self.bar = progress.bar(
+            total=self.train.steps_per_epoch * self.train.batch_size,
+            description=f"epoch {epoch + 1}/{self.epochs}",
+            unit="slices",
+            initial=self.train.first_step * self.train.batch_size,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.slices += self.train.batch_size
+        self.bar.update(self.train.batch_size)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.close()
+        seconds = time.monotonic() - self.started
+        whole = self.train.steps_per_epoch * self.train.batch_size / max(self.slices, 1)
+        left = seconds * whole * (self.epochs - epoch - 1)
+        shown = {key: float(value) for key, value in logs.items()}
+        words = [f"epoch {epoch + 1}/{self.epochs}"]
+        # A prior's loss is its nats per code.
+        names = [key for key in SHOWN if key in shown]
+        if "nats_per_code" in names:
+            names = [key for key in names if not key.endswith("loss")]
+        words += [f"{SHOWN[key]} {shown[key]:.4f}" for key in names]
+        words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
+        words.append(f"{self.slices / seconds:.0f} slices/s")
+        words.append(f"{tqdm.format_interval(left)} left")
+        tqdm.write("  ".join(words))
+
+    def close(self):
+        """Take the bar off the screen."""
+        if self.bar is not None:
+            self.bar.leave = False
+            self.bar.close()
+
+
+def _write_history(run, history):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *history])
+    for number, values in enumerate(zip(*history.values(), strict=True), start=1):
+        writer.writerow([number, *values])
+    with atomic_path(run.history_path) as temporary:
+        temporary.write_text(text.getvalue())
+
+
+def draw_history(run: Run, state: TrainingState) -> None:
+    """Draw the curves of the finished epochs, if there are any, to `figures/training.png`."""
+    if state.history:
+        training_figure(run.figures / "training.png", state.history)
+
+
+def _bare(model):
+    """A copy without the optimiser: using a model needs neither its state nor its class."""
+    bare = type(model).from_config(model.get_config())
+    bare.build_from_config(model.get_build_config())
+    bare.set_weights(model.get_weights())
+    return bare
