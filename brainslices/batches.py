@@ -8,6 +8,7 @@ import numpy as np
 
 from brainslices.archive import SliceArchive
 from brainslices.devices import process_share
+from brainslices.errors import InputError
 
 __all__ = ["Batches", "OneBatch", "SliceBatches"]
 
@@ -39,6 +40,11 @@ class Batches(keras.utils.PyDataset, abc.ABC):
     ):
         super().__init__()
         even = count - count % devices
+        if not even:
+            raise InputError(
+                f"{count} items cannot be shared by {devices} devices: there must be one for each. "
+                "Hide some devices, or make an archive with more slices in every split."
+            )
         self.count = even if seed is None else count
         self.batch_size = min(batch_size, even)
         self.share, self.shares = process_share() if devices > 1 else (0, 1)

@@ -12,19 +12,21 @@ import numpy as np
 from tqdm import tqdm
 
 from brainslices import progress
-from brainslices.devices import alone, anywhere, process_share
+from brainslices.devices import alone, anywhere, on_first, process_share
 from brainslices.errors import InputError
 from brainslices.figures import training_figure
 from brainslices.optimizer import assign, averaged
 from brainslices.runs import Run, atomic_path
-from brainslices.state import TrainingState, save_state
+from brainslices.state import TrainingState, is_finite, save_state
 
 __all__ = ["Keeper", "Progress", "best_epoch", "draw_history"]
 
 # Within an epoch the state is saved this often: the most that a power cut can cost.
 SAVE_INTERVAL_S = 600.0
-# Looking at a loss waits for the device: now and then is enough. So is asking other processes.
-CHECK_STEPS, ASK_STEPS = 50, 10
+# Looking at a loss waits for the device: now and then is enough, at least four times an epoch.
+CHECK_STEPS, CHECKS = 50, 4
+# Processes ask each other whether to stop about this often, and after how many steps at most.
+ASK_S, ASK_STEPS = 5.0, 50
 # Share of the codebook under which it has collapsed, if it stays so for some epochs.
 COLLAPSED_USAGE, COLLAPSED_EPOCHS = 0.1, 3
 # What an epoch's line tells, short enough for 100 columns; all else is in the history.
@@ -55,8 +57,13 @@ class Keeper(keras.callbacks.Callback):
         # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
         self.restored = None
         self.saved_at = self.counted_at = time.monotonic()
+        self.saved = state.epoch, state.step
         share, processes = process_share()
-        self.first, self.alone = share == 0, processes == 1
+        self.first, self.single = share == 0, processes == 1
+        steps = train.steps_per_epoch
+        self.check_steps = min(CHECK_STEPS, max(1, steps // CHECKS))
+        # Until it is known how long a step takes, processes ask after each.
+        self.ask_steps, self.steps, self.began = 1, 0, 0.0
         self.stopped_by = None
         # The metrics of an epoch's training, while its validation goes on.
         self.trained = None
@@ -92,7 +99,8 @@ class Keeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.state.step += 1
-        if self.state.step % CHECK_STEPS == 0:
+        self._choose_ask_steps()
+        if self.state.step % self.check_steps == 0:
             self._require_finite(logs)
         if self.state.step == self.train.steps_per_epoch:
             return  # validation comes next, and looks for a stop as well
@@ -126,6 +134,7 @@ class Keeper(keras.callbacks.Callback):
             self.state.history.setdefault(key, []).append(value)
         self.state.epoch, self.state.step = epoch + 1, 0
         self._warn_of_collapse()
+        self._require_finite_weights()
         if best_epoch(self.state, *self.goal) == self.state.epoch:
             with averaged(self.model), alone():
                 self._save_model()
@@ -163,15 +172,27 @@ class Keeper(keras.callbacks.Callback):
         now = time.monotonic()
         self.state.seconds += now - self.counted_at
         self.counted_at = now
+        self._require_finite_weights()
         if self.first:
             save_state(self.run, self.model, self.state)
-        self.saved_at = time.monotonic()
+        self.saved, self.saved_at = (self.state.epoch, self.state.step), time.monotonic()
 
     def _must_stop(self, step):
         """Whether a signal has come, to any of the processes: they stop after the same step."""
-        if self.alone:
+        if self.single:
             return self.stopped_by is not None
-        return step % ASK_STEPS == 0 and anywhere(self.stopped_by is not None)
+        return step % self.ask_steps == 0 and anywhere(self.stopped_by is not None)
+
+    def _choose_ask_steps(self):
+        """All processes take what the first has measured on its second and third step."""
+        self.steps += 1
+        if self.single or self.steps not in (1, 3):
+            return
+        if self.steps == 1:
+            self.began = time.monotonic()
+            return
+        seconds = (time.monotonic() - self.began) / 2
+        self.ask_steps = on_first(lambda: int(np.clip(ASK_S / seconds, 1, ASK_STEPS)))
 
     def _stop(self):
         if self.first:
@@ -184,39 +205,52 @@ class Keeper(keras.callbacks.Callback):
     def _require_finite(self, logs):
         bad = [key for key, value in logs.items() if not np.isfinite(float(value))]
         if bad:
-            raise InputError(
-                f"{', '.join(bad)} is not finite in epoch {self.state.epoch + 1}, step "
-                f"{self.state.step}. The last good state is kept in {self.run.path}. Try a lower "
-                "--learning-rate, a --gradient-clip of 1, or --precision float32, in a new --run."
-            )
+            self._refuse(", ".join(bad))
+
+    def _require_finite_weights(self):
+        if not is_finite(self.model):
+            self._refuse("a weight")
+
+    def _refuse(self, what):
+        epoch, step = self.saved
+        raise InputError(
+            f"{what} is not finite, as seen in epoch {self.state.epoch + 1} at step "
+            f"{self.state.step}. The last good state, of epoch {epoch + 1} and step {step}, is "
+            f"kept in {self.run.path}. Try a lower --learning-rate, a --gradient-clip of 1, or "
+            "--precision float32, in a new --run."
+        )
 
 
 class Progress(keras.callbacks.Callback):
     """A bar for the epoch under way, a line for each finished one."""
 
-    def __init__(self, epochs, train):
+    def __init__(self, epochs, train, silent):
         super().__init__()
-        self.epochs, self.train = epochs, train
+        self.epochs, self.train, self.silent = epochs, train, silent
         self.bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started, self.slices = time.monotonic(), 0
+        self.slices = 0
+        # The first step is compiled, which tells nothing of the others.
+        self.first_ended = self.ended = None
         self.bar = progress.bar(
             total=self.train.steps_per_epoch * self.train.batch_size,
             description=f"epoch {epoch + 1}/{self.epochs}",
             unit="slices",
             initial=self.train.first_step * self.train.batch_size,
+            silent=self.silent,
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        self.slices += self.train.batch_size
+        self.ended = time.monotonic()
+        if self.first_ended is None:
+            self.first_ended = self.ended
+        else:
+            self.slices += self.train.batch_size
         self.bar.update(self.train.batch_size)
 
     def on_epoch_end(self, epoch, logs=None):
         self.close()
-        seconds = time.monotonic() - self.started
-        whole = self.train.steps_per_epoch * self.train.batch_size / max(self.slices, 1)
-        left = seconds * whole * (self.epochs - epoch - 1)
         shown = {key: float(value) for key, value in logs.items()}
         words = [f"epoch {epoch + 1}/{self.epochs}"]
         # A prior's loss is its nats per code.
@@ -225,9 +259,17 @@ class Progress(keras.callbacks.Callback):
             names = [key for key in names if not key.endswith("loss")]
         words += [f"{SHOWN[key]} {shown[key]:.4f}" for key in names]
         words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
-        words.append(f"{self.slices / seconds:.0f} slices/s")
-        words.append(f"{tqdm.format_interval(left)} left")
-        tqdm.write("  ".join(words))
+        tqdm.write("  ".join(words + self._speed(self.epochs - epoch - 1)))
+
+    def _speed(self, epochs_left):
+        """Rate of training and time left, in words; none of an epoch too short to tell."""
+        if not self.slices:
+            return []
+        rate = self.slices / (self.ended - self.first_ended)
+        validation = time.monotonic() - self.ended
+        epoch = self.train.steps_per_epoch * self.train.batch_size / rate + validation
+        left = tqdm.format_interval(epoch * epochs_left)
+        return [f"{rate:.0f} slices/s", f"{left} left"]
 
     def close(self):
         """Take the bar off the screen."""

@@ -4,15 +4,18 @@ import contextlib
 import errno
 import importlib.util
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from brainslices.errors import InputError
 
-__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "hushed", "parse", "peek", "run"]
+__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "hushed", "parse", "peek", "run", "say"]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
 BACKENDS = ("tensorflow", "jax")
@@ -58,10 +61,8 @@ def _check_backend() -> None:
 
 
 def _wake_devices() -> None:
-    from brainslices.cluster import Cluster
-
     # Under JAX, processes that train together meet before any of them looks at its devices.
-    if Cluster.from_environment() is None:
+    if not any(name.startswith("KERAS_DISTRIBUTION_") for name in os.environ):
         import keras
 
         keras.distribution.list_devices()
@@ -94,6 +95,18 @@ def hushed() -> Iterator[None]:
             os.close(terminal)
 
 
+def say(text: str) -> None:
+    """Print a paragraph; on a terminal its lines break between words."""
+    sys.stdout.write(_folded(text, sys.stdout) + "\n")
+
+
+def _folded(text, stream):
+    if not stream.isatty():
+        return text
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, shutil.get_terminal_size().columns, **options)
+
+
 def run(main: Callable[[], None]) -> int:
     """Run a command.
 
@@ -112,7 +125,8 @@ def run(main: Callable[[], None]) -> int:
     except OSError as error:
         return _fail(_explain(error))
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"\nstopped. {stop}\n" if str(stop) else "\nstopped.\n")
+        told = f"stopped. {stop}" if str(stop) else "stopped."
+        sys.stderr.write(f"\n{_folded(told, sys.stderr)}\n")
         return INTERRUPTED
     return DONE
 
@@ -132,12 +146,15 @@ def _terminable():
 
 
 def _fail(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(_folded(f"error: {message}", sys.stderr) + "\n")
     return WRONG_USE
 
 
 def _explain(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
+    place = Path(error.filename) if error.filename else None
+    if place and place.name.startswith("."):
+        place = place.parent  # the file itself is one of ours, and never seen
+    where = f" ({place})" if place else ""
     if error.errno == errno.ENOSPC:
         return f"The disk is full{where}. Free some space and run the same command again."
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

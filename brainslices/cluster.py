@@ -7,13 +7,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 
 import keras
 
+from brainslices import cli
 from brainslices.errors import InputError
 
-__all__ = ["Cluster", "join"]
+__all__ = ["Cluster", "joined"]
 
 # The names are Keras's: `keras.distribution.initialize` reads them too.
 ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
@@ -24,6 +26,9 @@ TIMEOUT_S = 120.0
 # A process that has died is missed after this long, and the others end.
 HEARTBEAT_S = 60
 KNOCK_S, RETRY_S = 5.0, 0.2
+LAST_PORT = 65535
+# What libraries say where another process no longer answers.
+LOST = ("gloo", "nccl", "coordination", "connection", "unavailable", "deadline", "preempted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,20 +67,25 @@ class Cluster:
         missing = [name for name, value in given.items() if not value]
         if missing:
             raise InputError(
-                f"{' and '.join(missing)} must be set where {', '.join(given)} are: the first "
-                "process's host:port, the number of processes, and which one this is, from 0."
+                f"{' and '.join(missing)} must be set too. Of processes that train together each "
+                f"needs {ADDRESSES} (host:port of the first), {COUNT} (how many there are) and "
+                f"{INDEX} (which one it is, from 0)."
             )
         host, _, port = given[ADDRESSES].split(",")[0].rpartition(":")
         numbers = {ADDRESSES: port, COUNT: given[COUNT], INDEX: given[INDEX]}
         wrong = [name for name, value in numbers.items() if not value.isdecimal()]
-        if not wrong and not host or wrong == [ADDRESSES]:
+        if not (wrong or host and 0 < int(port) <= LAST_PORT) or wrong == [ADDRESSES]:
             raise InputError(
-                f"{ADDRESSES} must be host:port of the first process. "
-                f"Received: {given[ADDRESSES]!r}."
+                f"{ADDRESSES} must be host:port of the first process, with a port from 1 to "
+                f"{LAST_PORT}. Received: {given[ADDRESSES]!r}."
             )
         if wrong:
-            raise InputError(f"{wrong[0]} must be a number. Received: {given[wrong[0]]!r}.")
+            raise InputError(
+                f"{wrong[0]} must be a whole number, not negative. Received: {given[wrong[0]]!r}."
+            )
         count, index = int(given[COUNT]), int(given[INDEX])
+        if not count:
+            raise InputError(f"{COUNT} must be at least 1. Received: 0.")
         if not index < count:
             raise InputError(
                 f"{INDEX} must be under {COUNT}, which is {count}: the processes count from 0. "
@@ -95,10 +105,12 @@ def _timeout(environment):
     return seconds
 
 
-def join() -> None:
-    """Meet the other processes that the environment tells of, if it does; before any arithmetic.
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that the environment tells of, if it does; before any arithmetic.
 
-    What processes other than the first print is dropped: they all would say the same.
+    What processes other than the first print is dropped: they all would say the same. Where
+    another one is lost within the block this one ends at once, with status 2 and a message.
 
     Raises:
         InputError: if the environment makes no sense, the backend is not JAX, or not every process
@@ -106,7 +118,33 @@ def join() -> None:
     """
     cluster = Cluster.from_environment()
     if cluster is None or cluster.count == 1:
+        yield
         return
+    _join(cluster)
+    try:
+        yield
+    except (InputError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        # JAX would wait for the lost one a minute, and then abort with its own stack.
+        _end(error)
+
+
+def _end(error):
+    lost = any(word in str(error).lower() for word in LOST)
+    if lost:
+        sys.stderr.write(
+            "\nerror: Another of the processes that train together has ended, or cannot be "
+            "reached any more. The last saved state is kept: start all of them again by the same "
+            "commands.\n"
+        )
+    else:
+        traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(cli.WRONG_USE if lost else 1)
+
+
+def _join(cluster):
     if keras.backend.backend() != "jax":
         raise InputError(
             f"{COUNT} is {cluster.count}: several processes train together under JAX alone. "
@@ -115,10 +153,14 @@ def join() -> None:
     import jax
 
     _call_roll(cluster)
+    # JAX would take SIGTERM for itself, and keep it from whoever is not in a step.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         cluster.address,
         cluster.count,
         cluster.index,
+        # Under Slurm it would give each process one GPU, by the task's number on its node.
+        cluster_detection_method="deactivate",
         heartbeat_timeout_seconds=HEARTBEAT_S,
     )
     if cluster.index:
@@ -203,18 +245,27 @@ def _absence(cluster, present):
 def _report(cluster):
     until = time.monotonic() + cluster.timeout
     told = json.dumps({"index": cluster.index, "count": cluster.count}).encode() + b"\n"
+    reached, refusal = False, "no answer"
     while time.monotonic() < until:
-        with (
-            contextlib.suppress(OSError, ValueError),  # not there yet, or somebody else's port
-            socket.create_connection((cluster.host, cluster.port), timeout=KNOCK_S) as end,
-        ):
-            # Process 0 waits as long, from when it came, and may be hearing a stranger out.
-            end.settimeout(cluster.timeout + 2 * KNOCK_S)
-            end.sendall(told)
-            return json.loads(end.makefile().readline())
+        place = cluster.host, cluster.port
+        try:
+            with socket.create_connection(place, timeout=KNOCK_S) as end:
+                reached = True
+                # Process 0 waits as long, from when it came, and may be hearing a stranger out.
+                end.settimeout(cluster.timeout + 2 * KNOCK_S)
+                end.sendall(told)
+                return json.loads(end.makefile().readline())
+        except (OSError, ValueError) as error:  # not there yet, or somebody else's port
+            refusal = getattr(error, "strerror", None) or refusal
         time.sleep(RETRY_S)
+    if reached:
+        return (
+            f"Process 0 at {cluster.address} calls no roll any more: the processes that it waited "
+            f"for have come. Is {INDEX}={cluster.index} given twice, or the port another program's?"
+        )
     return (
-        f"Process 0 could not be reached at {cluster.address} within {cluster.timeout:.0f} s. "
+        f"Process 0 could not be reached at {cluster.address} within {cluster.timeout:.0f} s "
+        f"({refusal}). "
         f"Start it with {INDEX}=0, see that this machine can reach that address, or wait longer "
         f"with {TIMEOUT}."
     )

@@ -26,6 +26,7 @@ __all__ = [
     "gathered",
     "gpus",
     "is_first",
+    "on_each",
     "on_first",
     "process_share",
     "replica_count",
@@ -79,7 +80,10 @@ def _mirrored(devices):
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Make and use models on this process's first device, whatever is shared around it."""
+    """Make and use models on this process's first device, whatever JAX shares around it.
+
+    TensorFlow's replicas are left as they are: a model made within has variables on each.
+    """
     shared = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -152,6 +156,9 @@ def on_first(function: Callable[..., Answer], *arguments: object) -> Answer:
             outcome = ("answer", function(*arguments))
         except (InputError, OSError) as error:
             outcome = ("error", error)
+        except Exception as error:
+            _told_by_first(("error", RuntimeError(f"{type(error).__name__} in the first process")))
+            raise
     kind, value = _told_by_first(outcome)
     if kind == "error":
         raise value
@@ -164,6 +171,26 @@ def _told_by_first(value):
     text = np.frombuffer(pickle.dumps(value), np.uint8)
     length = int(broadcast_one_to_all(np.array(len(text))))
     return pickle.loads(np.asarray(broadcast_one_to_all(np.resize(text, length))).tobytes())
+
+
+def on_each(function: Callable[..., Answer], *arguments: object) -> Answer:
+    """Call a function in every process; none goes on if it failed in one.
+
+    Args:
+        function: what it raises as `InputError` or `OSError` is raised in that process.
+        *arguments: of the function.
+
+    Raises:
+        InputError: in the others.
+    """
+    answer = failure = None
+    try:
+        answer = function(*arguments)
+    except (InputError, OSError) as error:
+        failure = error
+    if anywhere(failure is not None):
+        raise failure or InputError("Another of the processes cannot begin: it tells why.")
+    return answer
 
 
 def anywhere(flag: bool) -> bool:

@@ -14,7 +14,15 @@ __all__ = ["assign", "averaged", "compile_model", "learning_rate"]
 
 
 def learning_rate(config: TrainingConfig, steps: int):
-    """The learning rate, or its schedule over `steps` steps."""
+    """The learning rate of a training.
+
+    Args:
+        config: the training's configuration.
+        steps: steps of the whole training.
+
+    Returns:
+        A float, or a Keras schedule: linear warm-up, then half a cosine to 0.
+    """
     if config.schedule == "constant":
         return config.learning_rate
     return keras.optimizers.schedules.CosineDecay(
@@ -26,18 +34,24 @@ def learning_rate(config: TrainingConfig, steps: int):
 
 
 def compile_model(model: keras.Model, config: TrainingConfig, steps_per_epoch: int) -> None:
-    """Give a built model its Adam optimiser, with all of the optimiser's state made."""
-    model.compile(
-        optimizer=_Adam(
-            learning_rate(config, config.epochs * steps_per_epoch),
-            name="adam",
-            beta_2=config.beta_2,
-            global_clipnorm=config.gradient_clip or None,
-            use_ema=config.average > 0,
-            ema_momentum=config.average,
-        ),
-        auto_scale_loss=True,
+    """Give a built model its Adam optimiser, with all of the optimiser's state made.
+
+    Args:
+        model: built, with its dtype policy.
+        config: the training's configuration.
+        steps_per_epoch: steps that the learning rate's schedule counts in an epoch.
+    """
+    optimizer = _Adam(
+        learning_rate(config, config.epochs * steps_per_epoch),
+        name="adam",
+        beta_2=config.beta_2,
+        global_clipnorm=config.gradient_clip or None,
+        use_ema=config.average > 0,
+        ema_momentum=config.average,
     )
+    if model.dtype_policy.name == "mixed_float16":
+        optimizer = _LossScale(optimizer, name="loss_scale")
+    model.compile(optimizer=optimizer, auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)
 
 
@@ -66,6 +80,17 @@ class _Adam(keras.optimizers.Adam):
     @ema_momentum.setter
     def ema_momentum(self, average):
         self._average = average
+
+
+class _LossScale(keras.optimizers.LossScaleOptimizer):
+    """Loss scaling that leaves out a step where any part of the batch overflows.
+
+    Keras asks the first replica alone, and would add the other's infinities to the weights.
+    """
+
+    def check_finite(self, grads):
+        overflown = 1.0 - ops.cast(super().check_finite(grads), "float32")
+        return ops.equal(total(overflown), 0.0)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 from brainslices.devices import gpus
 from brainslices.errors import InputError
 
-__all__ = ["resolve_precision"]
+__all__ = ["resolve_precision", "trained_policies"]
 
 # Pictures and repeats of the probe: a second or two in all.
 PROBE_SHAPE = (16, 64, 64, 1)
@@ -38,8 +38,10 @@ def resolve_precision(precision: str, width: int) -> tuple[str, str]:
         return precision, "as asked"
     capability = _gpu_capability()
     if capability is not None:
-        # Tensor cores compute in bfloat16 from compute capability 8 (Ampere) on.
-        policy = "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
+        # Tensor cores compute in float16 from compute capability 7 (Volta) on, in bfloat16 from 8
+        # (Ampere); cards before have none, and float16 may even be slower there.
+        least = {"mixed_bfloat16": (8, 0), "mixed_float16": (7, 0), "float32": (0, 0)}
+        policy = next(name for name, version in least.items() if capability >= version)
         return policy, f"GPU of compute capability {capability[0]}.{capability[1]}"
     if not _cpu_has_bfloat16():
         return "float32", "CPU without bfloat16 instructions"
@@ -48,15 +50,22 @@ def resolve_precision(precision: str, width: int) -> tuple[str, str]:
     return policy, f"CPU with bfloat16, {gain:.2f}x the speed of float32 in a short probe"
 
 
+def trained_policies() -> list[str]:
+    """Dtype policies that this device trains in at a speed worth telling."""
+    policies = ["float32", "mixed_bfloat16"]
+    return [*policies, "mixed_float16"] if gpus() else policies  # no CPU computes in it
+
+
 def _gpu_capability() -> tuple[int, int] | None:
-    """Compute capability of the first GPU, or None without one."""
+    """Compute capability of the first GPU, (0, 0) if it tells none; None without a GPU."""
     if not gpus():
         return None
     if keras.backend.backend() == "jax":
         import jax
 
-        text = jax.devices("gpu")[0].compute_capability
-        return tuple(int(part) for part in text.split("."))
+        text = str(getattr(jax.devices("gpu")[0], "compute_capability", ""))
+        major, _, minor = text.partition(".")
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)
     import tensorflow as tf
 
     device = tf.config.list_physical_devices("GPU")[0]

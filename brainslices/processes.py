@@ -4,9 +4,12 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
+import textwrap
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -23,6 +26,7 @@ Result = TypeVar("Result")
 CONTEXT = multiprocessing.get_context("spawn")
 # A stopped training finishes its step and saves its state first.
 GRACE_S = 60.0
+REASON_LENGTH = 300
 
 
 class CallFailed(RuntimeError):
@@ -53,7 +57,7 @@ def call(
         environment: as `spawn`.
 
     Raises:
-        InputError: as the function raised it.
+        InputError, OSError: as the function raised it.
         CallFailed: if it raised anything else, or its process was killed.
         KeyboardInterrupt: this process was stopped; the other one was asked to stop first.
     """
@@ -74,6 +78,8 @@ def call(
         raise CallFailed(_describe_end(process.exitcode), killed=True)
     if kind == "wrong input":
         raise InputError(value)
+    if kind == "system error":
+        raise value
     if kind == "failed":
         raise CallFailed(value)
     return value
@@ -108,8 +114,9 @@ def stop(processes: Sequence[BaseProcess], grace: float = GRACE_S) -> None:
     processes = [process for process in processes if process.is_alive()]
     for process in processes:
         process.terminate()
+    deadline = time.monotonic() + grace
     for process in processes:
-        process.join(grace)
+        process.join(max(0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()
@@ -129,7 +136,10 @@ def _begin(surroundings, module, name, arguments):
         os.sched_setaffinity(0, cores)
     if log is not None:
         _write_to(log)
-    _find(module, name)(*arguments)
+    try:
+        _find(module, name)(*arguments)
+    except KeyboardInterrupt:  # asked for: no traceback
+        sys.exit(cli.INTERRUPTED)
 
 
 def _interrupt(number, frame):
@@ -161,9 +171,17 @@ def _answer(sender, module, name, arguments):
         answer = ("wrong input", str(error))
     except Exception as error:
         traceback.print_exc()
-        answer = ("failed", f"{type(error).__name__}: {error}".partition("\n")[0])
+        answer = ("failed", _in_a_line(error))
+        if isinstance(error, OSError) and error.errno is not None:
+            answer = ("system error", OSError(error.errno, error.strerror, error.filename))
     with contextlib.suppress(BrokenPipeError):
         sender.send(answer)
+
+
+def _in_a_line(error):
+    """An error's own words; those of a library may run to pages."""
+    words = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split()
+    return textwrap.shorten(" ".join(words), REASON_LENGTH, placeholder=" ...")
 
 
 def _describe_end(exit_code):

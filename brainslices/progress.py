@@ -27,7 +27,9 @@ class _PlainLines(tqdm):
         return write
 
 
-def bar(total: int | None, description: str, unit: str, initial: int = 0) -> tqdm:
+def bar(
+    total: int | None, description: str, unit: str, initial: int = 0, silent: bool = False
+) -> tqdm:
     """A tqdm bar on stderr; redrawn on a terminal, one line each half minute when piped.
 
     Args:
@@ -35,8 +37,10 @@ def bar(total: int | None, description: str, unit: str, initial: int = 0) -> tqd
         description: what is being done, in a word or two.
         unit: what is counted, such as "slices".
         initial: units already done.
+        silent: show nothing, where another process tells the same.
     """
     common = {"total": total, "desc": description, "unit": f" {unit}", "initial": initial}
+    common["disable"] = silent
     if sys.stderr.isatty():
         return tqdm(**common, dynamic_ncols=True, leave=True)
     intervals = {"mininterval": PLAIN_INTERVAL_S, "maxinterval": PLAIN_INTERVAL_S, "miniters": 1}

@@ -18,7 +18,7 @@ TERA = 10**12
 OPERATIONS_PER_WEIGHT = 3 * 2
 # Sides of the matrices: large enough to keep the device busy, small enough to take little time.
 SIDE, GPU_SIDE, QUICK_SIDE = 2048, 8192, 256
-PRODUCTS = 8
+PRODUCTS, GPU_PRODUCTS = 8, 100
 COPIED, QUICK_COPIED = GIGABYTE, 10**7
 
 
@@ -33,18 +33,20 @@ def matrix_products(policy: str, quick: bool = False) -> Callable[[], float]:
         Function that measures their TFLOP/s once.
     """
     side = QUICK_SIDE if quick else GPU_SIDE if gpus() else SIDE
-    matrix = np.full((1, side, side), 1 / side, "float32")
+    count = GPU_PRODUCTS if gpus() else PRODUCTS
+    # On the device before the clock starts.
+    matrix = ops.full((1, side, side), 1 / side, "float32")
 
     def multiply(given):
         left = right = ops.cast(given, keras.DTypePolicy(policy).compute_dtype)
-        for _ in range(PRODUCTS):  # of ones over the side: the product is the matrix again
+        for _ in range(count):  # of ones over the side: the product is the matrix again
             left = ops.matmul(left, right)
         return ops.sum(ops.cast(left, "float32"), axis=(1, 2))
 
     layer = keras.layers.Lambda(multiply, output_shape=(), dtype="float32")
     compute = keras.Sequential([keras.Input((side, side)), layer]).predict_on_batch
     compute(matrix)  # compiled before the clock starts
-    return lambda: PRODUCTS * 2 * side**3 / timed(compute, matrix) / TERA
+    return lambda: count * 2 * side**3 / timed(compute, matrix) / TERA
 
 
 def _copy_rate(quick):
@@ -62,9 +64,10 @@ def measure_machine(setting: Setting) -> Iterator[Row]:
     sides["copy"] = partial(_copy_rate, setting.quick)
     rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
     peer = {"peer": rates["float32"], "against": "float32"}
-    yield Row("products of matrices, float32", "TFLOP/s", rates["float32"])
+    note = "in TensorFloat-32 where TensorFlow has a GPU for it" if gpus() else ""
+    yield Row("products of matrices, float32", "TFLOP/s", rates["float32"], note=note)
     yield Row("products of matrices, bfloat16", "TFLOP/s", rates["mixed_bfloat16"], **peer)
-    yield Row("copy in memory", "GB/s", rates["copy"], note="read and written")
+    yield Row("copy in the host's memory", "GB/s", rates["copy"], note="read and written")
 
 
 def arithmetic(name: str, rate: float, operations: float, peak: float) -> Row:

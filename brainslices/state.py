@@ -12,7 +12,7 @@ from brainslices.devices import on_first
 from brainslices.errors import DAMAGE, InputError
 from brainslices.runs import Run, atomic_path
 
-__all__ = ["TrainingState", "load_state", "save_state"]
+__all__ = ["TrainingState", "is_finite", "load_state", "save_state"]
 
 
 @dataclass
@@ -45,6 +45,17 @@ def save_state(run: Run, model: keras.Model, state: TrainingState) -> None:
         _copy(run.state_path, run.previous_state_path)
     with atomic_path(run.state_path) as temporary:
         np.savez(temporary, **arrays)
+
+
+def is_finite(model: keras.Model) -> bool:
+    """Whether all of a compiled model's weights and its optimiser's state are finite numbers."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+    return all(
+        np.isfinite(np.asarray(variable)).all()
+        for key, variable in _variables(model).items()
+        if not key.startswith("metric")
+    )
 
 
 def _copy(path, place):
@@ -85,7 +96,10 @@ def _read_last_state(run):
     except InputError as damage:
         if not run.previous_state_path.exists():
             raise
-        arrays, state = _read_state(run, run.previous_state_path)
+        try:
+            arrays, state = _read_state(run, run.previous_state_path)
+        except InputError as older:
+            raise InputError(f"{damage} So is the one before it: {older}") from older
         place = f"epoch {state.epoch + 1}, step {state.step}"
         tqdm.write(f"warning: {damage} Going on from the state before it, {place}.")
         _copy(run.previous_state_path, run.state_path)
@@ -100,8 +114,8 @@ def _read_state(run, path):
         return arrays, TrainingState(**json.loads(arrays.pop("progress").item()))
     except DAMAGE as error:
         raise InputError(
-            f"{path} is damaged ({error}). Remove the run folder to start over; "
-            f"{run.model_path.name} in it, the best epoch's model, can still be used."
+            f"{path} is damaged ({error}). Train into a new --run to start over; "
+            f"{run.model_path}, the best epoch's model, can still be used."
         ) from error
 
 

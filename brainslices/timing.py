@@ -13,6 +13,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from brainslices import cli
+from brainslices.devices import gpus
 from brainslices.errors import InputError
 from brainslices.figures import growth_figure
 
@@ -24,6 +25,7 @@ __all__ = [
     "alternate",
     "draw_growth",
     "empty_memory",
+    "gpu_memory",
     "measure_all",
     "table",
     "timed",
@@ -249,6 +251,21 @@ class PeakMemory:
             setattr(self, name, max(getattr(self, name), now))
 
 
+def gpu_memory() -> float:
+    """Highest memory of the first GPU that this process has used so far, in GB; 0 without one."""
+    import keras
+
+    if not gpus():
+        return 0.0
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.devices("gpu")[0].memory_stats()["peak_bytes_in_use"] / GIGABYTE
+    import tensorflow as tf
+
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / GIGABYTE
+
+
 def empty_memory() -> dict[str, float]:
     """`PeakMemory.parts` of this process with Keras and its backend and one trivial operation."""
     with cli.hushed():
@@ -277,18 +294,21 @@ def draw_growth(path: Path, rows: Sequence[Row], unit: str) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text, one line each."""
-    cells = [("", "ours", "peer", "unit", "ratio", "bar", "", "peer is / note")]
+    """The rows as aligned text; below one what its peer is, and its note."""
+    cells, remarks = [("", "ours", "peer", "unit", "ratio", "bar", "")], [""]
     for row in rows:
         verdict = {True: "met", False: "MISSED", None: ""}[row.met]
-        remark = "; ".join(filter(None, (row.against, row.note)))
         figures = _figure(row.ours), _figure(row.peer), row.unit, _figure(row.ratio, "x")
-        cells.append((row.name, *figures, row.bar, verdict, remark))
+        cells.append((row.name, *figures, row.bar, verdict))
+        against = row.against and f"peer: {row.against}"
+        remarks.append("; ".join(filter(None, (against, row.note))))
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
+    lines = []
+    for line, remark in zip(cells, remarks, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        lines.append(" ".join(padded).rstrip())
+        lines += [f"    {remark}"] if remark else []
+    return "\n".join(lines)
 
 
 def _figure(value, suffix=""):

@@ -37,6 +37,8 @@ from brainslices.state import TrainingState, load_state, save_state
 __all__ = [
     "describe",
     "fit",
+    "require_determinism",
+    "require_even_shares",
     "require_same",
     "resumed_precision",
     "train_run",
@@ -85,7 +87,7 @@ def fit(
     if is_first() and not run.state_path.exists():
         save_state(run, model, state)  # from here on the folder is a run that has begun
     keeper = Keeper(run, state, config, train, (monitor, mode))
-    shown = Progress(config.epochs, train)
+    shown = Progress(config.epochs, train, silent=not is_first())
     callbacks = [shown, keeper]
     if is_first():
         callbacks += _tensorboard(run)
@@ -150,14 +152,17 @@ def train_run(
         InputError: if the folder cannot be used; nothing is changed then. Or as `fit`.
         KeyboardInterrupt: as `fit`.
     """
-    require_same_everywhere([asked["model"], asked["training"]], "options")
+    require_same_everywhere(asked, "options, archives or code grids")
     on_first(require_same, run, asked, kinds)
     devices = device_count()
-    _require_even_shares(training.batch_size, devices)
+    require_even_shares(training.batch_size, devices)
+    width = int(np.max(asked["model"]["channels"]))
+    policy, reason = on_first(resumed_precision, run, training, width)
     with contextlib.ExitStack() as held:
         on_first(lambda: held.enter_context(run.lock()))
         on_first(require_same, run, asked, kinds)  # it may have been begun while we looked
-        policy, reason = _set_up(run, asked, training)
+        held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        _set_up(policy, training.seed)
         with data_parallel():
             model, batches, validation = prepare(devices)
             compile_model(model, training, batches.steps_per_epoch)
@@ -173,16 +178,13 @@ def train_run(
         return on_first(_sum_up, run, model, state, measure)
 
 
-def _set_up(run, asked, training):
-    """Precision, names and seeds, as a new process has them; the policy and why it is this one."""
-    width = int(np.max(asked["model"]["channels"]))
-    policy, reason = on_first(resumed_precision, run, training, width)
+def _set_up(policy, seed):
+    """Precision, names and seeds, as a new process has them."""
     # Names count what the process made before, and TensorFlow orders some sums by name.
     keras.utils.clear_session(free_memory=False)
-    keras.mixed_precision.set_dtype_policy(policy)
-    keras.utils.set_random_seed(training.seed)
-    _require_determinism()
-    return policy, reason
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(seed)
+    require_determinism()
 
 
 def _sum_up(run, model, state, measure):
@@ -192,7 +194,12 @@ def _sum_up(run, model, state, measure):
     return metrics
 
 
-def _require_even_shares(batch_size, devices):
+def require_even_shares(batch_size: int, devices: int) -> None:
+    """Check that each device gets as many items of a batch.
+
+    Raises:
+        InputError: if the batch cannot be shared so.
+    """
     if batch_size % devices:
         raise InputError(
             f"`batch_size` must be a multiple of {devices}, the devices that share each batch. "
@@ -200,7 +207,7 @@ def _require_even_shares(batch_size, devices):
         )
 
 
-def _require_determinism():
+def require_determinism() -> None:
     """Sums in the same order each time, which TensorFlow's threads do not keep to by themselves.
 
     On a CPU that costs nothing to speak of; on a GPU it would, and some operations refuse.
@@ -293,5 +300,7 @@ def _tensorboard(run):
     if any(find_spec(name) is None for name in ("tensorboard", "tensorflow")):
         return []
     with hushed():
-        import tensorflow  # noqa: F401
+        import tensorflow as tf
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")  # it would take their memory from the backend
     return [keras.callbacks.TensorBoard(run.logs, write_graph=False)]

@@ -12,7 +12,7 @@ from keras import ops
 from brainslices.batches import OneBatch
 from brainslices.code_grids import SplitCodes
 from brainslices.optimizer import compile_model
-from brainslices.precision import resolve_precision
+from brainslices.precision import trained_policies
 from brainslices.processes import call
 from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
 from brainslices.timing import (
@@ -24,6 +24,7 @@ from brainslices.timing import (
     timed,
     training_rate,
 )
+from brainslices.training import require_determinism
 from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING, PixelCNNConfig
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import Sampler, compiled, draw, restrict, uniform_noise
@@ -178,21 +179,21 @@ def _sampling_memory(setting, side, count):
 
 
 def measure_prior(setting: Setting) -> Iterator[Row]:
-    """Training of the default prior, beside plain `fit` on one batch again and again."""
-    config = _config(setting, DEFAULT_MODEL)
-    auto, reason = resolve_precision("auto", config.channels)
+    """Training of the default prior in each precision, beside plain `fit` on one batch."""
+    config, policies, sides = _config(setting, DEFAULT_MODEL), trained_policies(), {}
     operations = _operations(_training_model(config, "float32"))
-    sides = {}
-    for label, policy in (("float32", "float32"), ("auto", auto)):
-        sides[label] = partial(_rate, setting, *_ours(setting, config, policy))
-        sides[f"plain {label}"] = partial(_rate, setting, *_plain(setting, config, policy))
-        sides[f"peak {label}"] = matrix_products(policy, setting.quick)
+    for policy in policies:
+        sides[policy] = partial(_rate, setting, *_ours(setting, config, policy))
+        sides[f"plain {policy}"] = partial(_rate, setting, *_plain(setting, config, policy))
+        sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
     rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
-    for label, note in (("float32", ""), ("auto", f"{auto}: {reason}")):
-        peer = {"peer": rates[f"plain {label}"], "against": "plain `fit`, one batch in memory"}
-        row = Row(f"train default prior, {label}", "slices/s", rates[label], **peer, note=note)
+    for policy in policies:
+        peer = {"peer": rates[f"plain {policy}"], "against": "plain `fit`, one batch in memory"}
+        note = "" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32"
+        bar = {"at_least": 0.95, "note": note}
+        row = Row(f"train default prior, {policy}", "slices/s", rates[policy], **peer, **bar)
         yield row
-        yield arithmetic(row.name, row.ours, operations, rates[f"peak {label}"])
+        yield arithmetic(row.name, row.ours, operations, rates[f"peak {policy}"])
 
 
 def _operations(model):
@@ -209,6 +210,7 @@ def _rate(setting, model, batches):
 
 def _ours(setting, config, policy):
     """The default prior as `train` sets it up: model, compiled, and its batches."""
+    require_determinism()
     model, batches = _training_model(config, policy), _code_batches(setting)
     compile_model(model, DEFAULT_TRAINING, batches.steps_per_epoch)
     return model, batches

@@ -40,16 +40,16 @@ def main(argv=None):
     arguments = cli.parse(Arguments, argv, given)
 
     with cli.hushed():
-        from brainslices.cluster import join
+        from brainslices.cluster import joined
         from brainslices.devices import on_first
         from pixelcnn.training import check_run, summary, train
         from vqvae.codes import code_grids
 
-    join()
-    check_run(arguments.run, arguments.model, arguments.training)
-    wanted = arguments.vqvae, arguments.data, arguments.training.variants
-    grids = on_first(code_grids, *wanted)
-    metrics = train(grids, arguments.run, arguments.model, arguments.training)
+    with joined():
+        on_first(check_run, arguments.run, arguments.model, arguments.training)
+        wanted = arguments.vqvae, arguments.data, arguments.training.variants
+        grids = on_first(code_grids, *wanted)
+        metrics = train(grids, arguments.run, arguments.model, arguments.training)
     print(summary(metrics))
     print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
 

@@ -37,11 +37,11 @@ def main(argv=None):
     arguments = cli.parse(Arguments, argv, given)
 
     with cli.hushed():
-        from brainslices.cluster import join
+        from brainslices.cluster import joined
         from vqvae.training import train
 
-    join()
-    metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
+    with joined():
+        metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
     print(
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
         f"ssim {metrics['ssim']:.4f}, ssim_foreground {metrics['ssim_foreground']:.4f}, "

@@ -1,6 +1,6 @@
 """Searches for the codebook, and what else a space varies, by rate and distortion.
 
-    python scripts/tune.py --data data/oasis --out outputs/search --trials 20
+    python scripts/tune.py --data data/oasis --out outputs/search --trials 12
     python scripts/tune.py --data data/oasis --out outputs/search --workers 2 --space full \\
         --fix downsampling=8 embedding_dim=32
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.config import expect
 from tuning.config import SearchConfig
 
 
@@ -30,6 +31,9 @@ class Arguments:
     workers: int = 1
     """Trials at a time, each with its share of the cores, or a GPU of its own."""
 
+    def __post_init__(self):
+        expect(self, "workers", lambda value: value >= 1, "at least 1")
+
 
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
@@ -42,9 +46,9 @@ def main(argv=None):
 
     data, out = arguments.data, arguments.out
     if any(name in os.environ for name in VARIABLES):
-        print(join(data, out, arguments.search, arguments.workers))
+        cli.say(join(data, out, arguments.search, arguments.workers))
     else:
-        print(search(data, out, arguments.search, arguments.workers))
+        cli.say(search(data, out, arguments.search, arguments.workers))
         print(f"{out}: trials.csv, best_config.json, figures/, runs/")
 
 

@@ -63,7 +63,7 @@ def test_failures_are_told_apart(tmp_path):
     log = tmp_path / "log.txt"
     with pytest.raises(InputError, match="no such slice"):
         call(refuse, "no such slice", log=log)
-    with pytest.raises(CallFailed, match="^ZeroDivisionError: too$") as failed:
+    with pytest.raises(CallFailed, match="^ZeroDivisionError: too long$") as failed:
         call(break_down, log=log)
     assert not failed.value.killed
     assert "Traceback" in log.read_text()

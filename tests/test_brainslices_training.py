@@ -214,20 +214,39 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(train, monke
     with pytest.raises(InputError) as caught:
         train(epochs=2)
     message = str(caught.value)
-    assert "is not finite in epoch 2, step 5." in message
-    assert f"The last good state is kept in {run.path}." in message
+    assert "is not finite, as seen in epoch 2 at step 1." in message
+    assert f"The last good state, of epoch 2 and step 0, is kept in {run.path}." in message
     assert "--learning-rate" in message
     assert (run.state_path.read_bytes(), run.model_path.read_bytes()) == before
 
 
 def test_loss_that_is_no_number_stops_within_the_epoch(train, monkeypatch):
-    monkeypatch.setattr("brainslices.callbacks.CHECK_STEPS", 2)
     good = Autoencoder.compute_loss
     monkeypatch.setattr(
         Autoencoder, "compute_loss", lambda *inputs, **options: good(*inputs, **options) / 0.0 * 0.0
     )
-    with pytest.raises(InputError, match="is not finite in epoch 1, step 2"):
+    with pytest.raises(InputError, match="is not finite, as seen in epoch 1 at step 1"):
         train()
+
+
+@pytest.mark.parametrize("moment", ["validation", "epoch's end"])
+def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch, moment):
+    """Spoilt by the last step, whose loss was still a number."""
+    _, _, run = train(epochs=1)
+    before = run.state_path.read_bytes(), run.model_path.read_bytes()
+    begin = Keeper.on_test_begin
+
+    def spoil(self, logs=None):
+        weight = self.model.trainable_variables[0]
+        weight.assign(np.full(weight.shape, np.nan))
+        if moment == "validation":
+            self.stopped_by = "SIGTERM"
+        begin(self, logs)
+
+    monkeypatch.setattr(Keeper, "on_test_begin", spoil)
+    with pytest.raises(InputError, match="not finite, as seen in epoch 2"):
+        train(epochs=2)
+    assert (run.state_path.read_bytes(), run.model_path.read_bytes()) == before
 
 
 def test_collapse_of_the_codebook_is_said_with_what_to_try(train, monkeypatch, capsys):

@@ -25,8 +25,8 @@ ROWS = {
     "sample a slice, 2 at a time",
     "train default prior, float32",
     "train default prior, float32: arithmetic",
-    "train default prior, auto",
-    "train default prior, auto: arithmetic",
+    "train default prior, mixed_bfloat16",
+    "train default prior, mixed_bfloat16: arithmetic",
 }
 MEMORY_ROWS = {
     "memory, sample 16 slices",

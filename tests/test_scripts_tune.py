@@ -224,7 +224,7 @@ def test_failing_trials_are_told_with_their_reason(phantom_archive, tmp_path):
     ran = python(*words(phantom_archive, out, *asked), timeout=200)
     assert ran.returncode == 2
     assert "error: All 1 trials of" in ran.stderr
-    assert "is not finite in epoch 1" in ran.stderr
+    assert "is not finite, as seen in epoch 1" in ran.stderr
     told = json.loads((out / "trials" / "trial_0" / "trial.json").read_text())
     assert told["status"] == "FAILED"
     assert ",failed," in (out / "trials.csv").read_text()
@@ -234,13 +234,13 @@ def test_failing_trials_are_told_with_their_reason(phantom_archive, tmp_path):
     ("asked", "said"),
     [
         (["--fix", "num_embeddings=100"], "`num_embeddings` must be one of 16, 32"),
-        (["--workers", 0], "`workers` must be at least 1. Received: workers=0."),
+        (["--fix", "codes=16"], "with a name of the space: num_embeddings, learning_rate"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(phantom_archive, tmp_path, asked, said):
     ran = python(*words(phantom_archive, tmp_path / "out", *asked))
     assert ran.returncode == 2
-    assert ran.stderr.startswith("error: ")
+    assert ran.stderr.splitlines()[-1].startswith("error: ")
     assert said in ran.stderr
     assert not (tmp_path / "out").exists()
 

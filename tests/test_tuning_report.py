@@ -37,7 +37,10 @@ def as_keras_tuner(trial):
     }
     return {
         "trial_id": trial.name,
-        "hyperparameters": {"space": [], "values": {**trial.values, "tuner/epochs": 3}},
+        "hyperparameters": {
+            "space": [{"config": {"name": name}} for name in trial.values],
+            "values": {**trial.values, "tuner/epochs": 3},
+        },
         "metrics": {"metrics": metrics},
         "score": trial.score,
         "best_step": 0,

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import keras_tuner
 import pytest
@@ -49,7 +50,7 @@ def test_every_value_makes_a_configuration(space):
 def test_fixed_dimensions_keep_their_value(tmp_path):
     hp = declare(full, ("num_embeddings=64", "learning_rate=0.002", "magnification=1"))
     assert [each.name for each in hp.space][:3] == [
-        *("num_embeddings", "learning_rate", "magnification"),
+        *("learning_rate", "magnification", "num_embeddings"),
     ]
     model, training = full(hp)
     assert (model.num_embeddings, model.magnification, training.learning_rate) == (64, 1.0, 0.002)
@@ -83,23 +84,75 @@ def test_values_outside_the_space_are_refused(fix, said):
 def test_a_file_of_one_s_own_is_a_space(tmp_path):
     space = load_space(str(ROOT / "tests" / "tiny_space.py"))
     assert [each.name for each in declare(space).space] == ["num_embeddings", "learning_rate"]
-    with pytest.raises(InputError, match="must be codebook, full or a Python file"):
-        load_space("sideways")
+    with pytest.raises(InputError, match="The file absent.py of `space` is not there"):
+        load_space("absent.py")
     path = tmp_path / "broken.py"
     for text, said in (
         ("def space(hp:", "cannot be run .SyntaxError"),
         ("x = 1", "has no function `space"),
+        ("raise SystemExit(3)", "cannot be run .SystemExit"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=said):
             load_space(str(path))
     for text, said in (
         ("def space(hp):\n    return 1", "must return a VQVAEConfig and a VQVAETraining"),
-        ("def space(hp):\n    return hp.Coice('a', [1])", "makes no configuration of its defaults"),
+        (
+            "def space(hp):\n    return hp.Coice('a', [1])",
+            "broken.py makes nothing of .*Coice",
+        ),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=said):
             declare(load_space(str(path)))
+
+
+def stepped(hp):
+    """A space with steps, and one value that is no choice."""
+    codes = hp.Int("num_embeddings", 16, 64, step=16, default=32)
+    cost = hp.Float("commitment_cost", 0.1, 0.5, step=0.2, default=0.1)
+    model = replace(DEFAULT.model, num_embeddings=codes, commitment_cost=cost)
+    return model, replace(DEFAULT.training, batch_size=hp.Fixed("batch_size", 16))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("num_embeddings=24", "must be from 16 to 64 in steps of 16"),
+        ("num_embeddings=32.5", "must be from 16 to 64 in steps of 16"),
+        ("commitment_cost=0.2", "must be from 0.1 to 0.5 in steps of 0.2"),
+        ("batch_size=32", "must be one of 16"),
+    ],
+)
+def test_value_between_the_steps_is_outside(words, said):
+    with pytest.raises(InputError, match=said):
+        declare(stepped, (words,))
+
+
+def test_value_on_a_step_is_taken():
+    fix = ("num_embeddings=48", "commitment_cost=0.3", "batch_size=16")
+    values = declare(stepped, fix).values
+    assert values == {"num_embeddings": 48, "commitment_cost": 0.3, "batch_size": 16}
+
+
+def test_fixed_values_in_another_order_are_one_space():
+    one, other = (
+        declare(full, fix).get_config()
+        for fix in (("width=64", "downsampling=8"), ("downsampling=8", "width=64"))
+    )
+    assert one == other
+
+
+def test_dimension_asked_for_only_now_and_then_is_refused(tmp_path):
+    path = tmp_path / "space.py"
+    text = "from vqvae.config import DEFAULT\ndef space(hp):\n"
+    text += "    if hp.Choice('num_embeddings', [16, 32]) == 32:\n"
+    text += "        hp.Choice('width', [32, 64])\n    return DEFAULT.model, DEFAULT.training\n"
+    path.write_text(text)
+    config = SearchConfig(space=str(path))
+    assert configuration(config, {"num_embeddings": 16}) == (DEFAULT.model, DEFAULT.training)
+    with pytest.raises(InputError, match="asks for width only where it has .*every dimension"):
+        configuration(config, {"num_embeddings": 32})
 
 
 def test_one_configuration_has_one_folder(tmp_path):
@@ -117,6 +170,7 @@ def test_one_configuration_has_one_folder(tmp_path):
     "changes",
     [
         {"trials": 0},
+        {"space": "sideways"},
         {"epochs": 0},
         {"prior_epochs": 0},
         {"rate_weight": 0.0},

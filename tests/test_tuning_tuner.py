@@ -1,14 +1,20 @@
 """The oracles, without any training: scores are made up."""
 
+import errno
 import json
 import math
+import re
 
 import keras_tuner
 import numpy as np
 import pytest
 
+from brainslices.errors import InputError
+from brainslices.processes import CallFailed
+from brainslices.runs import read_json, write_json
 from tuning.config import SearchConfig
-from tuning.tuner import make_oracle
+from tuning.records import read_trials
+from tuning.tuner import Searcher, make_oracle
 
 FIXED = (
     *("width=64", "embedding_dim=32", "downsampling=8", "magnification=1.2"),
@@ -46,7 +52,7 @@ def run(folder, settings, disturb=lambda moment, oracle: oracle):
         if trial.status == "STOPPED":
             return tried
         oracle = disturb("created", oracle)
-        if trial.trial_id not in oracle.ongoing_trials and "one" not in oracle.ongoing_trials:
+        if "one" not in oracle.ongoing_trials:
             again = oracle.create_trial("one")
             assert (again.trial_id, again.hyperparameters.values) == (
                 trial.trial_id,
@@ -101,8 +107,10 @@ def test_bayesian_search_comes_nearer_than_its_first_trials(tmp_path):
     assert min(tried[7:]) < min(tried[:6])
 
 
-def test_bayesian_search_tries_nothing_twice(tmp_path):
-    settings = config("bayesian", space="codebook", fix=(), trials=18)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("tuner", ["random", "bayesian"])
+def test_small_space_is_tried_out_and_nothing_twice(tmp_path, tuner, seed):
+    settings = config(tuner, space="codebook", fix=(), trials=20, seed=seed)
     oracle, tried = oracle_in(tmp_path, settings), set()
     while (trial := oracle.create_trial("one")).status != "STOPPED":
         values = trial.hyperparameters.values
@@ -110,8 +118,7 @@ def test_bayesian_search_tries_nothing_twice(tmp_path):
         oracle.update_trial(trial.trial_id, {settings.objective: values["num_embeddings"] / 1000})
         trial.status = "COMPLETED"
         oracle.end_trial(trial)
-    assert len(tried) == len(oracle.trials)
-    assert len(tried) >= 14
+    assert len(tried) == len(oracle.trials) == 18
 
 
 def test_hyperband_trains_the_better_ones_longer(tmp_path):
@@ -144,6 +151,80 @@ def test_an_ended_trial_is_not_dealt_again(tmp_path):
         trial.status = "FAILED"
         again.end_trial(trial)
     assert list(oracle_in(tmp_path, settings).trials) == list(again.trials)
+
+
+def test_trial_that_the_oracle_forgot_leaves_nothing(tmp_path):
+    """Killed as it made a trial; then more are asked for, whose numbers have more digits."""
+    oracle = oracle_in(tmp_path, config("random", trials=10))
+    state = {}
+    for _ in range(2):
+        state = oracle.get_state()
+        trial = oracle.create_trial("one")
+        oracle.ongoing_trials.clear()
+    write_json(tmp_path / "trials" / "oracle.json", state)
+    again = oracle_in(tmp_path, config("random", trials=100))
+    folders = {path.name for path in (tmp_path / "trials").glob("trial_*")}
+    assert folders == {"trial_00"} == {f"trial_{name}" for name in again.trials}
+    values = again.create_trial("one").hyperparameters.values
+    assert values == trial.hyperparameters.values
+
+
+@pytest.fixture
+def searcher(phantom_archive, tmp_path):
+    return Searcher(phantom_archive.path, tmp_path / "out", config("random"))
+
+
+def fail(monkeypatch, error):
+    def call(*words, log):
+        raise error
+
+    monkeypatch.setattr("tuning.tuner.call", call)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InputError("loss is\nnot finite"), "loss is not finite"),
+        (CallFailed("KeyError: 3"), "KeyError: 3"),
+        (FileNotFoundError(errno.ENOENT, "gone", "x"), "FileNotFoundError: [Errno 2] gone: 'x'"),
+    ],
+    ids=["input", "call", "file"],
+)
+def test_failing_trial_leaves_its_reason(searcher, monkeypatch, error, reason):
+    trial = searcher.oracle.create_trial("one")
+    fail(monkeypatch, error)
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match=re.escape(reason)):
+        searcher.run_trial(trial)
+    (told,) = read_trials(searcher.out)
+    path = searcher.out / "trials" / f"trial_{trial.trial_id}" / "failure.json"
+    assert read_json(path) == {"reason": reason}
+    assert told.status == "running"
+
+
+def test_space_that_breaks_on_some_values_fails_their_trials(phantom_archive, tmp_path):
+    space = tmp_path / "space.py"
+    text = "from vqvae.config import DEFAULT\nWIDTHS = {16: 8}\n"
+    text += "def space(hp):\n    WIDTHS[hp.Choice('num_embeddings', [16, 32])]\n"
+    space.write_text(text + "    return DEFAULT.model, DEFAULT.training\n")
+    settings = SearchConfig(space=str(space), tuner="random", trials=2)
+    searcher = Searcher(phantom_archive.path, tmp_path / "out", settings)
+    trials = [searcher.oracle.create_trial(name) for name in ("one", "two")]
+    trial = next(each for each in trials if each.hyperparameters.values["num_embeddings"] == 32)
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="KeyError: 32"):
+        searcher.run_trial(trial)
+
+
+@pytest.mark.parametrize("fault", ["full disk", "no data"])
+def test_machine_that_fails_is_no_failed_trial(searcher, monkeypatch, tmp_path, fault):
+    trial = searcher.oracle.create_trial("one")
+    if fault == "full disk":
+        fail(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "state.npz"))
+    else:
+        fail(monkeypatch, InputError("is no slice archive"))
+        searcher.data = tmp_path / "gone"
+    with pytest.raises(keras_tuner.errors.FatalRuntimeError):
+        searcher.run_trial(trial)
+    assert not list(searcher.out.rglob("failure.json"))
 
 
 def test_files_are_whole_and_failures_do_not_end_a_search(tmp_path):

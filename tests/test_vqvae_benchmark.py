@@ -45,7 +45,7 @@ ROWS = [
     "memory, quantise 20,000 x 64 latents, 512 codes",
     "products of matrices, float32",
     "products of matrices, bfloat16",
-    "copy in memory",
+    "copy in the host's memory",
 ]
 
 
@@ -75,6 +75,13 @@ def test_table_shows_a_missed_bar():
     _, fast, slow = lines.splitlines()
     assert fast.split() == ["fast", "0.5", "s", "<=", "1", "s", "met"]
     assert slow.split() == ["slow", "2", "s", "<=", "1", "s", "MISSED"]
+
+
+def test_table_tells_the_peer_below_its_row():
+    row = Row("train", "slices/s", 30.0, peer=20.0, against="plain `fit`", note="in float32")
+    _, figures, remark = as_table([row]).splitlines()
+    assert figures.split() == ["train", "30", "20", "slices/s", "1.5x"]
+    assert remark.strip() == "peer: plain `fit`; in float32"
 
 
 def test_alternate_takes_turns_and_gives_medians():

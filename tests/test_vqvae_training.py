@@ -241,7 +241,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state(run, phantom_archive, 
         return good(self, *arguments, **options) * float("nan")
 
     monkeypatch.setattr(VQVAE, "compute_loss", spoilt)
-    with pytest.raises(InputError, match="not finite in epoch 3"):
+    with pytest.raises(InputError, match="not finite, as seen in epoch 3"):
         go_on(run, phantom_archive, epochs=3)
     after = contents(run.path)
     for name in ("state.npz", "model.keras", "history.csv"):

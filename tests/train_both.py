@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers import tiny_config, tiny_prior_config, tiny_prior_training, tiny_training
 
-from brainslices.cluster import join
+from brainslices.cluster import joined
 from brainslices.devices import on_first
 
 EPOCHS = 3
@@ -28,20 +28,20 @@ def use_virtual_devices(count):
 
 def main(archive, out, devices):
     use_virtual_devices(int(devices))
-    join()
     from pixelcnn.training import train as train_pixelcnn
     from vqvae.codes import code_grids
     from vqvae.training import train as train_vqvae
 
-    vqvae, prior = Path(out) / "vqvae", Path(out) / "pixelcnn"
-    # A norm that most steps exceed: what is clipped must be the whole batch's gradient.
-    training = tiny_training(epochs=EPOCHS, gradient_clip=0.05, mirror=True)
-    train_vqvae(Path(archive), vqvae, tiny_config(), training)
-    training = tiny_prior_training(epochs=EPOCHS, gradient_clip=0.05)
-    grids = on_first(code_grids, vqvae, None, training.variants)
-    # Devices draw dropout for their own share each.
-    config = tiny_prior_config(dropout=0.0, layers=1, attention_layers=1)
-    train_pixelcnn(grids, prior, config, training)
+    with joined():
+        vqvae, prior = Path(out) / "vqvae", Path(out) / "pixelcnn"
+        # A norm that most steps exceed: what is clipped must be the whole batch's gradient.
+        training = tiny_training(epochs=EPOCHS, gradient_clip=0.05, mirror=True)
+        train_vqvae(Path(archive), vqvae, tiny_config(), training)
+        training = tiny_prior_training(epochs=EPOCHS, gradient_clip=0.05)
+        grids = on_first(code_grids, vqvae, None, training.variants)
+        # Devices draw dropout for their own share each.
+        config = tiny_prior_config(dropout=0.0, layers=1, attention_layers=1)
+        train_pixelcnn(grids, prior, config, training)
 
 
 if __name__ == "__main__":

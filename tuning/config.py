@@ -2,14 +2,31 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from brainslices.config import PRECISIONS, Precision, expect
 
-__all__ = ["OBJECTIVES", "SearchConfig"]
+__all__ = ["METRICS", "OBJECTIVES", "SPACE_NAMES", "SearchConfig"]
 
+# Those of tuning.spaces, which takes a while to import.
+SPACE_NAMES = ("codebook", "full")
 # Objective -> which way is better.
 OBJECTIVES = {"val_rate_distortion": "min", "val_ssim_foreground": "max"}
+METRICS = (
+    "val_rate_distortion",
+    "val_ssim_foreground",
+    "val_ssim",
+    "bits_per_pixel_prior",
+    "bits_per_pixel_order_0",
+    "bits_per_pixel_raw",
+    "nats_per_code",
+    "perplexity",
+    "codebook_usage",
+    "epochs",
+    "seconds",
+)
+"""What is known of a finished trial; the rate under a prior only where the objective wants it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +44,7 @@ class SearchConfig:
     ssim_foreground alone, which trains no prior and prefers the largest grid."""
     rate_weight: float = 2.0
     """What a bit per pixel costs against 1 of ssim_foreground."""
-    trials: int = 20
+    trials: int = 12
     """Configurations to try."""
     epochs: int = 6
     """Passes of each VQ-VAE over the training slices; the most of them with hyperband."""
@@ -41,6 +58,9 @@ class SearchConfig:
     def __post_init__(self):
         for name in ("trials", "epochs", "prior_epochs"):
             expect(self, name, lambda value: value >= 1, "at least 1")
+        named = self.space in SPACE_NAMES or Path(self.space).suffix == ".py"
+        told = f"{', '.join(SPACE_NAMES)} or a Python file with a function `space(hp)`"
+        expect(self, "space", lambda _: named, told)
         expect(self, "rate_weight", lambda value: 0 < value < math.inf, "a positive number")
         expect(self, "objective", OBJECTIVES.__contains__, "one of " + ", ".join(OBJECTIVES))
         expect(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))

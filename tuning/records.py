@@ -6,7 +6,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from brainslices.errors import InputError
 from brainslices.runs import Run, atomic_path, read_json
+from tuning.config import METRICS
 
 __all__ = [
     "FAILURE_FILE",
@@ -32,7 +34,7 @@ class TrialRecord:
         name: its number, as keras-tuner writes it.
         status: "running" (or interrupted, where no search runs), "completed" or "failed".
         values: name -> value of the space's dimensions.
-        metrics: name -> value, as `tuning.trial.METRICS`; empty unless completed.
+        metrics: name -> value, as `tuning.config.METRICS`; empty unless completed.
         score: the objective; None unless completed.
         reason: why it failed; else empty.
     """
@@ -47,31 +49,41 @@ class TrialRecord:
 
 def read_trials(out: Path) -> list[TrialRecord]:
     """The trials of a search's folder, in the order in which they began."""
-    paths = (Path(out) / TRIALS).glob("trial_*/trial.json")
-    return [_read(path) for path in sorted(paths, key=_number)]
-
-
-def _number(path):
-    # Not as text: trials asked for later may have longer numbers.
-    return int(path.parent.name.removeprefix("trial_"))
+    found = {}
+    for path in (Path(out) / TRIALS).glob("trial_*/trial.json"):
+        number = path.parent.name.removeprefix("trial_")
+        if number.isdecimal():  # a folder that somebody has copied is no trial
+            found[int(number)] = path
+    return [_read(found[number]) for number in sorted(found)]
 
 
 def _read(path):
     told = read_json(path)
+    try:
+        return _as_record(told, path.with_name(FAILURE_FILE))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Remove its folder, and the same "
+            "command makes that trial once more."
+        ) from error
+
+
+def _as_record(told, failure):
     status = STATUS.get(told["status"], "failed")
     observed = told["metrics"]["metrics"] if status == "completed" else {}
     metrics = {name: each["observations"][-1]["value"][-1] for name, each in observed.items()}
-    failure = path.with_name(FAILURE_FILE)
     reason = (told["message"] or "").strip().rpartition("\n")[2].partition(": ")[2]
     reason = read_json(failure)["reason"] if failure.is_file() else reason
+    # A chief's workers tell values and metrics in an order of their own.
+    names = [each["config"]["name"] for each in told["hyperparameters"]["space"]]
     values = told["hyperparameters"]["values"]
     return TrialRecord(
         told["trial_id"],
         status,
-        {name: value for name, value in values.items() if not name.startswith("tuner/")},
-        metrics,
+        {name: values[name] for name in names if name in values},
+        {name: metrics[name] for name in METRICS if name in metrics},
         told["score"] if status == "completed" else None,
-        (reason or "the score is not a number") if status == "failed" else "",
+        (reason or "unknown; logs/ may tell more") if status == "failed" else "",
     )
 
 

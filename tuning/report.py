@@ -1,12 +1,14 @@
 """What a search found: a table, the chosen configuration, figures, and a sentence."""
 
+import contextlib
 import csv
 import dataclasses
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from brainslices.errors import InputError
 from brainslices.figures import BLUE, INK, ORANGE, figure_panels
@@ -242,7 +244,7 @@ def _draw_learning(path, folders, sizes, winner):
                 panel.plot(epochs, line, color=colour, lw=width, marker=marker, label=label)
             panel.set_title(title)
             panel.set_xlabel("epoch")
-            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         handles, labels = panels[0].get_legend_handles_labels()
         order = np.argsort([int(label) for label in labels])
         panels[0].legend(
@@ -251,8 +253,6 @@ def _draw_learning(path, folders, sizes, winner):
 
 
 def _colour(share):
-    import matplotlib
-
     return matplotlib.colormaps["viridis"](0.92 * float(share))
 
 
@@ -260,6 +260,8 @@ def _history(folder, pattern, column):
     """Values of a column of the first training that fits the pattern; none if there is none."""
     for path in sorted(folder.glob(pattern)):
         if Run(path).history_path.is_file():
-            with Run(path).history_path.open() as file:
+            # A file cut short costs its curve, not the report.
+            damage = contextlib.suppress(ValueError, KeyError, TypeError)
+            with damage, Run(path).history_path.open() as file:
                 return [float(row[column]) for row in csv.DictReader(file)]
     return []

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from brainslices.errors import InputError
@@ -23,6 +24,8 @@ METRICS = {
     "bits_per_pixel_prior": ("bits/pixel", ".4f"),
     "seconds": ("seconds", ".0f"),
 }
+# Columns of the status: a reason's begin, the whole is in trials.csv.
+STATUS_WIDTH = 24
 # Lines of the terminal that the table's rows cannot have.
 FRAME_LINES, LEAST_ROWS = 8, 3
 
@@ -53,17 +56,19 @@ class _Screen:
         fixed = {words.partition("=")[0] for words in self.config.fix}
         names = dict.fromkeys(name for trial in trials for name in trial.values)
         names = [name for name in names if name not in fixed]
-        table = Table(title=self._headline(trials), title_justify="left", pad_edge=False)
+        table = Table(title=Text(self._headline(trials)), title_justify="left", pad_edge=False)
         columns = ["trial", *names, *(heading for heading, _ in METRICS.values())]
-        for heading in [*columns, self.config.objective]:
-            table.add_column(heading, justify="right")
-        table.add_column("status", max_width=40, overflow="fold")
+        for heading in [*columns, "score"]:
+            # Broken where a name has its underscores, so that it stays narrow.
+            table.add_column(Text(heading.replace("_", " ")), justify="right", vertical="bottom")
+        table.add_column("status", min_width=12, max_width=STATUS_WIDTH, no_wrap=True)
         rows = max(LEAST_ROWS, height - FRAME_LINES)
         for trial in trials:
             if trial not in trials[-rows:] and trial is not winner:
                 continue
             style = "bold green" if trial is winner else "dim" if trial.status == "failed" else ""
-            table.add_row(*self._cells(trial, names), style=style)
+            # As text: a reason may hold brackets, which rich would take for its own marks.
+            table.add_row(*map(Text, self._cells(trial, names)), style=style)
         return table
 
     def _cells(self, trial, names):

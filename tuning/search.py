@@ -2,24 +2,28 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
-import signal
+import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import keras_tuner
 from keras_tuner.src.distribute import oracle_client
+from tqdm import tqdm
 
 from brainslices.devices import gpus
 from brainslices.errors import InputError
-from brainslices.processes import CallFailed, call, spawn, stop
-from brainslices.runs import FORMAT_VERSION, read_json, write_json
+from brainslices.processes import GRACE_S, CallFailed, call, spawn, stop
+from brainslices.runs import FORMAT_VERSION, atomic_path, read_json, write_json
 from tuning.config import SearchConfig
 from tuning.records import finished, read_trials
 from tuning.report import write_report
 from tuning.screen import shown
+from tuning.spaces import SPACES
 from tuning.trial import check, folder_of
 from tuning.tuner import Searcher
 
@@ -30,6 +34,11 @@ LOOK_S = 1.0
 DEATHS = 3
 # How long a worker tries to reach its chief, and a search waits for the last one's processes.
 CHIEF_S, ORACLE_S = 30.0, 30.0
+# How long a worker waits for an answer: the chief may be choosing another's trial. On one machine
+# a chief that has died is seen at once.
+ANSWER_S, CREW_ANSWER_S = 50.0, 600.0
+# A worker's trial may need its whole grace to stop, and then the worker has to end.
+CREW_GRACE_S = GRACE_S + 15
 VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
@@ -50,8 +59,6 @@ def search(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
             is left as it was.
         KeyboardInterrupt: stopped by the user; the trials' states are saved.
     """
-    if workers < 1:
-        raise InputError(f"`workers` must be at least 1. Received: workers={workers}.")
     with _held(data, out, config) as config, _stoppable(out):
         crew = _Crew(data, out, config, workers)
         try:
@@ -60,6 +67,9 @@ def search(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
                 while crew.works():
                     update()
                     time.sleep(LOOK_S)
+        except KeyboardInterrupt:
+            tqdm.write("stopping: the trials under way save their states", file=sys.stderr)
+            raise
         finally:
             crew.stop()
         return write_report(out, config)
@@ -91,26 +101,46 @@ def join(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
             f"{', '.join(missing)} must be set too: all of {', '.join(VARIABLES)}, or none."
         )
     os.environ.setdefault("no_grpc_proxy", os.environ[VARIABLES[1]])
-    if "chief" in os.environ[VARIABLES[0]]:
-        with _held(data, out, config) as config, _stoppable(out), _told():
-            take_part(data, out, config)
+    name, address, port = (os.environ[variable] for variable in VARIABLES)
+    if "chief" in name:
+        _require_port(address, port)
+        with _held(data, out, config) as config, _stoppable(out):
+            _lead(data, out, config)
             return write_report(out, config)
-    _reach(os.environ[VARIABLES[1]], os.environ[VARIABLES[2]])
-    begun = read_json(_description(out))
+    _reach(address, port)
+    begun = _read_description(out)
     _require_same(out, begun, _describe(data, config))
-    with _stoppable(out), _told():
-        take_part(data, out, dataclasses.replace(config, precision=begun["precision"]))
-    return f"Worker {os.environ[VARIABLES[0]]} is done: the search has ended."
+    config = _as_begun(out, config, begun["precision"])
+    with _stoppable(out):
+        _follow(data, out, config)
+    return f"Worker {name} is done: the search has ended."
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What ends a process of keras-tuner, as a message."""
+def _lead(data, out, config):
+    """Deal the trials of a search over several machines, and show how it goes."""
+    log = Path(out) / "logs" / "chief.txt"
+    chief = spawn(take_part, data, out, config, log=log, environment={"CUDA_VISIBLE_DEVICES": ""})
+    try:
+        with shown(out, config, lambda values: folder_of(out, config, values)) as update:
+            while chief.exitcode is None:
+                update()
+                time.sleep(LOOK_S)
+    finally:
+        stop([chief])
+    if chief.exitcode:
+        raise InputError(
+            f"The chief of the search has ended ({_last_words(log)}); {log} tells more. What has "
+            "ended is kept: start it and its workers again by the same commands."
+        )
+
+
+def _follow(data, out, config):
+    """Run trials for a chief on another machine, maybe."""
     import grpc
 
     try:
-        yield
-    except (grpc.RpcError, keras_tuner.errors.FatalError, RuntimeError) as error:
+        take_part(data, out, config)
+    except (grpc.RpcError, keras_tuner.errors.FatalError) as error:
         reason = error.code().name if hasattr(error, "code") else error
         raise InputError(
             f"The search's processes lost each other ({reason}). What has ended is kept: start the "
@@ -118,10 +148,17 @@ def _told() -> Iterator[None]:
         ) from error
 
 
-def take_part(data: Path, out: Path, config: SearchConfig) -> None:
-    """Be one process of a search: its chief, a worker, or the only one."""
-    # keras-tuner lets a worker wait an hour for an answer.
-    oracle_client.TIMEOUT = CHIEF_S
+def take_part(data: Path, out: Path, config: SearchConfig, patience: float = ANSWER_S) -> None:
+    """Be one process of a search: its chief, a worker, or the only one.
+
+    Args:
+        data: the archive's folder.
+        out: the search's folder.
+        config: the search.
+        patience: seconds that a worker waits for an answer of its chief.
+    """
+    # keras-tuner would wait an hour.
+    oracle_client.TIMEOUT = patience
     if "chief" in os.environ.get(VARIABLES[0], "chief"):
         from filelock import FileLock
 
@@ -159,6 +196,7 @@ class _Crew:
         log = self.out / "logs" / f"{name}.txt"
         if name == "search":
             return spawn(take_part, *self.words, log=log)
+        words = (*self.words, CREW_ANSWER_S)
         environment, cores = {**self.address, "KERASTUNER_TUNER_ID": name}, None
         if name == "chief":
             environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -167,7 +205,7 @@ class _Crew:
             cores = share_of_cores(number, self.workers)
             if self.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
-        return spawn(take_part, *self.words, log=log, environment=environment, cores=cores)
+        return spawn(take_part, *words, log=log, environment=environment, cores=cores)
 
     def works(self) -> bool:
         """Whether the search goes on; starts again what has died."""
@@ -190,10 +228,9 @@ class _Crew:
         self.ended = ended
         if self.deaths >= DEATHS:
             log = self.out / "logs" / f"{name}.txt"
-            last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
             raise InputError(
-                f"The process {name!r} of the search died {DEATHS} times in a row ({last}). "
-                f"{log} tells more. The same command goes on."
+                f"The process {name!r} of the search died {DEATHS} times in a row "
+                f"({_last_words(log)}); {log} tells more. The same command goes on."
             )
 
     def _count_ended(self):
@@ -201,7 +238,13 @@ class _Crew:
 
     def stop(self) -> None:
         """End all processes, with the states of their trials saved."""
-        stop([one for one in self.crew.values() if one.exitcode is None])
+        stop([one for one in self.crew.values() if one.exitcode is None], CREW_GRACE_S)
+
+
+def _last_words(log):
+    """The last line that a process has written."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return (text.strip().splitlines() or ["it wrote nothing"])[-1]
 
 
 def _count_gpus() -> int:
@@ -241,6 +284,27 @@ def share_of_cores(number: int, workers: int) -> list[int] | None:
     return cores[number::workers] or [cores[number % len(cores)]]
 
 
+def _require_port(address, port):
+    """See that a chief can listen; two of them may share a port, and mix their searches."""
+    deadline = time.monotonic() + ORACLE_S
+    while True:
+        try:
+            with socket.socket() as probe:
+                # Connections of a chief that has ended are no hindrance, one that listens is.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, int(port)))
+                return
+        except (OSError, ValueError, OverflowError) as error:
+            # The chief of a search that was killed may still be dying.
+            if getattr(error, "errno", None) == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(LOOK_S)
+                continue
+            raise InputError(
+                f"The chief cannot listen at {address}:{port} ({error}). KERASTUNER_ORACLE_IP must "
+                "be an address of this machine, and KERASTUNER_ORACLE_PORT a free port of it."
+            ) from error
+
+
 def _reach(address, port):
     """Wait for the chief to listen."""
     deadline = time.monotonic() + CHIEF_S
@@ -261,7 +325,7 @@ def _reach(address, port):
 def _held(data, out, config) -> Iterator[SearchConfig]:
     """Hold the search's folder, after all that was asked for has been checked.
 
-    Yields the configuration with the precision that the search was begun in.
+    Yields the configuration as the search was begun.
     """
     from filelock import FileLock, Timeout
 
@@ -271,27 +335,58 @@ def _held(data, out, config) -> Iterator[SearchConfig]:
     try:
         with FileLock(Path(out) / ".lock", blocking=False):
             if path.exists():
-                begun = read_json(path)
+                begun = _read_description(out)
                 _require_same(out, begun, description)
                 description["precision"] = begun["precision"]
             write_json(path, description)
-            yield dataclasses.replace(config, precision=description["precision"])
+            if config.space not in SPACES:
+                _keep_space(out, config.space)
+            yield _as_begun(out, config, description["precision"])
     except Timeout as error:
         raise InputError(
             f"{out} is in use by another search. Wait for it to end, or give another --out."
         ) from error
 
 
+def _keep_space(out, space):
+    """Copy the file of a space: it may be changed while trials are made of it."""
+    with atomic_path(_kept_space(out)) as temporary:
+        shutil.copyfile(space, temporary)
+
+
+def _kept_space(out):
+    return Path(out) / "space.py"
+
+
+def _as_begun(out, config, precision):
+    """The configuration, with the search's own precision and copy of the space."""
+    space = config.space if config.space in SPACES else str(_kept_space(out))
+    return dataclasses.replace(config, precision=precision, space=space)
+
+
 def _description(out):
     return Path(out) / "search.json"
 
 
+def _read_description(out):
+    path = _description(out)
+    begun = read_json(path)
+    missing = {"archive_hash", "search", "space", "precision"} - set(begun)
+    if missing:
+        raise InputError(
+            f"{path} is damaged (no {', '.join(sorted(missing))}). Restore it from a copy, or "
+            "search into a new --out."
+        )
+    return begun
+
+
 def _describe(data, config) -> dict:
+    tqdm.write("checking the data and the space ...", file=sys.stderr)
     try:
         found = call(check, data, config)
     except CallFailed as error:
         raise InputError(f"The defaults of the space cannot be built: {error}.") from error
-    asked = {**dataclasses.asdict(config), "fix": sorted(config.fix)}
+    asked = {**dataclasses.asdict(config), "fix": found.pop("fix")}
     asked["space"] = Path(config.space).name  # a file may be named in several ways
     return {"format_version": FORMAT_VERSION, "kind": "search", "search": asked, **found}
 
@@ -313,9 +408,9 @@ def _require_free(out):
 def _require_same(out, begun, asked):
     """A search goes on only as what it was begun; more trials may be asked of it."""
     changes = []
-    if begun.get("archive_hash") != asked["archive_hash"]:
-        changes.append(f"another archive (content {str(begun.get('archive_hash'))[:12]})")
-    before, count = begun.get("search", {}), len(read_trials(out))
+    if begun["archive_hash"] != asked["archive_hash"]:
+        changes.append(f"another archive (content {begun['archive_hash'][:12]})")
+    before, count = begun["search"], len(read_trials(out))
     if asked["search"]["trials"] < count:
         raise InputError(
             f"The search in {out} has begun {count} trials already: ask for as many or more. "
@@ -324,7 +419,7 @@ def _require_same(out, begun, asked):
     for name, value in asked["search"].items():
         if name != "trials" and before.get(name) != value:
             changes.append(f"{name}={before.get(name)!r} (asked: {value!r})")
-    if not changes and begun.get("space") != asked["space"]:
+    if not changes and begun["space"] != asked["space"]:
         changes.append("other dimensions or values in its space")
     if not changes and any(begun.get(key) != asked[key] for key in ("defaults", "space_hash")):
         changes.append("another function for its space")
@@ -337,12 +432,7 @@ def _require_same(out, begun, asked):
 
 @contextlib.contextmanager
 def _stoppable(out) -> Iterator[None]:
-    """Let SIGTERM stop the search as Ctrl-C does, and say what happens next."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    """Say what happens next when the search is stopped."""
     try:
         yield
     except KeyboardInterrupt:
@@ -351,5 +441,3 @@ def _stoppable(out) -> Iterator[None]:
             f"{ended} trials have ended, the others' states are saved in {out}. "
             "The same command goes on from there."
         ) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

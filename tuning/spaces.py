@@ -1,19 +1,22 @@
 """What a search may vary: functions from keras-tuner's hyper-parameters to configurations.
 
-A space declares its dimensions on `hp` as it asks for their values. To make one, copy a function
+A space declares its dimensions on `hp` as it asks for their values, all of them in every call. To
+make one, copy a function
 below into a file of its own, name it `space`, and give that file as `--space`.
 """
 
 import importlib.util
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from keras_tuner import HyperParameters
+from keras_tuner.engine.hyperparameters import Fixed
 
 from brainslices.errors import InputError
 from vqvae.config import DEFAULT, VQVAEConfig, VQVAETraining
 
-__all__ = ["SPACES", "codebook", "declare", "full", "load_space"]
+__all__ = ["SPACES", "apply", "codebook", "declare", "full", "load_space"]
 
 CODEBOOK_SIZES = [2**power for power in range(4, 13)]
 
@@ -49,21 +52,18 @@ def load_space(name: str):
     """The space of a name in `SPACES`, or the function `space` of a Python file.
 
     Raises:
-        InputError: if there is no such space or file, or the file has no such function.
+        InputError: if there is no such file, or it has no such function.
     """
     if name in SPACES:
         return SPACES[name]
     path = Path(name)
-    if path.suffix != ".py" or not path.is_file():
-        raise InputError(
-            f"`space` must be {', '.join(SPACES)} or a Python file with a function `space(hp)`. "
-            f"Received: space={name!r}."
-        )
+    if not path.is_file():
+        raise InputError(f"The file {name} of `space` is not there. Give one that is.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be run ({type(error).__name__}: {error}).") from error
     if not callable(getattr(module, "space", None)):
         raise InputError(f"{path} has no function `space(hp)`. See tuning/spaces.py for examples.")
@@ -85,33 +85,38 @@ def declare(space, fix: tuple[str, ...] = ()) -> HyperParameters:
             value is not in it.
     """
     free = HyperParameters()
-    _apply(space, free)
+    apply(space, free)
     chosen = HyperParameters()
-    for words in fix:
+    for words in sorted(fix):  # in whatever order they were given, it is one space
         name, value = _fixed(words, {dimension.name: dimension for dimension in free.space})
         if name in chosen.values:
             raise InputError(f"`fix` must name a dimension once. Received: {words!r} as well.")
         chosen.Fixed(name, value)
-    _apply(space, chosen)
+    apply(space, chosen)
     return chosen
 
 
-def _apply(space, hp):
+def apply(space, hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
+    """The configuration that a space makes of some values.
+
+    Raises:
+        InputError: if it makes no valid one.
+    """
+    name = f"{space.__name__} of {space.__code__.co_filename}"
     try:
         found = space(hp)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"The space {name} makes nothing of {hp.values}: {error}") from error
     except Exception as error:
         raise InputError(
-            f"The space {space.__name__} makes no configuration of its defaults "
-            f"({type(error).__name__}: {error})."
+            f"The space {name} makes nothing of {hp.values}: {type(error).__name__}: {error}."
         ) from error
     kinds = [type(each) for each in found] if isinstance(found, tuple) else type(found)
     if kinds != [VQVAEConfig, VQVAETraining]:
         raise InputError(
-            f"The space {space.__name__} must return a VQVAEConfig and a VQVAETraining. "
-            f"Received: {found!r}."
+            f"The space {name} must return a VQVAEConfig and a VQVAETraining. Received: {found!r}."
         )
+    return found
 
 
 def _fixed(words, dimensions):
@@ -122,18 +127,31 @@ def _fixed(words, dimensions):
             f"`fix` must be NAME=VALUE, with a name of the space: {', '.join(dimensions)}. "
             f"Received: {words!r}."
         )
-    dimension = dimensions[name]
+    dimension, value = dimensions[name], _number(text)
     if hasattr(dimension, "min_value"):
-        value = _number(text)
-        if value is not None and dimension.min_value <= value <= dimension.max_value:
+        if value is not None and _within(value, dimension):
             return name, type(dimension.default)(value)
         wanted = f"from {dimension.min_value} to {dimension.max_value}"
+        wanted += f" in steps of {dimension.step}" if dimension.step else ""
     else:
-        for value in dimension.values:
-            if str(value) == text or _number(text) == value:
-                return name, value
-        wanted = f"one of {', '.join(map(str, dimension.values))}"
+        values = [dimension.value] if isinstance(dimension, Fixed) else dimension.values
+        for each in values:
+            if str(each).lower() == text.lower() or value == each:
+                return name, each
+        wanted = f"one of {', '.join(map(str, values))}"
     raise InputError(f"`{name}` must be {wanted} in this space. Received: {words!r}.")
+
+
+def _within(value, dimension):
+    """Whether a number is one that a dimension with ends, and maybe steps, can have."""
+    if not dimension.min_value <= value <= dimension.max_value:
+        return False
+    if type(dimension.default)(value) != value:
+        return False
+    if not dimension.step or dimension.sampling in ("log", "reverse_log"):
+        return True
+    steps = (value - dimension.min_value) / dimension.step
+    return math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
 def _number(text):

@@ -13,35 +13,23 @@ import pixelcnn.training
 import vqvae.training
 from brainslices.archive import SliceArchive
 from brainslices.code_grids import CodeGrids, entropy
+from brainslices.devices import device_count
 from brainslices.errors import InputError
 from brainslices.precision import resolve_precision
 from brainslices.runs import file_hash
+from brainslices.training import require_even_shares
 from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
 from pixelcnn.model import PixelCNN
-from tuning.config import SearchConfig
-from tuning.spaces import SPACES, declare, load_space
+from tuning.config import METRICS, SearchConfig
+from tuning.spaces import SPACES, apply, declare, load_space
 from vqvae.codes import code_grids
 from vqvae.config import VQVAEConfig, VQVAETraining
 
-__all__ = ["METRICS", "check", "configuration", "folder_of", "run_trial"]
+__all__ = ["check", "configuration", "folder_of", "run_trial"]
 
 # The prior that tells what codes cost: small, and the same for all trials.
 PRIOR = dataclasses.replace(DEFAULT_MODEL, channels=48, layers=5, attention_layers=0)
 PRIOR_TRAINING = dataclasses.replace(DEFAULT_TRAINING, variants=0, warmup_steps=50, average=0.98)
-METRICS = (
-    "val_rate_distortion",
-    "val_ssim_foreground",
-    "val_ssim",
-    "bits_per_pixel_prior",
-    "bits_per_pixel_order_0",
-    "bits_per_pixel_raw",
-    "nats_per_code",
-    "perplexity",
-    "codebook_usage",
-    "epochs",
-    "seconds",
-)
-"""What is known of a finished trial; the rate under a prior only where the objective wants it."""
 
 
 def configuration(
@@ -52,12 +40,22 @@ def configuration(
     Args:
         config: the search.
         values: name -> value; those that are missing, or all, are the defaults.
+
+    Raises:
+        InputError: if the space makes no valid one of them.
     """
     space = load_space(config.space)
     hp: HyperParameters = declare(space, config.fix)
     names = {dimension.name for dimension in hp.space}
     hp.values.update({name: each for name, each in (values or {}).items() if name in names})
-    return space(hp)
+    found = apply(space, hp)
+    late = {dimension.name for dimension in hp.space} - names
+    if late:
+        raise InputError(
+            f"The space {space.__name__} asks for {', '.join(sorted(late))} only where it has "
+            f"{hp.values}: it must ask for every dimension in every call."
+        )
+    return found
 
 
 def folder_of(out: Path, config: SearchConfig, values: dict) -> Path:
@@ -81,7 +79,7 @@ def run_trial(data: Path, out: Path, config: SearchConfig, values: dict) -> dict
         values: of the space; with hyperband also the epochs of this trial.
 
     Returns:
-        `METRICS`.
+        `tuning.config.METRICS`.
 
     Raises:
         InputError: if a training fails.
@@ -165,11 +163,15 @@ def check(data: Path, config: SearchConfig) -> dict:
     model, training = configuration(config)
     built = vqvae.training.build_model(archive, archive.rows_of("train")[:1], model, config.seed)
     PixelCNN(built.code_grid_shape, model.num_embeddings, **dataclasses.asdict(PRIOR)).build()
+    for batch_size in (training.batch_size, PRIOR_TRAINING.batch_size):
+        require_even_shares(batch_size, device_count())
     defaults = [dataclasses.asdict(each) for each in (model, training)]
     dimensions = [each["config"] for each in hp.get_config()["space"]]
     precision, _ = resolve_precision(config.precision, max(model.channels))
     told = {"archive_hash": archive.content_hash, "precision": precision}
     # What a file maps values to, not only which there are.
+    names = sorted(words.partition("=")[0] for words in config.fix)
+    told["fix"] = [f"{name}={hp.values[name]}" for name in names]
     told["space_hash"] = None if config.space in SPACES else file_hash(config.space)
     # As JSON gives it back, to be compared with what it gave.
     return json.loads(json.dumps({**told, "space": dimensions, "defaults": defaults}))

@@ -4,6 +4,8 @@ Its algorithms are used as they are. What is added: files that are whole or not 
 is complete, and trials that run in processes of their own.
 """
 
+import errno
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
 from threadpoolctl import threadpool_limits
 
+from brainslices.archive import SliceArchive
 from brainslices.errors import InputError
 from brainslices.processes import CallFailed, call
 from brainslices.runs import write_json
@@ -26,6 +29,11 @@ __all__ = ["Searcher", "make_oracle"]
 ORACLE_FILE = "oracle.json"
 # How often a killed trial goes on before it counts as failed, and how soon an idle worker asks.
 RETRIES, IDLE_S = 2, 0.5
+# Draws in a row that were tried before until a space counts as tried out: keras-tuner's 20 leave
+# some of a small one.
+COLLISIONS = 2000
+# What a full or broken disk says: no trial's fault, and none must count as failed for it.
+MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
 class _Durable:
@@ -41,6 +49,8 @@ class _Durable:
         super().reload()
         # A trial's file is written before the oracle's: one that the oracle does not know yet will
         # be made once more, the same. In a fixed order, as algorithms go by it.
+        for name in set(self.trials) - set(self.start_order):
+            shutil.rmtree(self._get_trial_dir(name))
         self.trials = {name: self.trials[name] for name in self.start_order}
         # A trial is saved as ended before it is no longer under way.
         self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
@@ -95,6 +105,7 @@ def make_oracle(config: SearchConfig) -> keras_tuner.Oracle:
     else:
         oracle = _RandomSearch(max_trials=config.trials, **options)
     oracle.verbose = 0
+    oracle._max_collisions = COLLISIONS
     return oracle
 
 
@@ -139,6 +150,7 @@ class Searcher(BaseTuner):
 
         Raises:
             FailedTrialError: if that fails, with the reason in one line.
+            FatalRuntimeError: if it is not the trial that fails, but the machine.
         """
         values = trial.hyperparameters.values
         words = (self.data, self.out, self.config, values)
@@ -148,12 +160,24 @@ class Searcher(BaseTuner):
                 return call(run_trial, *words, log=log)
             except (InputError, CallFailed) as error:
                 reason, killed = " ".join(str(error).split()), getattr(error, "killed", False)
+            except OSError as error:
+                if error.errno in MACHINE_FAULTS:
+                    raise keras_tuner.errors.FatalRuntimeError(str(error)) from error
+                reason, killed = f"{type(error).__name__}: {error}", False
             if not (killed and left):
                 break
+        self._require_data()
         # A worker's message does not reach its chief.
         path = Path(self.get_trial_dir(trial.trial_id)) / FAILURE_FILE
         write_json(path, {"reason": reason})
         raise keras_tuner.errors.FailedTrialError(reason)
+
+    def _require_data(self):
+        """A mount that is gone is no trial's fault either."""
+        try:
+            SliceArchive.open(self.data)
+        except (InputError, OSError) as error:
+            raise keras_tuner.errors.FatalRuntimeError(str(error)) from error
 
     def _run_and_update_trial(self, trial, *arguments, **options):
         import grpc

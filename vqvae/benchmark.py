@@ -14,10 +14,9 @@ from keras import ops
 from brainslices.archive import SliceArchive
 from brainslices.batches import OneBatch, SliceBatches
 from brainslices.device_ssim import ssim, ssim_foreground
-from brainslices.devices import gpus
 from brainslices.metrics import score_slices
 from brainslices.optimizer import compile_model
-from brainslices.precision import resolve_precision
+from brainslices.precision import resolve_precision, trained_policies
 from brainslices.processes import call
 from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
 from brainslices.sources import SourceConfig, make_archive
@@ -28,9 +27,11 @@ from brainslices.timing import (
     Setting,
     alternate,
     empty_memory,
+    gpu_memory,
     timed,
     training_rate,
 )
+from brainslices.training import require_determinism
 from vqvae.config import PRESETS
 from vqvae.plain import PlainVQVAE, one_hot_quantize
 from vqvae.quantizer import nearest_codes
@@ -92,10 +93,12 @@ def measure_memory(setting: Setting) -> Iterator[Row]:
         yield Row(f"{row}: anonymous", "GB", ours["anonymous"], note="the process's own")
         note = "pages of archive and libraries, which the kernel takes back at need"
         yield Row(f"{row}: file-backed", "GB", ours["file_backed"], note=note)
+        if ours["gpu"]:
+            yield Row(f"{row}: GPU", "GB", ours["gpu"], note="of the card's own")
 
 
 def _added(peak, empty):
-    return {part: peak[part] - empty[part] for part in peak}
+    return {part: peak[part] - empty.get(part, 0.0) for part in peak}
 
 
 def _training_memory(setting, name):
@@ -104,7 +107,7 @@ def _training_memory(setting, name):
         # A whole epoch, so that every training slice is read.
         steps = 2 if setting.quick else batches.steps_per_epoch
         model.fit(batches, steps_per_epoch=steps, verbose=0)
-    return peak.parts
+    return {**peak.parts, "gpu": gpu_memory()}
 
 
 def _plain_memory(setting):
@@ -129,10 +132,7 @@ def measure_seed(setting: Setting) -> Iterator[Row]:
 
 def measure_default(setting: Setting) -> Iterator[Row]:
     """Training of the `default` preset in each precision, beside plain `fit` on one batch."""
-    policies = ["float32", "mixed_bfloat16"]
-    if gpus():
-        policies.append("mixed_float16")  # no CPU computes in it
-    sides = {}
+    policies, sides = trained_policies(), {}
     for policy in policies:
         model, batches = _ours(setting, "default", policy)
         sides[policy] = partial(_rate, setting, model, batches)
@@ -262,6 +262,7 @@ def _input_rate(batches, steps):
 
 def _ours(setting, name, policy, count=None):
     """A preset as `train` sets it up, for some slices or all: model, compiled, and its batches."""
+    require_determinism()
     archive = SliceArchive.open(setting.archive)
     rows, preset = archive.rows_of("train")[:count], PRESETS[name]
     batch_size = QUICK_BATCH if setting.quick else preset.training.batch_size

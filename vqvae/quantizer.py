@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainslices.devices import gathered, total
+from brainslices.devices import gathered, on_first, total
 
 __all__ = ["VectorQuantizer", "VectorQuantizerEMA", "nearest_codes", "rotate_to"]
 
@@ -199,6 +199,10 @@ class VectorQuantizer(keras.layers.Layer):
         Args:
             latents: float32 array of shape (n, embedding_dim), n at least num_embeddings.
         """
+        # Of several processes one decides: their latents may differ in the last bit.
+        self._assign_codebook(on_first(self._kmeans_centres, latents))
+
+    def _kmeans_centres(self, latents):
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
@@ -207,7 +211,7 @@ class VectorQuantizer(keras.layers.Layer):
         # Several threads would add up in an order of their own each time.
         with threadpool_limits(limits=1):
             found = KMeans(self.num_embeddings, **options).fit(latents)
-        self._assign_codebook(found.cluster_centers_)
+        return found.cluster_centers_
 
     def _assign_codebook(self, centres):
         self.codes_weight.assign(centres)

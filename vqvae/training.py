@@ -8,7 +8,7 @@ import numpy as np
 from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
 from brainslices.callbacks import best_epoch
-from brainslices.devices import on_first
+from brainslices.devices import on_each, on_first
 from brainslices.metrics import mean_image
 from brainslices.runs import Run, atomic_path
 from brainslices.state import TrainingState
@@ -41,15 +41,13 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) 
         InputError: if the archive or the run folder cannot be used; nothing is changed then.
         KeyboardInterrupt: stopped by the user, the state saved.
     """
-    archive = SliceArchive.open(data)
-    train_rows, validation_rows = archive.rows_of("train"), archive.rows_of("validate")
-    _ = archive.images  # a damaged file is found before anything is written
+    archive, train_rows, validation_rows = on_each(_open, data)
     run = Run(path)
 
     def prepare(devices):
         model = build_model(archive, train_rows, config, training.seed)
         size, seed, mirror = training.batch_size, training.seed, training.mirror
-        on_first(_save_mean_image, run, archive)
+        on_first(_keep_mean_image, run, archive)
         if config.kmeans_init and not on_first(run.state_path.exists):
             _start_codebook(model, SliceBatches(archive, train_rows, size, seed, mirror))
         batches = SliceBatches(archive, train_rows, size, seed, mirror, devices=devices)
@@ -60,7 +58,16 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) 
     return train_run(run, asked, KINDS, GOAL, training, facts, prepare, _metrics)
 
 
-def _save_mean_image(run, archive):
+def _open(data):
+    """An archive, and its rows to train and to validate on."""
+    archive = SliceArchive.open(data)
+    _ = archive.images  # a damaged file is found before anything is written
+    return archive, archive.rows_of("train"), archive.rows_of("validate")
+
+
+def _keep_mean_image(run, archive):
+    if run.mean_image_path.exists():
+        return
     with atomic_path(run.mean_image_path) as temporary:
         np.save(temporary, mean_image(archive))
 
