@@ -130,11 +130,11 @@ class Keeper(keras.callbacks.Callback):
         values = {key: float(value) for key, value in logs.items()}
         values["learning_rate"] = float(self.model.optimizer.learning_rate)
         self._require_finite(values)
+        self._require_finite_weights()
         for key, value in values.items():
             self.state.history.setdefault(key, []).append(value)
         self.state.epoch, self.state.step = epoch + 1, 0
         self._warn_of_collapse()
-        self._require_finite_weights()
         if best_epoch(self.state, *self.goal) == self.state.epoch:
             with averaged(self.model), alone():
                 self._save_model()
