@@ -141,6 +141,21 @@ def test_two_processes_train_as_one_and_go_on_where_they_were_stopped(
     assert_same_training(jax_alone, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.long)])
+def test_process_that_dies_ends_the_other_with_a_message(phantom_archive, tmp_path, lost):
+    processes = begin_two(phantom_archive, tmp_path)
+    while processes[1].poll() is None and not (tmp_path / "vqvae" / "history.csv").exists():
+        time.sleep(0.02)
+    processes[lost].kill()
+    printed = processes[1 - lost].communicate(timeout=100)[0]
+    assert processes[1 - lost].returncode == 2, printed
+    assert "error: Another of the processes that train together has ended" in printed
+    assert "Traceback" not in printed
+    assert "stack trace" not in printed
+    processes[lost].communicate()
+
+
 OVERFLOW = """
 import sys
 sys.path.insert(0, "tests")

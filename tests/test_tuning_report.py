@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -6,8 +8,15 @@ from brainslices.config import load_config
 from brainslices.errors import InputError
 from brainslices.runs import write_json
 from tuning.config import SearchConfig
-from tuning.records import TrialRecord, best, epochs_done, finished, read_trials
-from tuning.report import best_of_each_size, pareto_front, sentence, write_report
+from tuning.records import (
+    TrialRecord,
+    best,
+    check_records,
+    epochs_done,
+    finished,
+    read_trials,
+)
+from tuning.report import _history, best_of_each_size, pareto_front, sentence, write_report
 from tuning.trial import folder_of
 from vqvae.config import VQVAEConfig, VQVAETraining
 
@@ -55,6 +64,42 @@ def out(tmp_path):
         path = tmp_path / "trials" / f"trial_{trial.name}" / "trial.json"
         write_json(path, as_keras_tuner(trial))
     return tmp_path
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"start_order": 3}'])
+def test_damaged_state_of_keras_tuner_is_refused(out, text):
+    path = out / "trials" / "oracle.json"
+    check_records(out)
+    write_json(path, {"start_order": [trial.name for trial in TRIALS]})
+    check_records(out)
+    path.write_text(text)
+    with pytest.raises(InputError, match="oracle.json (is damaged|must hold)"):
+        check_records(out)
+
+
+def test_trial_that_is_lost_is_told(out):
+    write_json(out / "trials" / "oracle.json", {"start_order": ["0", "7"]})
+    with pytest.raises(InputError, match="has lost trial.json of trial 7"):
+        check_records(out)
+
+
+def test_trial_that_is_damaged_is_told_and_a_copy_is_none(out):
+    path = out / "trials" / "trial_1" / "trial.json"
+    shutil.copytree(path.parent, out / "trials" / "trial_1 copy")
+    assert [trial.name for trial in read_trials(out)] == [trial.name for trial in TRIALS]
+    path.write_text("{}")
+    with pytest.raises(InputError, match="trial_1/trial.json is damaged"):
+        read_trials(out)
+
+
+def test_learning_curve_that_is_damaged_is_left_out(tmp_path):
+    path = tmp_path / "vqvae" / "history.csv"
+    path.parent.mkdir()
+    path.write_text("epoch,loss\n1,0.5\n2,0.25\n")
+    assert _history(tmp_path, "vqvae", "loss") == [0.5, 0.25]
+    for damaged in (b"epoch,loss\n1,0.5\n2", b"\xff\xfe\x00", b""):
+        path.write_bytes(damaged)
+        assert _history(tmp_path, "vqvae", "loss") == []
 
 
 def test_front_is_all_that_nothing_beats():

@@ -12,17 +12,20 @@ from tuning.config import METRICS
 
 __all__ = [
     "FAILURE_FILE",
+    "ORACLE_FILE",
     "TRIALS",
     "TrialRecord",
     "best",
+    "check_records",
     "epochs_done",
     "finished",
     "read_trials",
     "write_table",
 ]
 
-# keras-tuner's folder below the search's, and what a trial that failed leaves in its own there.
-TRIALS, FAILURE_FILE = "trials", "failure.json"
+# keras-tuner's folder below the search's, its state there, and what a trial that failed leaves in
+# its own.
+TRIALS, ORACLE_FILE, FAILURE_FILE = "trials", "oracle.json", "failure.json"
 STATUS = {"RUNNING": "running", "COMPLETED": "completed"}
 
 
@@ -63,8 +66,8 @@ def _read(path):
         return _as_record(told, path.with_name(FAILURE_FILE))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Remove its folder, and the same "
-            "command makes that trial once more."
+            f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or "
+            "search into a new --out."
         ) from error
 
 
@@ -85,6 +88,30 @@ def _as_record(told, failure):
         told["score"] if status == "completed" else None,
         (reason or "unknown; logs/ may tell more") if status == "failed" else "",
     )
+
+
+def check_records(out: Path) -> None:
+    """See that what keras-tuner goes on from is whole, before any process of a search reads it.
+
+    Raises:
+        InputError: if a file is damaged, or a trial's is missing.
+    """
+    path = Path(out) / TRIALS / ORACLE_FILE
+    known = {trial.name for trial in read_trials(out)}
+    if not path.exists():
+        return
+    try:
+        lost = set(read_json(path)["start_order"]) - known
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or "
+            "search into a new --out."
+        ) from error
+    if lost:
+        raise InputError(
+            f"{path.parent} has lost trial.json of trial {', '.join(sorted(lost))}. Restore it "
+            "from a copy, or search into a new --out."
+        )
 
 
 def finished(trials: list[TrialRecord]) -> list[TrialRecord]:

@@ -20,7 +20,7 @@ from brainslices.errors import InputError
 from brainslices.processes import GRACE_S, CallFailed, call, spawn, stop
 from brainslices.runs import FORMAT_VERSION, atomic_path, read_json, write_json
 from tuning.config import SearchConfig
-from tuning.records import finished, read_trials
+from tuning.records import check_records, finished, read_trials
 from tuning.report import write_report
 from tuning.screen import shown
 from tuning.spaces import SPACES
@@ -337,6 +337,7 @@ def _held(data, out, config) -> Iterator[SearchConfig]:
             if path.exists():
                 begun = _read_description(out)
                 _require_same(out, begun, description)
+                check_records(out)
                 description["precision"] = begun["precision"]
             write_json(path, description)
             if config.space not in SPACES:

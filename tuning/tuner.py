@@ -20,13 +20,12 @@ from brainslices.errors import InputError
 from brainslices.processes import CallFailed, call
 from brainslices.runs import write_json
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import FAILURE_FILE, TRIALS
+from tuning.records import FAILURE_FILE, ORACLE_FILE, TRIALS
 from tuning.spaces import declare, load_space
 from tuning.trial import folder_of, run_trial
 
 __all__ = ["Searcher", "make_oracle"]
 
-ORACLE_FILE = "oracle.json"
 # How often a killed trial goes on before it counts as failed, and how soon an idle worker asks.
 RETRIES, IDLE_S = 2, 0.5
 # Draws in a row that were tried before until a space counts as tried out: keras-tuner's 20 leave
