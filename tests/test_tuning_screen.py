@@ -4,7 +4,7 @@ import io
 
 import pytest
 from helpers import ROOT
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from brainslices.runs import write_json
 from tuning.config import SearchConfig
@@ -52,7 +52,7 @@ def screen(out):
 def drawn(out, height=40, width=120):
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, color_system=None, width=width)
-    console.print(screen(out).table(height))
+    console.print(screen(out).table(ConsoleDimensions(width, height)))
     return text.getvalue()
 
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -24,10 +25,10 @@ METRICS = {
     "bits_per_pixel_prior": ("bits/pixel", ".4f"),
     "seconds": ("seconds", ".0f"),
 }
-# Columns of the status: a reason's begin, the whole is in trials.csv.
-STATUS_WIDTH = 24
 # Lines of the terminal that the table's rows cannot have.
 FRAME_LINES, LEAST_ROWS = 8, 3
+# Width of all columns but the space's dimensions.
+OTHER_COLUMNS = 56
 
 
 class _Screen:
@@ -44,25 +45,35 @@ class _Screen:
         self.started, self.before = time.monotonic(), len(finished(read_trials(out)))
         self.told = {trial.name for trial in finished(read_trials(out))}
 
-    def table(self, height: int) -> Table:
+    def table(self, size: ConsoleDimensions) -> Table:
         """The trials so far.
 
         Args:
-            height: lines of the terminal; where they do not hold all trials, the last are shown
-                that are under way, and the best.
+            size: of the terminal. Where its lines do not hold all trials, the last are shown that
+                are under way, and the best; of the space's dimensions as many as its width holds.
         """
         trials = read_trials(self.out)
         winner = best(trials, OBJECTIVES[self.config.objective])
         fixed = {words.partition("=")[0] for words in self.config.fix}
         names = dict.fromkeys(name for trial in trials for name in trial.values)
         names = [name for name in names if name not in fixed]
-        table = Table(title=Text(self._headline(trials)), title_justify="left", pad_edge=False)
+        while len(names) > 1 and sum(map(_width, names)) > size.width - OTHER_COLUMNS:
+            names.pop()
+        table = Table(
+            title=Text(self._headline(trials)),
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            collapse_padding=True,
+            expand=True,
+        )
         columns = ["trial", *names, *(heading for heading, _ in METRICS.values())]
         for heading in [*columns, "score"]:
-            # Broken where a name has its underscores, so that it stays narrow.
-            table.add_column(Text(heading.replace("_", " ")), justify="right", vertical="bottom")
-        table.add_column("status", min_width=12, max_width=STATUS_WIDTH, no_wrap=True)
-        rows = max(LEAST_ROWS, height - FRAME_LINES)
+            table.add_column(_heading(heading), justify="right", no_wrap=True)
+        # What is left of the width; the whole of a reason is in trials.csv.
+        table.add_column("status", ratio=1, no_wrap=True)
+        rows = max(LEAST_ROWS, size.height - FRAME_LINES)
         for trial in trials:
             if trial not in trials[-rows:] and trial is not winner:
                 continue
@@ -111,6 +122,16 @@ class _Screen:
                 tqdm.write(f"trial {trial.name}: {values}: {score}. {self._headline(trials)}")
 
 
+def _heading(name):
+    """A word a line, so that the column stays narrow."""
+    return Text(name.replace("_", "\n").replace("/", "/\n"))
+
+
+def _width(name):
+    """Of a dimension's column, with the gap beside it."""
+    return max(len(word) for word in name.split("_")) + 3
+
+
 def _short(value):
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -133,6 +154,6 @@ def shown(out: Path, config: SearchConfig, folder_of) -> Iterator:
         screen.tell_news()
         return
     console = Console()
-    with Live(screen.table(console.height), console=console, auto_refresh=False) as live:
-        yield lambda: live.update(screen.table(console.height), refresh=True)
-        live.update(screen.table(console.height), refresh=True)
+    with Live(screen.table(console.size), console=console, auto_refresh=False) as live:
+        yield lambda: live.update(screen.table(console.size), refresh=True)
+        live.update(screen.table(console.size), refresh=True)
