@@ -173,9 +173,19 @@ def train_run(
             if is_first():
                 write_json(run.config_path, asked)
                 facts = {"precision": policy, "precision_reason": reason, **facts}
-                write_json(run.environment_path, environment(seed=training.seed, **facts))
+                _write_environment(run, environment(seed=training.seed, **facts))
             state = fit(model, batches, validation, run, training, *goal)
         return on_first(_sum_up, run, model, state, measure)
+
+
+def _write_environment(run, now):
+    """What the run's figures depend on; what was otherwise when it began, or later, is kept."""
+    before = read_json(run.environment_path) if run.environment_path.exists() else {}
+    earlier = before.pop("earlier", [])
+    changed = {key: value for key, value in before.items() if value != now.get(key)}
+    write_json(
+        run.environment_path, {**now, "earlier": [*earlier, changed] if changed else earlier}
+    )
 
 
 def _set_up(policy, seed):

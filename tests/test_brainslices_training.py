@@ -13,9 +13,9 @@ from brainslices.batches import SliceBatches
 from brainslices.callbacks import Keeper
 from brainslices.errors import InputError
 from brainslices.optimizer import compile_model, learning_rate
-from brainslices.runs import Run
+from brainslices.runs import Run, read_json
 from brainslices.state import load_state, save_state
-from brainslices.training import fit
+from brainslices.training import _write_environment, fit
 
 GOAL = ("val_ssim", "max")
 STEPS = 5
@@ -227,6 +227,18 @@ def test_loss_that_is_no_number_stops_within_the_epoch(train, monkeypatch):
     )
     with pytest.raises(InputError, match="is not finite, as seen in epoch 1 at step 1"):
         train()
+
+
+def test_environment_tells_what_was_otherwise_before(tmp_path):
+    run, first = Run(tmp_path), {"devices": ["gpu:0"], "seed": 0}
+    for _ in range(2):
+        _write_environment(run, first)
+        assert read_json(run.environment_path) == {**first, "earlier": []}
+    second = {"devices": ["cpu:0"], "seed": 0}
+    for _ in range(2):
+        _write_environment(run, second)
+        told = {**second, "earlier": [{"devices": ["gpu:0"]}]}
+        assert read_json(run.environment_path) == told
 
 
 @pytest.mark.parametrize("moment", ["validation", "epoch's end"])
