@@ -41,7 +41,13 @@ SHOWN = {
 
 
 def best_epoch(state: TrainingState, monitor: str, mode: Literal["min", "max"]) -> int:
-    """The first of the epochs, counted from 1, with the best score."""
+    """The first of the epochs, counted from 1, with the best score.
+
+    Args:
+        state: of a training with at least one finished epoch.
+        monitor: name of the score in its history.
+        mode: whether it is the better the higher or the lower.
+    """
     scores = np.asarray(state.history[monitor])
     return int(np.argmax(scores if mode == "max" else -scores)) + 1
 

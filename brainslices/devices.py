@@ -113,13 +113,27 @@ def replica_count() -> int:
 
 
 def total(values):
-    """Sum of a tensor, or of each of a list, over the parts of the batch."""
+    """Sum over the parts of the batch.
+
+    Args:
+        values: tensor of any shape, or a list of them: this part's.
+
+    Returns:
+        The same shapes: the whole batch's, equal on all replicas.
+    """
     replicas = _replicas()
     return values if replicas is None else replicas.all_reduce("SUM", values)
 
 
 def gathered(values):
-    """A tensor whose first axis is a part of the batch, joined to that of the whole batch."""
+    """The parts of the batch, joined.
+
+    Args:
+        values: tensor of shape (part, ...), this part's.
+
+    Returns:
+        Tensor of shape (batch, ...), equal on all replicas.
+    """
     replicas = _replicas()
     return values if replicas is None else replicas.all_gather(values, axis=0)
 

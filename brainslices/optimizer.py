@@ -95,7 +95,11 @@ class _LossScale(keras.optimizers.LossScaleOptimizer):
 
 @contextlib.contextmanager
 def averaged(model: keras.Model) -> Iterator[None]:
-    """Lend the model the average of its weights, where its optimiser keeps one."""
+    """Lend the model the average of its weights, where its optimiser keeps one.
+
+    Args:
+        model: compiled; it has its own weights back when the block ends.
+    """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if not optimizer.use_ema:
         yield
