@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from brainslices.batches import Batches
@@ -12,6 +13,7 @@ from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_po
 from brainslices.errors import InputError
 from brainslices.metrics import bits_per_pixel_raw
 from brainslices.models import load_model
+from brainslices.progress import bar
 from brainslices.runs import Run
 from brainslices.state import TrainingState
 from brainslices.training import describe, require_same, train_run
@@ -164,7 +166,12 @@ def cost(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) 
     """
     if not model.compiled:
         model.compile()
-    scores = model.evaluate(CodeBatches(split, batch_size), verbose=0, return_dict=True)
+    batches = CodeBatches(split, batch_size)
+    with bar(len(split.codes), "measuring the cost", "slices") as shown:
+        step = keras.callbacks.LambdaCallback(
+            on_test_batch_end=lambda batch, logs: shown.update(batches.batch_size)
+        )
+        scores = model.evaluate(batches, verbose=0, callbacks=[step], return_dict=True)
     return _rates(scores["nats_per_code"], grids)
 
 
