@@ -234,7 +234,7 @@ def test_failing_trials_are_told_with_their_reason(phantom_archive, tmp_path):
     ("asked", "said"),
     [
         (["--fix", "num_embeddings=100"], "`num_embeddings` must be one of 16, 32"),
-        (["--fix", "codes=16"], "with a name of the space: num_embeddings, learning_rate"),
+        (["--fix", "codes=16"], "with a name of the space: num_embeddings, downsampling"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(phantom_archive, tmp_path, asked, said):

@@ -57,14 +57,12 @@ def drawn(out, height=40, width=120):
 
 
 def test_table_tells_every_trial(out):
-    title, _, heading, _, *rows, _ = drawn(out).strip().splitlines()
+    title, *_, heading, _, first, _, _, last = drawn(out).strip().splitlines()
     assert title.startswith("3 of 5 trials, best val_rate_distortion 0.2800 (trial 1), 00:00")
-    columns = [name.strip() for name in heading.strip("┃ ").split("┃")]
-    assert columns[:2] == ["trial", "num embeddings"]
-    assert "learning_rate" not in heading
-    cells = [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
-    assert cells[0] == ["0", "8", "0.8000", "0.0500", "12", "0.3100", "done"]
-    assert cells[-1] == ["3", "32", "", "", "", "", "starting"]
+    assert heading.split()[:2] == ["trial", "embeddings"]
+    assert "rate" not in heading
+    assert first.split() == ["0", "8", "0.8000", "0.0500", "12", "0.3100", "done"]
+    assert last.split() == ["3", "32", "starting"]
 
 
 def test_brackets_of_a_reason_are_no_marks(out):
@@ -81,7 +79,7 @@ def test_running_trial_tells_its_epoch(out):
 def test_low_terminal_keeps_the_best_and_the_last(out):
     for number in range(4, 10):
         write_trial(out, str(number), 8, "COMPLETED", 0.5)
-    names = [line.strip("│ ").split()[0] for line in drawn(out, height=5).splitlines()[4:-1]]
+    names = [line.split()[0] for line in drawn(out, height=5).splitlines()[4:]]
     assert names == ["1", "7", "8", "9"]
 
 
