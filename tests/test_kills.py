@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -25,20 +24,18 @@ from helpers import (
 
 from brainslices.runs import read_json
 
-# Ends of each stage's training: few, to be quick; BRAINSLICES_ENDS=12 is the storm.
-ENDS = int(os.environ.get("BRAINSLICES_ENDS", "2"))
 # SIGKILL within a write and at any time; SIGTERM as a cluster sends it, SIGINT as Ctrl-C does.
 KINDS = ("WRITE", "TERM", "KILL", "WRITE", "INT", "KILL")
 # Longer than the training that all moments together leave time for.
-EPOCHS = 12 * ENDS
+EPOCHS_AN_END = 12
 LATEST_S = 0.7
 PATIENCE_S = 30
 
 
-def commands(archive, linked):
+def commands(archive, linked, epochs):
     """Name -> the words of a training; each epoch is some tenths of a second."""
     prior, vqvae = linked
-    short = {"epochs": EPOCHS, "batch_size": 4}
+    short = {"epochs": epochs, "batch_size": 4}
     stage_one = [tiny_config(), tiny_training(**short, mirror=True)]
     stage_two = [
         tiny_prior_config(layers=1, attention_layers=1, first_kernel_size=3),
@@ -103,23 +100,31 @@ def assert_same_run(first, second):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["vqvae", pytest.param("pixelcnn", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("stage", "ends"),
+    [
+        ("vqvae", 2),
+        pytest.param("vqvae", 12, marks=pytest.mark.long),
+        pytest.param("pixelcnn", 12, marks=pytest.mark.long),
+    ],
+)
 def test_training_ended_again_and_again_is_the_undisturbed_one(
-    stage, phantom_archive, linked, tmp_path
+    stage, ends, phantom_archive, linked, tmp_path
 ):
-    name, *words = commands(phantom_archive, linked)[stage]
+    epochs = EPOCHS_AN_END * ends
+    name, *words = commands(phantom_archive, linked, epochs)[stage]
     command = [Path(ROOT / "scripts" / name), *words]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     ran = python(*command, "--run", whole, timeout=500)
     assert ran.returncode == 0, ran.stderr
 
     chance, torn = np.random.default_rng(), 0
-    for number in range(ENDS):
+    for number in range(ends):
         kind = KINDS[number % len(KINDS)]
         process = start(*command, "--run", cut)
         seconds, err = end(process, cut, kind, chance)
         assert "Traceback" not in err
-        assert progress(cut)[0] < EPOCHS, "all moments must lie within the training"
+        assert progress(cut)[0] < epochs, "all moments must lie within the training"
         if kind in ("TERM", "INT"):
             assert process.returncode == 130, err
             assert f"stopped. State saved in {cut} after epoch" in err
@@ -128,7 +133,7 @@ def test_training_ended_again_and_again_is_the_undisturbed_one(
         else:
             assert process.returncode == -signal.SIGKILL, err
             torn += len(halves(cut)) > 0
-    assert torn or len(KINDS) > ENDS, "no kill fell within a write"
+    assert torn or len(KINDS) > ends, "no kill fell within a write"
     ran = python(*command, "--run", cut, timeout=500)
     assert ran.returncode == 0, ran.stderr
     assert not halves(cut)
