@@ -10,7 +10,21 @@ from brainslices.archive import SliceArchive
 from brainslices.devices import process_share
 from brainslices.errors import InputError
 
-__all__ = ["Batches", "OneBatch", "SliceBatches"]
+__all__ = ["Batches", "OneBatch", "SliceBatches", "even_count"]
+
+
+def even_count(count: int, devices: int) -> int:
+    """As many of some items as devices can share evenly.
+
+    Raises:
+        InputError: if there is not one for each.
+    """
+    if count < devices:
+        raise InputError(
+            f"{count} items cannot be shared by {devices} devices: there must be one for each. "
+            "Hide some devices, or make an archive with more slices in every split."
+        )
+    return count - count % devices
 
 
 class Batches(keras.utils.PyDataset, abc.ABC):
@@ -39,12 +53,7 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         devices: int = 1,
     ):
         super().__init__()
-        even = count - count % devices
-        if not even:
-            raise InputError(
-                f"{count} items cannot be shared by {devices} devices: there must be one for each. "
-                "Hide some devices, or make an archive with more slices in every split."
-            )
+        even = even_count(count, devices)
         self.count = even if seed is None else count
         self.batch_size = min(batch_size, even)
         self.share, self.shares = process_share() if devices > 1 else (0, 1)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from brainslices.errors import InputError
 
-__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "hushed", "parse", "peek", "run", "say"]
+__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "hushed", "parse", "peek", "run", "say", "tell"]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
 BACKENDS = ("tensorflow", "jax")
@@ -120,10 +120,8 @@ def run(main: Callable[[], None]) -> int:
     try:
         with _terminable():
             main()
-    except InputError as error:
-        return _fail(str(error))
-    except OSError as error:
-        return _fail(_explain(error))
+    except (InputError, OSError) as error:
+        return tell(error)
     except KeyboardInterrupt as stop:
         told = f"stopped. {stop}" if str(stop) else "stopped."
         sys.stderr.write(f"\n{_folded(told, sys.stderr)}\n")
@@ -145,14 +143,17 @@ def _terminable():
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str) -> int:
+def tell(error: InputError | OSError) -> int:
+    """Write the message of what the user can mend to stderr; returns the exit status for it."""
+    message = str(error) if isinstance(error, InputError) else _explain(error)
     sys.stderr.write(_folded(f"error: {message}", sys.stderr) + "\n")
     return WRONG_USE
 
 
 def _explain(error: OSError) -> str:
-    place = Path(error.filename) if error.filename else None
-    if place and place.name.startswith("."):
+    name = error.filename  # or the number of an open file
+    place = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
+    if place and place.name.startswith(".") and not place.is_dir():
         place = place.parent  # the file itself is one of ours, and never seen
     where = f" ({place})" if place else ""
     if error.errno == errno.ENOSPC:

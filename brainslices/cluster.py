@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ TIMEOUT_S = 120.0
 # A process that has died is missed after this long, and the others end.
 HEARTBEAT_S = 60
 KNOCK_S, RETRY_S = 5.0, 0.2
+# One that cannot go on waits so long for the others to say the same.
+PART_S = 10.0
+REASON_LENGTH = 300
 LAST_PORT = 65535
 # What libraries say where another process no longer answers.
 LOST = ("gloo", "nccl", "coordination", "connection", "unavailable", "deadline", "preempted")
@@ -110,7 +114,8 @@ def joined() -> Iterator[None]:
     """Be one of the processes that the environment tells of, if it does; before any arithmetic.
 
     What processes other than the first print is dropped: they all would say the same. Where
-    another one is lost within the block this one ends at once, with status 2 and a message.
+    another one is lost within the block this one ends at once, with status 2 and a message; so it
+    does after an `InputError` or `OSError` within it, since the others may wait for an answer.
 
     Raises:
         InputError: if the environment makes no sense, the backend is not JAX, or not every process
@@ -123,25 +128,42 @@ def joined() -> Iterator[None]:
     _join(cluster)
     try:
         yield
-    except (InputError, OSError, KeyboardInterrupt):
-        raise
+    except (InputError, OSError) as error:
+        status = cli.tell(error)
+        _part()
+        _end(status)
     except Exception as error:
         # JAX would wait for the lost one a minute, and then abort with its own stack.
-        _end(error)
+        _end(_tell_of_loss(error))
 
 
-def _end(error):
-    lost = any(word in str(error).lower() for word in LOST)
-    if lost:
-        sys.stderr.write(
-            "\nerror: Another of the processes that train together has ended, or cannot be "
-            "reached any more. The last saved state is kept: start all of them again by the same "
-            "commands.\n"
-        )
-    else:
+def _part():
+    """Leave together where all have the same to say; not later than the others are lost."""
+    import jax
+
+    parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    parting.start()
+    parting.join(PART_S)
+
+
+def _tell_of_loss(error):
+    if not any(word in str(error).lower() for word in LOST):
         traceback.print_exception(error)
+        return 1
+    reason = " ".join(str(error).split())[:REASON_LENGTH]
+    return cli.tell(
+        InputError(
+            "Another of the processes that train together has ended, or cannot be reached any "
+            "more. The last saved state is kept: start all of them again by the same commands. "
+            f"(JAX says: {reason})"
+        )
+    )
+
+
+def _end(status):
+    sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(cli.WRONG_USE if lost else 1)
+    os._exit(status)
 
 
 def _join(cluster):

@@ -156,7 +156,7 @@ def is_first() -> bool:
 
 
 def on_first(function: Callable[..., Answer], *arguments: object) -> Answer:
-    """Call a function on the first process; every process gets its answer, or its `InputError`.
+    """Call a function on the first process; every process gets its answer, or its error.
 
     Args:
         function: the answer must be picklable.
@@ -168,7 +168,7 @@ def on_first(function: Callable[..., Answer], *arguments: object) -> Answer:
     if is_first():
         try:
             outcome = ("answer", function(*arguments))
-        except (InputError, OSError) as error:
+        except (InputError, OSError, KeyboardInterrupt) as error:
             outcome = ("error", error)
         except Exception as error:
             _told_by_first(("error", RuntimeError(f"{type(error).__name__} in the first process")))

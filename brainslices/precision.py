@@ -37,6 +37,8 @@ def resolve_precision(precision: str, width: int) -> tuple[str, str]:
             _require_possible(precision, width)
         return precision, "as asked"
     capability = _gpu_capability()
+    if capability == (0, 0):
+        return "float32", "GPU that tells no compute capability"
     if capability is not None:
         # Tensor cores compute in float16 from compute capability 7 (Volta) on, in bfloat16 from 8
         # (Ampere); cards before have none, and float16 may even be slower there.

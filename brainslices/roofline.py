@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from brainslices.devices import gpus
+from brainslices.precision import trained_policies
 from brainslices.timing import GIGABYTE, Row, Setting, alternate, timed
 
 __all__ = ["MEASUREMENTS", "OPERATIONS_PER_WEIGHT", "arithmetic", "matrix_products"]
@@ -58,15 +59,15 @@ def _copy_rate(quick):
 
 def measure_machine(setting: Setting) -> Iterator[Row]:
     """The machine's matrix products in each precision, and its memory."""
-    sides = {
-        policy: matrix_products(policy, setting.quick) for policy in ("float32", "mixed_bfloat16")
-    }
+    policies = trained_policies()
+    sides = {policy: matrix_products(policy, setting.quick) for policy in policies}
     sides["copy"] = partial(_copy_rate, setting.quick)
     rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
-    peer = {"peer": rates["float32"], "against": "float32"}
     note = "in TensorFloat-32 where TensorFlow has a GPU for it" if gpus() else ""
     yield Row("products of matrices, float32", "TFLOP/s", rates["float32"], note=note)
-    yield Row("products of matrices, bfloat16", "TFLOP/s", rates["mixed_bfloat16"], **peer)
+    for policy in policies[1:]:
+        name = f"products of matrices, {keras.DTypePolicy(policy).compute_dtype}"
+        yield Row(name, "TFLOP/s", rates[policy], peer=rates["float32"], against="float32")
     yield Row("copy in the host's memory", "GB/s", rates["copy"], note="read and written")
 
 

@@ -119,6 +119,11 @@ class Setting:
         """How often each side is measured."""
         return 1 if self.quick else 5
 
+    @property
+    def few_rounds(self) -> int:
+        """How often a side is measured that takes long, or a process of its own."""
+        return min(3, self.rounds)
+
 
 Measurement = Callable[[Setting], Iterable[Row]]
 
@@ -180,19 +185,19 @@ def timed(function: Callable, *arguments: object) -> float:
     return time.perf_counter() - start
 
 
-def training_rate(model, data: object, batch_size: int | None, warmup: int, steps: int) -> float:
+def training_rate(setting: Setting, model, data: object, batch_size: int | None = None) -> float:
     """Slices per second of `fit`, input included, compilation and the first steps not.
 
     Args:
+        setting: whether to measure in quick.
         model: a compiled `keras.Model`.
         data: an array of pictures, or batches with their own `batch_size`; again and again from
             the start if they are few.
         batch_size: slices in a batch of an array, None for batches.
-        warmup: steps before the clock starts.
-        steps: steps on the clock.
     """
     import keras
 
+    warmup, steps = (1, 2) if setting.quick else (2, 8)
     times = []
 
     def stamp(step, logs):

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Literal
 
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from brainslices.batches import Batches
+from brainslices.batches import Batches, even_count
 from brainslices.callbacks import Keeper, Progress, draw_history
 from brainslices.cli import hushed
 from brainslices.config import TrainingConfig, from_dict
@@ -127,6 +127,7 @@ def train_run(
     goal: tuple[str, Literal["min", "max"]],
     training: TrainingConfig,
     facts: dict,
+    counts: Sequence[int],
     prepare: Callable[[int], tuple[keras.Model, Batches, Batches]],
     measure: Callable[[keras.Model, TrainingState], dict],
 ) -> dict:
@@ -141,6 +142,7 @@ def train_run(
         goal: `monitor` and `mode` of `fit`.
         training: the training's configuration.
         facts: for `environment.json`, beside precision and seed.
+        counts: of the items to train and to validate on.
         prepare: makes model, training batches and validation batches, given the number of devices
             that share them; called when policy and seeds are set.
         measure: the run's metrics, from the model and the last state.
@@ -156,6 +158,8 @@ def train_run(
     on_first(require_same, run, asked, kinds)
     devices = device_count()
     require_even_shares(training.batch_size, devices)
+    for count in counts:
+        even_count(count, devices)
     width = int(np.max(asked["model"]["channels"]))
     policy, reason = on_first(resumed_precision, run, training, width)
     with contextlib.ExitStack() as held:
@@ -170,17 +174,23 @@ def train_run(
             tqdm.write(f"precision {policy}: {reason}")
             if devices > 1:
                 tqdm.write(f"{devices} devices, {training.batch_size // devices} items each a step")
-            if is_first():
-                write_json(run.config_path, asked)
-                facts = {"precision": policy, "precision_reason": reason, **facts}
-                _write_environment(run, environment(seed=training.seed, **facts))
+            facts = {"precision": policy, "precision_reason": reason, **facts}
+            on_first(_write_beginning, run, asked, environment(seed=training.seed, **facts))
             state = fit(model, batches, validation, run, training, *goal)
         return on_first(_sum_up, run, model, state, measure)
 
 
-def _write_environment(run, now):
-    """What the run's figures depend on; what was otherwise when it began, or later, is kept."""
-    before = read_json(run.environment_path) if run.environment_path.exists() else {}
+def _write_beginning(run, asked, now):
+    """What was asked for, and what the run's figures depend on.
+
+    What was otherwise when it began, or later, is kept.
+    """
+    write_json(run.config_path, asked)
+    try:
+        before = read_json(run.environment_path) if run.environment_path.exists() else {}
+    except InputError as damage:  # no training needs it
+        tqdm.write(f"warning: {damage} It is written anew.")
+        before = {}
     earlier = before.pop("earlier", [])
     changed = {key: value for key, value in before.items() if value != now.get(key)}
     write_json(
@@ -309,8 +319,11 @@ def _tensorboard(run):
     """TensorBoard's callback where it can work: it writes through TensorFlow."""
     if any(find_spec(name) is None for name in ("tensorboard", "tensorflow")):
         return []
-    with hushed():
-        import tensorflow as tf
-    if keras.backend.backend() != "tensorflow":
-        tf.config.set_visible_devices([], "GPU")  # it would take their memory from the backend
+    try:
+        with hushed():
+            import tensorflow as tf
+        if keras.backend.backend() != "tensorflow":
+            tf.config.set_visible_devices([], "GPU")  # it would take their memory from the backend
+    except (ImportError, RuntimeError):  # it is broken, or holds its devices already
+        return []
     return [keras.callbacks.TensorBoard(run.logs, write_graph=False)]

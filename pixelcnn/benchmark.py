@@ -129,7 +129,7 @@ def _grown(setting, cases, as_row):
         sample = Sampler(models[side])
         sample(*chance)
         sides[key] = partial(timed, sample, *chance)
-    medians = alternate(sides, min(3, setting.rounds))
+    medians = alternate(sides, setting.few_rounds)
     found = {key: medians[key][0] / batch for key, (_, batch) in cases.items()}
     first = next(iter(cases))
     for key in cases:
@@ -158,7 +158,7 @@ def measure_memory(setting: Setting) -> Iterator[Row]:
     few, many = SLICES, MEMORY_BATCHES * SLICES
     side = 4 if setting.quick else MEMORY_SIDE
     sides = {count: partial(call, _sampling_memory, setting, side, count) for count in (few, many)}
-    added = {count: each for count, (each,) in alternate(sides, min(3, setting.rounds)).items()}
+    added = {count: each for count, (each,) in alternate(sides, setting.few_rounds).items()}
     yield Row(f"memory, sample {few} slices", "GB", added[few], note="compilation included")
     peer = {"peer": added[few], "against": f"{few} slices", "at_least": 0.95}
     yield Row(f"memory, sample {many} slices", "GB", added[many], **peer)
@@ -183,10 +183,10 @@ def measure_prior(setting: Setting) -> Iterator[Row]:
     config, policies, sides = _config(setting, DEFAULT_MODEL), trained_policies(), {}
     operations = _operations(_training_model(config, "float32"))
     for policy in policies:
-        sides[policy] = partial(_rate, setting, *_ours(setting, config, policy))
-        sides[f"plain {policy}"] = partial(_rate, setting, *_plain(setting, config, policy))
+        sides[policy] = partial(call, _rate, setting, config, policy)
+        sides[f"plain {policy}"] = partial(call, _rate, setting, config, policy, True)
         sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
-    rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
+    rates = {name: rate for name, (rate,) in alternate(sides, setting.few_rounds).items()}
     for policy in policies:
         peer = {"peer": rates[f"plain {policy}"], "against": "plain `fit`, one batch in memory"}
         note = "" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32"
@@ -203,24 +203,18 @@ def _operations(model):
     return OPERATIONS_PER_WEIGHT * weights * math.prod(model.grid_shape)
 
 
-def _rate(setting, model, batches):
-    warmup, steps = (1, 2) if setting.quick else (2, 8)
-    return training_rate(model, batches, None, warmup, steps)
+def _rate(setting, config, policy, plain=False):
+    """Slices per second of training a prior as `train` does, or by plain `fit` on one batch.
 
-
-def _ours(setting, config, policy):
-    """The default prior as `train` sets it up: model, compiled, and its batches."""
-    require_determinism()
+    In a process of its own: op determinism, which a plain `fit` does without, is a process's.
+    """
     model, batches = _training_model(config, policy), _code_batches(setting)
+    if plain:
+        model.compile(keras.optimizers.Adam())
+        return training_rate(setting, model, OneBatch(batches))
+    require_determinism()
     compile_model(model, DEFAULT_TRAINING, batches.steps_per_epoch)
-    return model, batches
-
-
-def _plain(setting, config, policy):
-    """The same network with plain Adam, and the same batch again and again."""
-    model = _training_model(config, policy)
-    model.compile(keras.optimizers.Adam())
-    return model, OneBatch(_code_batches(setting))
+    return training_rate(setting, model, batches)
 
 
 def _training_model(config, policy):

@@ -125,7 +125,8 @@ def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelC
 
     asked = describe("pixelcnn", config, training, **_origin(grids))
     facts = {"archive_hash": grids.archive_hash}
-    return train_run(run, asked, KINDS, GOAL, training, facts, prepare, measure)
+    counts = [len(grids.splits[split].codes) for split in ("train", "validate")]
+    return train_run(run, asked, KINDS, GOAL, training, facts, counts, prepare, measure)
 
 
 def build_model(grids: CodeGrids, config: PixelCNNConfig, seed: int) -> PixelCNN:
@@ -167,9 +168,9 @@ def cost(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) 
     if not model.compiled:
         model.compile()
     batches = CodeBatches(split, batch_size)
-    with bar(len(split.codes), "measuring the cost", "slices") as shown:
+    with bar(count := len(split.codes), "measuring the cost", "slices") as shown:
         step = keras.callbacks.LambdaCallback(
-            on_test_batch_end=lambda batch, logs: shown.update(batches.batch_size)
+            on_test_batch_end=lambda batch, logs: shown.update(min(batch_size, count - shown.n))
         )
         scores = model.evaluate(batches, verbose=0, callbacks=[step], return_dict=True)
     return _rates(scores["nats_per_code"], grids)

@@ -50,11 +50,14 @@ def test_last_batch_of_a_validation_is_even():
     assert shares(2) == [[16, 17], [18, 19]]
 
 
+def start(*words, **changes):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    return subprocess.Popen([sys.executable, *words], env=environment(**changes), **options)
+
+
 def begin(archive, out, devices=1, **changes):
     """Start the training of both stages in a process of its own."""
-    words = [sys.executable, PROGRAM, archive.path, out, str(devices)]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(words, env=environment(**changes), **options)
+    return start(PROGRAM, archive.path, out, str(devices), **changes)
 
 
 def finish(*processes):
@@ -111,12 +114,17 @@ def test_two_devices_of_jax_train_as_one(jax_alone, phantom_archive, tmp_path):
     assert_same_training(jax_alone, tmp_path)
 
 
-def begin_two(archive, out):
-    """Two processes that train together, over the loopback."""
+def start_two(*words):
+    """Two processes that work together, over the loopback."""
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     cluster = {ADDRESSES: f"127.0.0.1:{port}", COUNT: "2", "KERAS_BACKEND": "jax"}
-    return [begin(archive, out, **cluster, **{INDEX: index}) for index in "01"]
+    return [start(*words, **cluster, **{INDEX: index}) for index in "01"]
+
+
+def begin_two(archive, out):
+    """Two processes that train both stages together."""
+    return start_two(PROGRAM, archive.path, out, "1")
 
 
 @pytest.mark.slow
@@ -154,6 +162,54 @@ def test_process_that_dies_ends_the_other_with_a_message(phantom_archive, tmp_pa
     assert "Traceback" not in printed
     assert "stack trace" not in printed
     processes[lost].communicate()
+
+
+TOGETHER = """
+import errno, sys
+from brainslices import cli
+from brainslices.cluster import joined
+from brainslices.devices import anywhere, is_first, on_each, on_first
+from brainslices.errors import InputError
+
+def open_data():
+    if not is_first():
+        raise InputError("no data here")
+
+def look_up():
+    raise KeyError("unforeseen")
+
+def main():
+    with joined():
+        if sys.argv[1] == "each":
+            on_each(open_data)
+        elif sys.argv[1] == "first":
+            on_first(look_up)
+        elif is_first():
+            raise OSError(errno.ENOSPC, "No space left on device", "/runs/one")
+        anywhere(False)
+
+sys.exit(cli.run(main))
+"""
+LOST = "error: Another of the processes that train together has ended"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "status", "words"),
+    [
+        ("each", 2, ["Another of the processes cannot begin", "error: no data here"]),
+        pytest.param("first", 1, ["KeyError", "KeyError in the first"], marks=pytest.mark.long),
+        ("alone", 2, ["error: The disk is full (/runs/one)", LOST]),
+    ],
+)
+def test_error_of_one_process_ends_both(kind, status, words):
+    processes = start_two("-c", TOGETHER, kind)
+    began = time.monotonic()
+    printed = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [status] * 2, printed
+    for text, told in zip(printed, words, strict=True):
+        assert told in text
+    assert time.monotonic() - began < 60
 
 
 OVERFLOW = """

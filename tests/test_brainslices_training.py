@@ -15,7 +15,7 @@ from brainslices.errors import InputError
 from brainslices.optimizer import compile_model, learning_rate
 from brainslices.runs import Run, read_json
 from brainslices.state import load_state, save_state
-from brainslices.training import _write_environment, fit
+from brainslices.training import _write_beginning, fit
 
 GOAL = ("val_ssim", "max")
 STEPS = 5
@@ -232,13 +232,21 @@ def test_loss_that_is_no_number_stops_within_the_epoch(train, monkeypatch):
 def test_environment_tells_what_was_otherwise_before(tmp_path):
     run, first = Run(tmp_path), {"devices": ["gpu:0"], "seed": 0}
     for _ in range(2):
-        _write_environment(run, first)
+        _write_beginning(run, {}, first)
         assert read_json(run.environment_path) == {**first, "earlier": []}
     second = {"devices": ["cpu:0"], "seed": 0}
     for _ in range(2):
-        _write_environment(run, second)
+        _write_beginning(run, {}, second)
         told = {**second, "earlier": [{"devices": ["gpu:0"]}]}
         assert read_json(run.environment_path) == told
+
+
+def test_environment_that_is_damaged_is_written_anew(tmp_path, capsys):
+    run, now = Run(tmp_path), {"devices": ["cpu:0"]}
+    run.environment_path.write_text("{")
+    _write_beginning(run, {}, now)
+    assert read_json(run.environment_path) == {**now, "earlier": []}
+    assert "environment.json is not valid JSON" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("moment", ["validation", "epoch's end"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tuning.records
 from brainslices.config import load_config
 from brainslices.errors import InputError
 from brainslices.runs import write_json
@@ -90,6 +91,20 @@ def test_trial_that_is_damaged_is_told_and_a_copy_is_none(out):
     path.write_text("{}")
     with pytest.raises(InputError, match="trial_1/trial.json is damaged"):
         read_trials(out)
+
+
+def test_trial_that_goes_while_it_is_read_is_left_out(out, monkeypatch):
+    gone = out / "trials" / "trial_1" / "trial.json"
+    read = tuning.records.read_json
+
+    def read_late(path):
+        if path == gone:
+            gone.unlink()
+        return read(path)
+
+    monkeypatch.setattr(tuning.records, "read_json", read_late)
+    names = [trial.name for trial in TRIALS if trial.name != "1"]
+    assert [trial.name for trial in read_trials(out)] == names
 
 
 def test_learning_curve_that_is_damaged_is_left_out(tmp_path):

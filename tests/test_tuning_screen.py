@@ -7,7 +7,8 @@ from helpers import ROOT
 from rich.console import Console, ConsoleDimensions
 
 from brainslices.runs import write_json
-from tuning.config import SearchConfig
+from tuning.config import METRICS, SearchConfig
+from tuning.records import read_trials
 from tuning.screen import _Screen
 from tuning.trial import folder_of
 
@@ -17,8 +18,8 @@ CONFIG = SearchConfig(
 REASON = "[/job:localhost/device:CPU:0] broke [bold]"
 
 
-def write_trial(out, name, codes, status, score=None, message=None, order=()):
-    """A trial as keras-tuner writes it, with metrics in some order."""
+def write_trial(out, name, codes, status, score=None, message=None):
+    """A trial as keras-tuner writes it; a chief's workers tell metrics in any order."""
     metrics = {"seconds": 12.0, "bits_per_pixel_prior": 0.05, "val_ssim_foreground": 0.8}
     metrics["val_rate_distortion"] = score
     space = [{"config": {"name": each}} for each in ("num_embeddings", "learning_rate")]
@@ -63,6 +64,12 @@ def test_table_tells_every_trial(out):
     assert "rate" not in heading
     assert first.split() == ["0", "8", "0.8000", "0.0500", "12", "0.3100", "done"]
     assert last.split() == ["3", "32", "starting"]
+
+
+def test_metrics_of_any_order_are_told_in_one(out):
+    names = list(read_trials(out)[0].metrics)
+    assert names == [name for name in METRICS if name in names]
+    assert len(names) == 4
 
 
 def test_brackets_of_a_reason_are_no_marks(out):

@@ -36,6 +36,8 @@ def test_batches_that_the_devices_cannot_share_are_refused(phantom_archive, monk
     monkeypatch.setattr("tuning.trial.device_count", lambda: 3)
     with pytest.raises(InputError, match="must be a multiple of 3"):
         check(phantom_archive.path, SearchConfig(precision="float32"))
+    # A worker among others has one device.
+    check(phantom_archive.path, SearchConfig(precision="float32"), devices=1)
 
 
 def test_port_of_another_chief_is_refused(monkeypatch):

@@ -111,7 +111,9 @@ def stepped(hp):
     """A space with steps, and one value that is no choice."""
     codes = hp.Int("num_embeddings", 16, 64, step=16, default=32)
     cost = hp.Float("commitment_cost", 0.1, 0.5, step=0.2, default=0.1)
-    model = replace(DEFAULT.model, num_embeddings=codes, commitment_cost=cost)
+    # keras-tuner keeps a default as it is written.
+    weight = hp.Float("l1_weight", 0.0, 2.0, default=1)
+    model = replace(DEFAULT.model, num_embeddings=codes, commitment_cost=cost, l1_weight=weight)
     return model, replace(DEFAULT.training, batch_size=hp.Fixed("batch_size", 16))
 
 
@@ -130,9 +132,11 @@ def test_value_between_the_steps_is_outside(words, said):
 
 
 def test_value_on_a_step_is_taken():
-    fix = ("num_embeddings=48", "commitment_cost=0.3", "batch_size=16")
+    fix = ("num_embeddings=48", "commitment_cost=0.3", "l1_weight=0.5", "batch_size=16")
     values = declare(stepped, fix).values
-    assert values == {"num_embeddings": 48, "commitment_cost": 0.3, "batch_size": 16}
+    known = {"num_embeddings": 48, "commitment_cost": 0.3, "l1_weight": 0.5, "batch_size": 16}
+    assert values == known
+    assert type(values["num_embeddings"]) is int
 
 
 def test_fixed_values_in_another_order_are_one_space():

@@ -169,6 +169,14 @@ def test_trial_that_the_oracle_forgot_leaves_nothing(tmp_path):
     assert values == trial.hyperparameters.values
 
 
+def test_copy_of_a_trial_takes_nobodys_place(tmp_path):
+    settings = config("random")
+    run(tmp_path, settings)
+    trial = read_json(tmp_path / "trials" / "trial_1" / "trial.json")
+    write_json(tmp_path / "trials" / "trial_1 copy" / "trial.json", {**trial, "score": -1.0})
+    assert oracle_in(tmp_path, settings).trials["1"].score == trial["score"]
+
+
 @pytest.fixture
 def searcher(phantom_archive, tmp_path):
     return Searcher(phantom_archive.path, tmp_path / "out", config("random"))
@@ -179,6 +187,18 @@ def fail(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("tuning.tuner.call", call)
+
+
+def test_disk_that_is_full_for_the_records_is_no_trials_fault(searcher, monkeypatch):
+    trial = searcher.oracle.create_trial("one")
+    monkeypatch.setattr("tuning.tuner.call", lambda *words, log: {searcher.config.objective: 0.5})
+
+    def save(trial):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(searcher.oracle, "_save_trial", save)
+    with pytest.raises(keras_tuner.errors.FatalRuntimeError, match="No space left"):
+        searcher._run_and_update_trial(trial)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,12 @@ ROWS = [
     "train_vqvae.py --help",
     "make the archive",
     "open the archive",
-    "memory, train seed",
-    "memory, train seed: anonymous",
-    "memory, train seed: file-backed",
-    "memory, train default",
+    "memory, train seed, float32",
+    "memory, train seed, float32: anonymous",
+    "memory, train seed, float32: file-backed",
+    "memory, train seed, mixed_bfloat16",
+    "memory, train default, float32",
+    "memory, train default, mixed_bfloat16",
     "train seed, float32",
     "train seed, auto",
     "train default, float32",
@@ -151,7 +153,7 @@ def test_quick_benchmark_measures_every_row(phantom_archive, tmp_path, only):
     bars = {"make the archive": 30, "open the archive": 0.2}
     assert rows["train default, float32"]["at_least"] == 0.95
     if only is not FEW:
-        bars["memory, train seed"] = 1
+        bars["memory, train seed, float32"] = 1
         assert rows["train seed, float32"]["at_least"] == 1.5
     assert {name: rows[name]["at_most"] for name in bars} == bars
     figures = set() if only is FEW else {"benchmark_time.png", "benchmark_memory.png"}

@@ -58,6 +58,17 @@ def go_on(run, archive, config=CONFIG, **changes):
     return train(archive.path, run.path, config, dataclasses.replace(TRAINING, **changes))
 
 
+@pytest.mark.parametrize("content", [b"", b"torn", "another"])
+def test_mean_image_that_is_damaged_or_anothers_is_written_anew(run, phantom_archive, content):
+    mean = np.load(run.mean_image_path)
+    if content == "another":
+        np.save(run.mean_image_path, 1 - mean)
+    else:
+        run.mean_image_path.write_bytes(content)
+    go_on(run, phantom_archive)
+    np.testing.assert_array_equal(np.load(run.mean_image_path), mean)
+
+
 # What a run holds
 
 

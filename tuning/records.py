@@ -57,11 +57,18 @@ def read_trials(out: Path) -> list[TrialRecord]:
         number = path.parent.name.removeprefix("trial_")
         if number.isdecimal():  # a folder that somebody has copied is no trial
             found[int(number)] = path
-    return [_read(found[number]) for number in sorted(found)]
+    records = (_read(found[number]) for number in sorted(found))
+    return [record for record in records if record]
 
 
 def _read(path):
-    told = read_json(path)
+    """The trial of a file; None if it has gone meanwhile, with a search that begins anew."""
+    try:
+        told = read_json(path)
+    except InputError:
+        if path.exists():
+            raise
+        return None
     try:
         return _as_record(told, path.with_name(FAILURE_FILE))
     except (KeyError, TypeError, AttributeError, IndexError) as error:

@@ -39,6 +39,7 @@ CHIEF_S, ORACLE_S = 30.0, 30.0
 ANSWER_S, CREW_ANSWER_S = 50.0, 600.0
 # A worker's trial may need its whole grace to stop, and then the worker has to end.
 CREW_GRACE_S = GRACE_S + 15
+AGAIN = "What has ended is kept: start the chief and its workers again by the same commands."
 VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
@@ -59,7 +60,8 @@ def search(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
             is left as it was.
         KeyboardInterrupt: stopped by the user; the trials' states are saved.
     """
-    with _held(data, out, config) as config, _stoppable(out):
+    devices = 1 if workers > 1 else None
+    with _held(data, out, config, devices) as config, _stoppable(out):
         crew = _Crew(data, out, config, workers)
         try:
             crew.start()
@@ -104,7 +106,8 @@ def join(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
     name, address, port = (os.environ[variable] for variable in VARIABLES)
     if "chief" in name:
         _require_port(address, port)
-        with _held(data, out, config) as config, _stoppable(out):
+        # Each worker sees for itself what its devices can share.
+        with _held(data, out, config, devices=1) as config, _stoppable(out):
             _lead(data, out, config)
             return write_report(out, config)
     _reach(address, port)
@@ -129,8 +132,7 @@ def _lead(data, out, config):
         stop([chief])
     if chief.exitcode:
         raise InputError(
-            f"The chief of the search has ended ({_last_words(log)}); {log} tells more. What has "
-            "ended is kept: start it and its workers again by the same commands."
+            f"The chief of the search has ended ({_last_words(log)}); {log} tells more. {AGAIN}"
         )
 
 
@@ -140,12 +142,12 @@ def _follow(data, out, config):
 
     try:
         take_part(data, out, config)
-    except (grpc.RpcError, keras_tuner.errors.FatalError) as error:
-        reason = error.code().name if hasattr(error, "code") else error
+    except grpc.RpcError as error:
         raise InputError(
-            f"The search's processes lost each other ({reason}). What has ended is kept: start the "
-            "chief and its workers again by the same commands."
+            f"The chief of the search no longer answers ({error.code().name}). {AGAIN}"
         ) from error
+    except keras_tuner.errors.FatalError as error:
+        raise InputError(f"This worker cannot go on: {error}. {AGAIN}") from error
 
 
 def take_part(data: Path, out: Path, config: SearchConfig, patience: float = ANSWER_S) -> None:
@@ -322,14 +324,15 @@ def _reach(address, port):
 
 
 @contextlib.contextmanager
-def _held(data, out, config) -> Iterator[SearchConfig]:
+def _held(data, out, config, devices) -> Iterator[SearchConfig]:
     """Hold the search's folder, after all that was asked for has been checked.
 
-    Yields the configuration as the search was begun.
+    Yields the configuration as the search was begun. A trial's batches are shared by so many
+    devices; None for all that there are.
     """
     from filelock import FileLock, Timeout
 
-    description, path = _describe(data, config), _description(out)
+    description, path = _describe(data, config, devices), _description(out)
     _require_free(out)
     Path(out).mkdir(parents=True, exist_ok=True)
     try:
@@ -381,10 +384,10 @@ def _read_description(out):
     return begun
 
 
-def _describe(data, config) -> dict:
+def _describe(data, config, devices=None) -> dict:
     tqdm.write("checking the data and the space ...", file=sys.stderr)
     try:
-        found = call(check, data, config)
+        found = call(check, data, config, devices)
     except CallFailed as error:
         raise InputError(f"The defaults of the space cannot be built: {error}.") from error
     asked = {**dataclasses.asdict(config), "fix": found.pop("fix")}

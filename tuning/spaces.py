@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keras_tuner import HyperParameters
-from keras_tuner.engine.hyperparameters import Fixed
+from keras_tuner.engine.hyperparameters import Fixed, Int
 
 from brainslices.errors import InputError
 from vqvae.config import DEFAULT, VQVAEConfig, VQVAETraining
@@ -130,7 +130,7 @@ def _fixed(words, dimensions):
     dimension, value = dimensions[name], _number(text)
     if hasattr(dimension, "min_value"):
         if value is not None and _within(value, dimension):
-            return name, type(dimension.default)(value)
+            return name, int(value) if isinstance(dimension, Int) else value
         wanted = f"from {dimension.min_value} to {dimension.max_value}"
         wanted += f" in steps of {dimension.step}" if dimension.step else ""
     else:
@@ -146,7 +146,7 @@ def _within(value, dimension):
     """Whether a number is one that a dimension with ends, and maybe steps, can have."""
     if not dimension.min_value <= value <= dimension.max_value:
         return False
-    if type(dimension.default)(value) != value:
+    if isinstance(dimension, Int) and not value.is_integer():
         return False
     if not dimension.step or dimension.sampling in ("log", "reverse_log"):
         return True

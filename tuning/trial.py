@@ -142,12 +142,13 @@ def _rate(folder, grids, config):
     return {name: costs[name] for name in ("bits_per_pixel_prior", "nats_per_code", "seconds")}
 
 
-def check(data: Path, config: SearchConfig) -> dict:
+def check(data: Path, config: SearchConfig, devices: int | None = None) -> dict:
     """Build what a trial would train, once, so that no mistake waits for the first trial.
 
     Args:
         data: the archive's folder.
         config: the search.
+        devices: how many share each batch of a trial; by default all that this process sees.
 
     Returns:
         What makes two searches the same (archive, space, the defaults' configuration), and the
@@ -164,7 +165,7 @@ def check(data: Path, config: SearchConfig) -> dict:
     built = vqvae.training.build_model(archive, archive.rows_of("train")[:1], model, config.seed)
     PixelCNN(built.code_grid_shape, model.num_embeddings, **dataclasses.asdict(PRIOR)).build()
     for batch_size in (training.batch_size, PRIOR_TRAINING.batch_size):
-        require_even_shares(batch_size, device_count())
+        require_even_shares(batch_size, devices or device_count())
     defaults = [dataclasses.asdict(each) for each in (model, training)]
     dimensions = [each["config"] for each in hp.get_config()["space"]]
     precision, _ = resolve_precision(config.precision, max(model.channels))

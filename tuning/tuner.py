@@ -13,6 +13,7 @@ from pathlib import Path
 import keras_tuner
 import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
+from keras_tuner.src.engine.trial import Trial
 from threadpoolctl import threadpool_limits
 
 from brainslices.archive import SliceArchive
@@ -50,7 +51,9 @@ class _Durable:
         # be made once more, the same. In a fixed order, as algorithms go by it.
         for name in set(self.trials) - set(self.start_order):
             shutil.rmtree(self._get_trial_dir(name))
-        self.trials = {name: self.trials[name] for name in self.start_order}
+        # Each from its own folder: somebody may have copied one.
+        folders = {name: Path(self._get_trial_dir(name)) for name in self.start_order}
+        self.trials = {name: Trial.load(folders[name] / "trial.json") for name in folders}
         # A trial is saved as ended before it is no longer under way.
         self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
 
@@ -188,3 +191,5 @@ class Searcher(BaseTuner):
             raise keras_tuner.errors.FatalRuntimeError(
                 f"the chief of the search no longer answers ({error.code().name})"
             ) from error
+        except OSError as error:  # a trial's own are told by `run_trial`; this is the records'
+            raise keras_tuner.errors.FatalRuntimeError(str(error)) from error

@@ -1,6 +1,7 @@
 """Speed and memory of the archive and of stage one; each measurement gives rows of one table."""
 
 import contextlib
+import itertools
 import math
 import subprocess
 import sys
@@ -67,9 +68,9 @@ def measure_archive(setting: Setting) -> Iterator[Row]:
     if setting.pictures:
         made = setting.workspace / "archive"
         wanted = SourceConfig(str(setting.pictures), made, overwrite=True)
-        (seconds,) = alternate(
-            {"make": partial(timed, make_archive, wanted)}, min(3, setting.rounds)
-        )["make"]
+        (seconds,) = alternate({"make": partial(timed, make_archive, wanted)}, setting.few_rounds)[
+            "make"
+        ]
         note = f"{len(SliceArchive.open(made).index)} pictures"
         yield Row("make the archive", "s", seconds, at_most=30.0, note=note)
     (seconds,) = alternate(
@@ -85,10 +86,10 @@ def measure_memory(setting: Setting) -> Iterator[Row]:
         return
     empty = call(empty_memory)
     plain = _added(call(_plain_memory, setting), empty)
-    for name in PRESETS:
-        ours = _added(call(_training_memory, setting, name), empty)
+    for name, policy in itertools.product(PRESETS, trained_policies()):
+        ours = _added(call(_training_memory, setting, name, policy), empty)
         peer = {"peer": plain["resident"], "against": PLAIN} if name == "seed" else {}
-        row = f"memory, train {name}"
+        row = f"memory, train {name}, {policy}"
         yield Row(row, "GB", ours["resident"], at_most=1.0, note="resident", **peer)
         yield Row(f"{row}: anonymous", "GB", ours["anonymous"], note="the process's own")
         note = "pages of archive and libraries, which the kernel takes back at need"
@@ -101,9 +102,10 @@ def _added(peak, empty):
     return {part: peak[part] - empty.get(part, 0.0) for part in peak}
 
 
-def _training_memory(setting, name):
+def _training_memory(setting, name, policy):
+    require_determinism()
     with PeakMemory() as peak:
-        model, batches = _ours(setting, name, "float32")
+        model, batches = _ours(setting, name, policy)
         # A whole epoch, so that every training slice is read.
         steps = 2 if setting.quick else batches.steps_per_epoch
         model.fit(batches, steps_per_epoch=steps, verbose=0)
@@ -120,11 +122,10 @@ def _plain_memory(setting):
 def measure_seed(setting: Setting) -> Iterator[Row]:
     """Training of the `seed` preset, side by side with the tutorial form of the same network."""
     auto, reason = resolve_precision("auto", max(PRESETS["seed"].model.channels))
-    plain, images, batch_size = _plain(setting)
-    sides = {"plain": partial(_rate, setting, plain, images, batch_size)}
+    sides = {"plain": partial(call, _tutorial_rate, setting)}
     for label, policy in (("float32", "float32"), ("auto", auto)):
-        sides[label] = partial(_rate, setting, *_ours(setting, "seed", policy))
-    rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
+        sides[label] = partial(call, _rate, setting, "seed", policy)
+    rates = {name: rate for name, (rate,) in alternate(sides, setting.few_rounds).items()}
     peer = {"peer": rates["plain"], "against": PLAIN, "at_least": 1.5}
     yield Row("train seed, float32", "slices/s", rates["float32"], **peer)
     yield Row("train seed, auto", "slices/s", rates["auto"], **peer, note=f"{auto}: {reason}")
@@ -134,14 +135,12 @@ def measure_default(setting: Setting) -> Iterator[Row]:
     """Training of the `default` preset in each precision, beside plain `fit` on one batch."""
     policies, sides = trained_policies(), {}
     for policy in policies:
-        model, batches = _ours(setting, "default", policy)
-        sides[policy] = partial(_rate, setting, model, batches)
-        plain, _ = _ours(setting, "default", policy)
-        plain.compile(keras.optimizers.Adam())
-        sides[f"plain {policy}"] = partial(_rate, setting, plain, OneBatch(batches))
+        sides[policy] = partial(call, _rate, setting, "default", policy)
+        sides[f"plain {policy}"] = partial(call, _rate, setting, "default", policy, True)
         sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
+    model, batches = _ours(setting, "default", "float32")
     sides["input"] = partial(_input_rate, batches, 2 if setting.quick else 20)
-    rates = {name: rate for name, (rate,) in alternate(sides, setting.rounds).items()}
+    rates = {name: rate for name, (rate,) in alternate(sides, setting.few_rounds).items()}
     for policy in policies:
         peer = {"peer": rates[f"plain {policy}"], "against": "plain `fit`, one batch in memory"}
         note = "" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32"
@@ -226,6 +225,7 @@ def measure_slices(setting: Setting) -> Iterator[Row]:
 
 def _epoch(setting, count):
     """Slices per second of a whole epoch on some slices, and the GB of its own it adds."""
+    require_determinism()
     with PeakMemory() as peak:
         before = peak.anonymous
         model, batches = _ours(setting, "seed", "float32", count)
@@ -251,9 +251,22 @@ def measure_codes(setting: Setting) -> Iterator[Row]:
         first = first or seconds
 
 
-def _rate(setting, model, data, batch_size=None):
-    warmup, steps = (1, 2) if setting.quick else (2, 8)
-    return training_rate(model, data, batch_size, warmup, steps)
+def _rate(setting, name, policy, plain=False):
+    """Slices per second of training a preset as `train` does, or by plain `fit` on one batch.
+
+    In a process of its own: op determinism, which a plain `fit` does without, is a process's.
+    """
+    model, batches = _ours(setting, name, policy)
+    if plain:
+        model.compile(keras.optimizers.Adam())
+        return training_rate(setting, model, OneBatch(batches))
+    require_determinism()
+    return training_rate(setting, model, batches)
+
+
+def _tutorial_rate(setting):
+    model, images, batch_size = _plain(setting)
+    return training_rate(setting, model, images, batch_size)
 
 
 def _input_rate(batches, steps):
@@ -262,7 +275,6 @@ def _input_rate(batches, steps):
 
 def _ours(setting, name, policy, count=None):
     """A preset as `train` sets it up, for some slices or all: model, compiled, and its batches."""
-    require_determinism()
     archive = SliceArchive.open(setting.archive)
     rows, preset = archive.rows_of("train")[:count], PRESETS[name]
     batch_size = QUICK_BATCH if setting.quick else preset.training.batch_size
@@ -301,7 +313,7 @@ def measure_quantizer(setting: Setting) -> Iterator[Row]:
         "ours": partial(call, _quantize, count, codes, False),
         "plain": partial(call, _quantize, share, codes, True),
     }
-    medians = alternate(sides, min(3, setting.rounds))
+    medians = alternate(sides, setting.few_rounds)
     scaled = [PLAIN_SHARE * figure for figure in medians["plain"]]
     against = f"one-hot form on {share:,} latents, times {PLAIN_SHARE}"
     name = f"quantise {count:,} x {LATENT_WIDTH} latents, {codes:,} codes"

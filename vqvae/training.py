@@ -1,5 +1,6 @@
 """Training of stage one: from a slice archive to a run folder."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from brainslices.archive import SliceArchive
 from brainslices.batches import SliceBatches
 from brainslices.callbacks import best_epoch
 from brainslices.devices import on_each, on_first
+from brainslices.errors import DAMAGE
 from brainslices.metrics import mean_image
 from brainslices.runs import Run, atomic_path
 from brainslices.state import TrainingState
@@ -55,7 +57,8 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) 
 
     asked = describe("vqvae", config, training, archive_hash=archive.content_hash)
     facts = {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
-    return train_run(run, asked, KINDS, GOAL, training, facts, prepare, _metrics)
+    counts = len(train_rows), len(validation_rows)
+    return train_run(run, asked, KINDS, GOAL, training, facts, counts, prepare, _metrics)
 
 
 def _open(data):
@@ -66,10 +69,13 @@ def _open(data):
 
 
 def _keep_mean_image(run, archive):
-    if run.mean_image_path.exists():
-        return
+    """The mean training image; a damaged one, or one of another archive, is written anew."""
+    mean = mean_image(archive)
+    with contextlib.suppress(*DAMAGE):
+        if np.array_equal(np.load(run.mean_image_path), mean):
+            return
     with atomic_path(run.mean_image_path) as temporary:
-        np.save(temporary, mean_image(archive))
+        np.save(temporary, mean)
 
 
 def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:
