@@ -13,7 +13,6 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from brainslices import cli
-from brainslices.devices import gpus
 from brainslices.errors import InputError
 from brainslices.figures import growth_figure
 
@@ -259,6 +258,8 @@ class PeakMemory:
 def gpu_memory() -> float:
     """Highest memory of the first GPU that this process has used so far, in GB; 0 without one."""
     import keras
+
+    from brainslices.devices import gpus
 
     if not gpus():
         return 0.0

@@ -120,3 +120,12 @@ def test_names_of_the_packages_exist():
         for each in package.__all__:
             assert each.isupper() or getattr(package, each).__name__ == each
     assert Path(sys.modules["vqvae.model"].__file__).parent == ROOT / "vqvae"
+
+
+@pytest.mark.parametrize(
+    "module", ["brainslices.timing", "tuning.config", "vqvae.config", "pixelcnn.config"]
+)
+def test_what_is_handed_to_other_processes_brings_no_backend(module):
+    """It is read there before anything can keep the backend's notes off the terminal."""
+    ran = python("-c", f"import sys, {module}; print('keras' in sys.modules)")
+    assert (ran.returncode, ran.stdout) == (0, "False\n"), ran.stderr
