@@ -221,7 +221,7 @@ class RowCache:
                 kept.append(tuple(new))
         skips = ops.concatenate(gated, axis=-1) @ self.skip + self.skip_bias
         left = _shifted(left, ops.stack(seen) + self.biases[:-1])
-        return self.model.head(skips, features + self.biases[-1]), (codes, left, tuple(kept))
+        return self.model.head(skips + features + self.biases[-1]), (codes, left, tuple(kept))
 
     def _attend(self, number, row, col, features, attended):
         """What the attention after a block adds to its features; its new keys and values."""
