@@ -9,9 +9,10 @@ from keras import ops
 
 from brainslices.devices import gpus
 from brainslices.precision import trained_policies
+from brainslices.processes import call
 from brainslices.timing import GIGABYTE, Row, Setting, alternate, timed
 
-__all__ = ["MEASUREMENTS", "OPERATIONS_PER_WEIGHT", "arithmetic", "matrix_products"]
+__all__ = ["MEASUREMENTS", "OPERATIONS_PER_WEIGHT", "matrix_products", "training_rows"]
 
 TERA = 10**12
 # Training multiplies and adds with each weight in the forward pass, for the gradient of the layer's
@@ -71,23 +72,42 @@ def measure_machine(setting: Setting) -> Iterator[Row]:
     yield Row("copy in the host's memory", "GB/s", rates["copy"], note="read and written")
 
 
-def arithmetic(name: str, rate: float, operations: float, peak: float) -> Row:
-    """The row that sets a training beside the machine's matrix products.
+def training_rows(
+    name: str, setting: Setting, rate: Callable[..., float], operations: float
+) -> Iterator[Row]:
+    """A training in each precision: beside a plain `fit`, and beside the machine's products.
 
     Args:
         name: what is trained.
-        rate: slices per second.
-        operations: floating-point operations of a slice.
-        peak: that of `matrix_products` in the training's precision.
+        setting: what may be used.
+        rate: function of a module that takes the setting, a dtype policy, and whether to train by
+            plain `fit` on one batch; it returns slices per second. Called in a process of its own.
+        operations: floating-point operations of training on a slice.
     """
-    return Row(
-        f"{name}: arithmetic",
-        "TFLOP/s",
-        rate * operations / TERA,
-        peer=peak,
-        against="products of large matrices",
-        note=f"{operations / GIGABYTE:.2f} GFLOP a slice",
-    )
+    policies, sides = trained_policies(), {}
+    for policy in policies:
+        sides[policy] = partial(call, rate, setting, policy, False)
+        sides[f"plain {policy}"] = partial(call, rate, setting, policy, True)
+        sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
+    rates = {side: found for side, (found,) in alternate(sides, setting.few_rounds).items()}
+    for policy in policies:
+        yield Row(
+            f"{name}, {policy}",
+            "slices/s",
+            rates[policy],
+            peer=rates[f"plain {policy}"],
+            against="plain `fit`, one batch in memory",
+            at_least=0.95,
+            note="" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32",
+        )
+        yield Row(
+            f"{name}, {policy}: arithmetic",
+            "TFLOP/s",
+            rates[policy] * operations / TERA,
+            peer=rates[f"peak {policy}"],
+            against="products of large matrices",
+            note=f"{operations / GIGABYTE:.2f} GFLOP a slice",
+        )
 
 
 MEASUREMENTS = {"machine": measure_machine}

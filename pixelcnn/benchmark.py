@@ -12,9 +12,8 @@ from keras import ops
 from brainslices.batches import OneBatch
 from brainslices.code_grids import SplitCodes
 from brainslices.optimizer import compile_model
-from brainslices.precision import trained_policies
 from brainslices.processes import call
-from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
+from brainslices.roofline import OPERATIONS_PER_WEIGHT, training_rows
 from brainslices.timing import (
     PROCESS_STATUS,
     PeakMemory,
@@ -180,20 +179,8 @@ def _sampling_memory(setting, side, count):
 
 def measure_prior(setting: Setting) -> Iterator[Row]:
     """Training of the default prior in each precision, beside plain `fit` on one batch."""
-    config, policies, sides = _config(setting, DEFAULT_MODEL), trained_policies(), {}
-    operations = _operations(_training_model(config, "float32"))
-    for policy in policies:
-        sides[policy] = partial(call, _rate, setting, config, policy)
-        sides[f"plain {policy}"] = partial(call, _rate, setting, config, policy, True)
-        sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
-    rates = {name: rate for name, (rate,) in alternate(sides, setting.few_rounds).items()}
-    for policy in policies:
-        peer = {"peer": rates[f"plain {policy}"], "against": "plain `fit`, one batch in memory"}
-        note = "" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32"
-        bar = {"at_least": 0.95, "note": note}
-        row = Row(f"train default prior, {policy}", "slices/s", rates[policy], **peer, **bar)
-        yield row
-        yield arithmetic(row.name, row.ours, operations, rates[f"peak {policy}"])
+    model = _training_model(_config(setting, DEFAULT_MODEL), "float32")
+    yield from training_rows("train default prior", setting, _rate, _operations(model))
 
 
 def _operations(model):
@@ -203,12 +190,13 @@ def _operations(model):
     return OPERATIONS_PER_WEIGHT * weights * math.prod(model.grid_shape)
 
 
-def _rate(setting, config, policy, plain=False):
+def _rate(setting, policy, plain):
     """Slices per second of training a prior as `train` does, or by plain `fit` on one batch.
 
     In a process of its own: op determinism, which a plain `fit` does without, is a process's.
     """
-    model, batches = _training_model(config, policy), _code_batches(setting)
+    model = _training_model(_config(setting, DEFAULT_MODEL), policy)
+    batches = _code_batches(setting)
     if plain:
         model.compile(keras.optimizers.Adam())
         return training_rate(setting, model, OneBatch(batches))

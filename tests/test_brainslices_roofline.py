@@ -8,7 +8,9 @@ import tensorflow as tf
 
 import pixelcnn.benchmark
 import vqvae.benchmark
-from brainslices.roofline import arithmetic, matrix_products
+from brainslices import roofline
+from brainslices.roofline import matrix_products
+from brainslices.timing import Setting
 from pixelcnn.config import DEFAULT_MODEL
 from pixelcnn.model import PixelCNN
 from vqvae.config import PRESETS
@@ -55,7 +57,15 @@ def test_products_have_a_rate(policy):
     assert 0 < matrix_products(policy, quick=True)() < 1e6
 
 
-def test_arithmetic_is_a_share_of_the_peak():
-    row = arithmetic("train", rate=50.0, operations=8e9, peak=0.8)
-    assert (row.ours, row.ratio) == (0.4, 0.5)
-    assert row.note == "8.00 GFLOP a slice"
+def test_rows_of_a_training(monkeypatch, tmp_path):
+    rates = {("float32", False): 50.0, ("float32", True): 40.0}
+    rates |= {("mixed_bfloat16", False): 100.0, ("mixed_bfloat16", True): 110.0}
+    monkeypatch.setattr(roofline, "trained_policies", lambda: ["float32", "mixed_bfloat16"])
+    monkeypatch.setattr(roofline, "call", lambda rate, *words: rate(*words))
+    monkeypatch.setattr(roofline, "matrix_products", lambda policy, quick: lambda: 0.8)
+    setting = Setting(archive=tmp_path, scripts=tmp_path, workspace=tmp_path, quick=True)
+    rows = roofline.training_rows("train", setting, lambda _, *which: rates[which], 8e9)
+    whole, share, mixed, _ = rows
+    assert (whole.name, whole.ours, whole.ratio, whole.met) == ("train, float32", 50.0, 1.25, True)
+    assert (share.ours, share.ratio, share.note) == (0.4, 0.5, "8.00 GFLOP a slice")
+    assert (mixed.note, mixed.met) == ("2.00x float32", False)

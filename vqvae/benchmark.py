@@ -19,7 +19,7 @@ from brainslices.metrics import score_slices
 from brainslices.optimizer import compile_model
 from brainslices.precision import resolve_precision, trained_policies
 from brainslices.processes import call
-from brainslices.roofline import OPERATIONS_PER_WEIGHT, arithmetic, matrix_products
+from brainslices.roofline import OPERATIONS_PER_WEIGHT, training_rows
 from brainslices.sources import SourceConfig, make_archive
 from brainslices.timing import (
     PROCESS_STATUS,
@@ -124,7 +124,7 @@ def measure_seed(setting: Setting) -> Iterator[Row]:
     auto, reason = resolve_precision("auto", max(PRESETS["seed"].model.channels))
     sides = {"plain": partial(call, _tutorial_rate, setting)}
     for label, policy in (("float32", "float32"), ("auto", auto)):
-        sides[label] = partial(call, _rate, setting, "seed", policy)
+        sides[label] = partial(call, _rate, setting, policy, False, "seed")
     rates = {name: rate for name, (rate,) in alternate(sides, setting.few_rounds).items()}
     peer = {"peer": rates["plain"], "against": PLAIN, "at_least": 1.5}
     yield Row("train seed, float32", "slices/s", rates["float32"], **peer)
@@ -133,24 +133,15 @@ def measure_seed(setting: Setting) -> Iterator[Row]:
 
 def measure_default(setting: Setting) -> Iterator[Row]:
     """Training of the `default` preset in each precision, beside plain `fit` on one batch."""
-    policies, sides = trained_policies(), {}
-    for policy in policies:
-        sides[policy] = partial(call, _rate, setting, "default", policy)
-        sides[f"plain {policy}"] = partial(call, _rate, setting, "default", policy, True)
-        sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
     model, batches = _ours(setting, "default", "float32")
-    sides["input"] = partial(_input_rate, batches, 2 if setting.quick else 20)
-    rates = {name: rate for name, (rate,) in alternate(sides, setting.few_rounds).items()}
-    for policy in policies:
-        peer = {"peer": rates[f"plain {policy}"], "against": "plain `fit`, one batch in memory"}
-        note = "" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32"
-        bar = {"at_least": 0.95, "note": note}
-        row = Row(f"train default, {policy}", "slices/s", rates[policy], **peer, **bar)
-        yield row
-        yield arithmetic(row.name, row.ours, _operations(model), rates[f"peak {policy}"])
-    fastest = max(rates[policy] for policy in policies)
+    rows = list(training_rows("train default", setting, _rate, _operations(model)))
+    yield from rows
+    steps = 2 if setting.quick else 20
+    sides = {"input": partial(_input_rate, batches, steps)}
+    (rate,) = alternate(sides, setting.few_rounds)["input"]
+    fastest = max(row.ours for row in rows if row.unit == "slices/s")
     peer = {"peer": fastest, "against": "training, the fastest precision"}
-    yield Row("input path alone", "slices/s", rates["input"], **peer)
+    yield Row("input path alone", "slices/s", rate, **peer)
 
 
 def _operations(model):
@@ -251,7 +242,7 @@ def measure_codes(setting: Setting) -> Iterator[Row]:
         first = first or seconds
 
 
-def _rate(setting, name, policy, plain=False):
+def _rate(setting, policy, plain=False, name="default"):
     """Slices per second of training a preset as `train` does, or by plain `fit` on one batch.
 
     In a process of its own: op determinism, which a plain `fit` does without, is a process's.
