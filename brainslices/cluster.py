@@ -27,8 +27,14 @@ TIMEOUT_S = 120.0
 # A process that has died is missed after this long, and the others end.
 HEARTBEAT_S = 60
 KNOCK_S, RETRY_S = 5.0, 0.2
-# One that cannot go on waits so long for the others to say the same.
-PART_S = 10.0
+# The first process, where it cannot go on, waits so long for the others to end; they wait a little
+# to end by themselves, for what they may have to say.
+PART_S, OWN_WORDS_S = 20.0, 2.0
+DISMISSAL = b"dismissed\n"
+LOST_PEER = (
+    "Another of the processes that train together has ended, or cannot be reached any more. The "
+    "last saved state is kept: start all of them again by the same commands."
+)
 REASON_LENGTH = 300
 LAST_PORT = 65535
 # What libraries say where another process no longer answers.
@@ -125,25 +131,38 @@ def joined() -> Iterator[None]:
     if cluster is None or cluster.count == 1:
         yield
         return
-    _join(cluster)
+    ends = _join(cluster)
     try:
         yield
     except (InputError, OSError) as error:
         status = cli.tell(error)
-        _part()
+        if cluster.index == 0:
+            _dismiss(ends)
         _end(status)
     except Exception as error:
         # JAX would wait for the lost one a minute, and then abort with its own stack.
         _end(_tell_of_loss(error))
 
 
-def _part():
-    """Leave together where all have the same to say; not later than the others are lost."""
-    import jax
+def _dismiss(ends):
+    """Have the others end before the first process: JAX aborts those that miss it."""
+    until = time.monotonic() + PART_S
+    for end in ends:
+        with contextlib.suppress(OSError):  # it has gone already
+            end.sendall(DISMISSAL)
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.settimeout(max(until - time.monotonic(), 0.01))
+            end.recv(1)  # returns as it goes
 
-    parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    parting.start()
-    parting.join(PART_S)
+
+def _heed(end):
+    """Wait for the first process's dismissal, beside all else; where it ends without, no longer."""
+    with contextlib.suppress(OSError):
+        end.settimeout(None)
+        if _line(end) == DISMISSAL:
+            time.sleep(OWN_WORDS_S)
+            _end(cli.tell(InputError(f"{LOST_PEER} (The first process tells why.)")))
 
 
 def _tell_of_loss(error):
@@ -151,13 +170,7 @@ def _tell_of_loss(error):
         traceback.print_exception(error)
         return 1
     reason = " ".join(str(error).split())[:REASON_LENGTH]
-    return cli.tell(
-        InputError(
-            "Another of the processes that train together has ended, or cannot be reached any "
-            "more. The last saved state is kept: start all of them again by the same commands. "
-            f"(JAX says: {reason})"
-        )
-    )
+    return cli.tell(InputError(f"{LOST_PEER} (JAX says: {reason})"))
 
 
 def _end(status):
@@ -174,7 +187,7 @@ def _join(cluster):
         )
     import jax
 
-    _call_roll(cluster)
+    ends = _call_roll(cluster)
     # JAX would take SIGTERM for itself, and keep it from whoever is not in a step.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -187,17 +200,23 @@ def _join(cluster):
     )
     if cluster.index:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
+        threading.Thread(target=_heed, args=ends, daemon=True).start()
+    return ends
 
 
 def _call_roll(cluster):
     """Have everyone there, once each, before JAX: it would end the process without a word of why.
 
     The first process listens where JAX will; each other one tells its number and waits to hear
-    how it went.
+    how it went. Returns the ends of their connections, which stay open: the first process's to each
+    other one, or that to the first.
     """
-    complaint = _report(cluster) if cluster.index else _hear_all(cluster)
+    complaint, ends = _report(cluster) if cluster.index else _hear_all(cluster)
     if complaint:
+        for end in ends:
+            end.close()
         raise InputError(complaint)
+    return ends
 
 
 def _hear_all(cluster):
@@ -211,7 +230,7 @@ def _hear_all(cluster):
                 f"Port {cluster.port} of this machine, which {ADDRESSES} names, cannot be used "
                 f"({error.strerror}). Is another process with {INDEX}=0 there? Give each a number "
                 "of its own, or choose a free port."
-            )
+            ), ends
         while len(present) < cluster.count - 1 and not complaint:
             server.settimeout(max(until - time.monotonic(), 0.01))
             try:
@@ -219,8 +238,9 @@ def _hear_all(cluster):
             except TimeoutError:
                 complaint = _absence(cluster, present)
                 continue
-            index, count = _hear(stack.enter_context(end))
+            index, count = _hear(end)
             if index is None:
+                end.close()
                 continue
             ends.append(end)
             complaint = _misfit(index, count, cluster, present)
@@ -228,14 +248,22 @@ def _hear_all(cluster):
         for end in ends:
             with contextlib.suppress(OSError):  # it has gone meanwhile
                 end.sendall(json.dumps(complaint).encode() + b"\n")
-    return complaint
+    return complaint, ends
+
+
+def _line(end):
+    """The next line, and nothing of what follows it; less where the other end has gone."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := end.recv(1)):
+        line += byte
+    return line
 
 
 def _hear(end):
     """Number of the process at the other end, and how many it was told of; None for a stranger."""
     end.settimeout(KNOCK_S)
     try:
-        told = json.loads(end.makefile().readline())
+        told = json.loads(_line(end))
         return int(told["index"]), int(told["count"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
@@ -271,12 +299,15 @@ def _report(cluster):
     while time.monotonic() < until:
         place = cluster.host, cluster.port
         try:
-            with socket.create_connection(place, timeout=KNOCK_S) as end:
+            with contextlib.ExitStack() as stack:
+                end = stack.enter_context(socket.create_connection(place, timeout=KNOCK_S))
                 reached = True
                 # Process 0 waits as long, from when it came, and may be hearing a stranger out.
                 end.settimeout(cluster.timeout + 2 * KNOCK_S)
                 end.sendall(told)
-                return json.loads(end.makefile().readline())
+                complaint = json.loads(_line(end))
+                stack.pop_all()
+                return complaint, [end]
         except (OSError, ValueError) as error:  # not there yet, or somebody else's port
             refusal = getattr(error, "strerror", None) or refusal
         time.sleep(RETRY_S)
@@ -284,10 +315,10 @@ def _report(cluster):
         return (
             f"Process 0 at {cluster.address} calls no roll any more: the processes that it waited "
             f"for have come. Is {INDEX}={cluster.index} given twice, or the port another program's?"
-        )
+        ), []
     return (
         f"Process 0 could not be reached at {cluster.address} within {cluster.timeout:.0f} s "
         f"({refusal}). "
         f"Start it with {INDEX}=0, see that this machine can reach that address, or wait longer "
         f"with {TIMEOUT}."
-    )
+    ), []
