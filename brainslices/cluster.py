@@ -120,8 +120,8 @@ def joined() -> Iterator[None]:
     """Be one of the processes that the environment tells of, if it does; before any arithmetic.
 
     What processes other than the first print is dropped: they all would say the same. Where
-    another one is lost within the block this one ends at once, with status 2 and a message; so it
-    does after an `InputError` or `OSError` within it, since the others may wait for an answer.
+    another one is lost within the block this one ends at once, with status 2 and a message. It ends
+    at once after any error within the block, since the others may wait for an answer.
 
     Raises:
         InputError: if the environment makes no sense, the backend is not JAX, or not every process
@@ -134,14 +134,12 @@ def joined() -> Iterator[None]:
     ends = _join(cluster)
     try:
         yield
-    except (InputError, OSError) as error:
-        status = cli.tell(error)
+    except Exception as error:
+        status = _tell(error)
         if cluster.index == 0:
             _dismiss(ends)
+        # At once: JAX would wait for the others, and where one is lost abort with its own stack.
         _end(status)
-    except Exception as error:
-        # JAX would wait for the lost one a minute, and then abort with its own stack.
-        _end(_tell_of_loss(error))
 
 
 def _dismiss(ends):
@@ -165,7 +163,10 @@ def _heed(end):
             _end(cli.tell(InputError(f"{LOST_PEER} (The first process tells why.)")))
 
 
-def _tell_of_loss(error):
+def _tell(error):
+    """Write what happened to stderr; returns the exit status for it."""
+    if isinstance(error, InputError | OSError):
+        return cli.tell(error)
     if not any(word in str(error).lower() for word in LOST):
         traceback.print_exception(error)
         return 1
