@@ -3,10 +3,10 @@
     python scripts/benchmark.py --data data/oasis --source /data/oasis/png --out benchmark.json
     python scripts/benchmark.py --data data/oasis --out trial.json --quick --only seed
 
-On two cores that do nothing else stage one's rows take a quarter of an hour and stage two's five
-minutes, `--only sampling` a minute of it. With --quick the figures mean nothing. Writes OUT:
-versions, cores, and a row a figure with its bar where it has one; beside it OUT_time.png and
-OUT_memory.png, how both grow, if rows of that are among them.
+On two cores that do nothing else all of it takes 23 minutes, `--only sampling` one of them. With
+--quick the figures mean nothing. Writes OUT: versions, cores, and a row a figure with its bar where
+it has one; beside it OUT_time.png and OUT_memory.png, how both grow, if rows of that are among
+them.
 """
 
 import logging
