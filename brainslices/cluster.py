@@ -223,15 +223,15 @@ def _call_roll(cluster):
 def _hear_all(cluster):
     until = time.monotonic() + cluster.timeout
     present, ends, complaint = set(), [], ""
-    with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(socket.create_server(("", cluster.port)))
-        except OSError as error:
-            return (
-                f"Port {cluster.port} of this machine, which {ADDRESSES} names, cannot be used "
-                f"({error.strerror}). Is another process with {INDEX}=0 there? Give each a number "
-                "of its own, or choose a free port."
-            ), ends
+    try:
+        server = socket.create_server(("", cluster.port))
+    except OSError as error:
+        return (
+            f"Port {cluster.port} of this machine, which {ADDRESSES} names, cannot be used "
+            f"({error.strerror}). Is another process with {INDEX}=0 there? Give each a number "
+            "of its own, or choose a free port."
+        ), ends
+    with server:
         while len(present) < cluster.count - 1 and not complaint:
             server.settimeout(max(until - time.monotonic(), 0.01))
             try:
@@ -246,9 +246,9 @@ def _hear_all(cluster):
             ends.append(end)
             complaint = _misfit(index, count, cluster, present)
             present.add(index)
-        for end in ends:
-            with contextlib.suppress(OSError):  # it has gone meanwhile
-                end.sendall(json.dumps(complaint).encode() + b"\n")
+    for end in ends:
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            end.sendall(json.dumps(complaint).encode() + b"\n")
     return complaint, ends
 
 

@@ -178,12 +178,17 @@ def open_data():
 def look_up():
     raise KeyError("unforeseen")
 
+def be_stopped():
+    raise KeyboardInterrupt
+
 def main():
     with joined():
         if sys.argv[1] == "each":
             on_each(open_data)
         elif sys.argv[1] == "first":
             on_first(look_up)
+        elif sys.argv[1] == "stop":
+            on_first(be_stopped)
         elif is_first():
             raise OSError(errno.ENOSPC, "No space left on device", "/runs/one")
         anywhere(False)
@@ -199,6 +204,7 @@ LOST = "error: Another of the processes that train together has ended"
     [
         ("each", 2, ["Another of the processes cannot begin", "error: no data here"]),
         pytest.param("first", 1, ["KeyError", "KeyError in the first"], marks=pytest.mark.long),
+        pytest.param("stop", 130, ["stopped.", "stopped."], marks=pytest.mark.long),
         ("alone", 2, ["error: The disk is full (/runs/one)", LOST]),
     ],
 )
