@@ -5,9 +5,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "archive": ["CropBox", "SliceArchive", "SliceRecord", "write_archive"],
+        "data.archive": ["SliceArchive", "SliceRecord"],
+        "data.archive_writer": ["write_archive"],
+        "data.crop": ["CropBox"],
         "config": ["TrainingConfig"],
         "errors": ["InputError"],
-        "runs": ["Run"],
+        "runs.run": ["Run"],
     },
 )

@@ -15,7 +15,17 @@ from typing import TypeVar
 
 from brainslices.errors import InputError
 
-__all__ = ["DONE", "INTERRUPTED", "WRONG_USE", "hushed", "parse", "peek", "run", "say", "tell"]
+__all__ = [
+    "DONE",
+    "INTERRUPTED",
+    "WRONG_USE",
+    "suppress_backend_logs",
+    "parse",
+    "parse_known",
+    "run",
+    "print_wrapped",
+    "print_error",
+]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
 BACKENDS = ("tensorflow", "jax")
@@ -42,7 +52,7 @@ def parse(
     return tyro.cli(kind, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options)
 
 
-def peek(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
+def parse_known(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
     """Fill a dataclass from its own flags alone, leaving all others for `parse`."""
     import tyro
 
@@ -69,7 +79,7 @@ def _wake_devices() -> None:
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def suppress_backend_logs() -> Iterator[None]:
     """Keep off the terminal what TensorFlow's C++ writes while it loads; shown if that fails.
 
     It notes a missing GPU and its own optimisations on every start, before any log level applies.
@@ -95,7 +105,7 @@ def hushed() -> Iterator[None]:
             os.close(terminal)
 
 
-def say(text: str) -> None:
+def print_wrapped(text: str) -> None:
     """Print a paragraph; on a terminal its lines break between words."""
     sys.stdout.write(_folded(text, sys.stdout) + "\n")
 
@@ -121,7 +131,7 @@ def run(main: Callable[[], None]) -> int:
         with _terminable():
             main()
     except (InputError, OSError) as error:
-        return tell(error)
+        return print_error(error)
     except KeyboardInterrupt as stop:
         told = f"stopped. {stop}" if str(stop) else "stopped."
         sys.stderr.write(f"\n{_folded(told, sys.stderr)}\n")
@@ -143,7 +153,7 @@ def _terminable():
         signal.signal(signal.SIGTERM, before)
 
 
-def tell(error: InputError | OSError) -> int:
+def print_error(error: InputError | OSError) -> int:
     """Write the message of what the user can mend to stderr; returns the exit status for it."""
     message = str(error) if isinstance(error, InputError) else _explain(error)
     sys.stderr.write(_folded(f"error: {message}", sys.stderr) + "\n")

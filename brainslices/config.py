@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from brainslices.errors import InputError
-from brainslices.runs import read_json
 
-__all__ = ["TrainingConfig", "expect", "from_dict", "load_config"]
+__all__ = ["TrainingConfig", "expect", "from_dict"]
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 PRECISIONS = typing.get_args(Precision)
@@ -111,24 +110,6 @@ def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
                 f"`{name}` in {source} has the wrong type. Received: {name}={values[name]!r}."
             )
     return kind(**frozen)
-
-
-def load_config(path: Path, *kinds: type) -> tuple:
-    """Read the objects `model` and `training` of a JSON file, such as a run's config.json.
-
-    Args:
-        path: the file.
-        *kinds: the dataclasses of `model` and of `training`.
-
-    Raises:
-        InputError: if the file is missing, or has an unknown, missing or wrong value.
-    """
-    values = read_json(path)
-    for part in ("model", "training"):
-        if not isinstance(values.get(part), dict):
-            raise InputError(f"{path} must hold an object `{part}`. Found: {[*values]}.")
-    parts = zip(("model", "training"), kinds, strict=True)
-    return tuple(from_dict(kind, values[part], path) for part, kind in parts)
 
 
 def _is_of(value, wanted) -> bool:

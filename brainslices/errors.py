@@ -4,9 +4,9 @@ import tokenize
 import zipfile
 import zlib
 
-__all__ = ["DAMAGE", "InputError"]
+__all__ = ["CORRUPT_FILE_ERRORS", "InputError"]
 
-DAMAGE = (
+CORRUPT_FILE_ERRORS = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )

@@ -11,8 +11,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "config": ["PixelCNNConfig", "PixelCNNTraining"],
         "model": ["PixelCNN"],
-        "prior": ["CodePrior"],
+        "distribution": ["CodePrior"],
         "sampling": ["Sampler"],
-        "training": ["load_pixelcnn", "train"],
+        "training": ["train"],
     },
 )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from brainslices.config import TrainingConfig, expect, load_config
+from brainslices.config import TrainingConfig, expect
+from brainslices.runs.json_files import load_config
 from pixelcnn.masks import SCANS, Scan
 
 __all__ = [

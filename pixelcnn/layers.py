@@ -192,14 +192,14 @@ class RowAttention(layers.Layer):
 
     def build(self, horizontal_shape, condition_shape):
         channels = horizontal_shape[-1]
-        placed = (*horizontal_shape[:-1], channels + condition_shape[-1])
+        with_position = (*horizontal_shape[:-1], channels + condition_shape[-1])
 
         def dense(name, shape, **options):
             layer = layers.Dense(channels, name=name, dtype=self.dtype_policy, **options)
             layer.build(shape)
             return layer
 
-        self.query, self.key = dense("query", placed), dense("key", placed)
+        self.query, self.key = dense("query", with_position), dense("key", with_position)
         self.value = dense("value", horizontal_shape)
         # Adds nothing at first: attention at random would only be noise to learn away.
         self.mix = dense("mix", horizontal_shape, kernel_initializer="zeros")
@@ -211,8 +211,8 @@ class RowAttention(layers.Layer):
 
     def project(self, horizontal, condition):
         """Queries, keys and values, all heads side by side in the channels."""
-        placed = ops.concatenate([horizontal, condition], axis=-1)
-        return self.query(placed), self.key(placed), self.value(horizontal)
+        with_position = ops.concatenate([horizontal, condition], axis=-1)
+        return self.query(with_position), self.key(with_position), self.value(horizontal)
 
     def attend(self, query, key, value, mask):
         """What the queries find: the values, weighted by softmax(query key / sqrt(size)).

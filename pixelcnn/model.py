@@ -1,12 +1,15 @@
 """The gated PixelCNN: code grid -> logits of each code given those before it."""
 
 import dataclasses
+import os
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from brainslices.devices import replica_count
+from brainslices.distributed.collectives import replica_count
+from brainslices.runs.loading import load_model
+from brainslices.runs.run import Run
 from pixelcnn.config import PixelCNNConfig
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention
 from pixelcnn.masks import scan_order
@@ -51,7 +54,7 @@ class PixelCNN(keras.Model):
         order = scan_order(self.grid_shape, config.scan)
         self.scan_shape = order.shape
         # Where each code of the scan lies in the flattened grid, and the other way round.
-        self.cells, self.places = order.ravel(), np.argsort(order.ravel())
+        self.scan_order, self.inverse_order = order.ravel(), np.argsort(order.ravel())
         self._add_stacks(config)
         self._add_head(config)
         self.nats_metric = keras.metrics.Mean(name="nats_per_code", dtype="float32")
@@ -115,11 +118,11 @@ class PixelCNN(keras.Model):
 
     def to_scan(self, values):
         """Values (batch, r, c, ...) -> the same in scan order, (batch, rows, cols, ...)."""
-        return _reordered(values, self.cells, self.scan_shape)
+        return _reordered(values, self.scan_order, self.scan_shape)
 
     def from_scan(self, values):
         """Values (batch, rows, cols, ...) in scan order -> the same as the grid has them."""
-        return _reordered(values, self.places, self.grid_shape)
+        return _reordered(values, self.inverse_order, self.grid_shape)
 
     def log_prob(self, codes, position):
         """Log-probability of each code given those before it, without dropout.
@@ -143,6 +146,18 @@ class PixelCNN(keras.Model):
         nats = ops.mean(self.nats(x["codes"], y_pred))
         self.nats_metric.update_state(nats, sample_weight=ops.shape(x["codes"])[0])
         return nats / replica_count()
+
+    @classmethod
+    def from_run(cls, run: str | os.PathLike) -> "PixelCNN":
+        """Load the trained prior of a run, its best epoch, in float32 whatever it was trained in.
+
+        Args:
+            run: the run folder of `train_pixelcnn.py`.
+
+        Raises:
+            InputError: if the run is of another kind or format, has no model yet, or a damaged one.
+        """
+        return load_model(Run(run), "pixelcnn", PixelCNNConfig, dtype="float32")
 
     def get_config(self):
         return {

@@ -14,24 +14,24 @@ from brainslices.progress import bar
 from pixelcnn.layers import gate
 
 __all__ = [
-    "UNKNOWN",
+    "MASKED",
     "RowCache",
     "Sampler",
     "compiled",
     "complete",
     "draw",
-    "likeliest_position",
-    "restrict",
+    "most_likely_position",
+    "filter_logits",
     "uniform_noise",
 ]
 
-UNKNOWN = -1
+MASKED = -1
 # Grids drawn for each completion asked for, and at a time where nobody says.
 CANDIDATES, BATCH_SIZE = 8, 16
 # A share of a float32 sum that is safely below the sum after rounding.
 LARGEST_UNIFORM = 1 - 2**-22
 # Lower temperatures draw the likeliest code all the same, and float32 takes some of them for 0.
-COLDEST = 1e-30
+MIN_TEMPERATURE = 1e-30
 
 
 def uniform_noise(seed: int, samples: range, grid_shape: tuple[int, int]) -> np.ndarray:
@@ -50,7 +50,7 @@ def uniform_noise(seed: int, samples: range, grid_shape: tuple[int, int]) -> np.
     )
 
 
-def restrict(logits, temperature=1.0, top_k=None, top_p=None):
+def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
     """Logits of what may be drawn, -inf for what may not.
 
     Args:
@@ -68,7 +68,7 @@ def restrict(logits, temperature=1.0, top_k=None, top_p=None):
         Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
     """
     # At most 0, so that no temperature overflows.
-    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / max(temperature, COLDEST)
+    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / max(temperature, MIN_TEMPERATURE)
     if top_k is not None:
         least = ops.top_k(logits, top_k)[0][:, -1:]
         logits = ops.where(logits < least, -np.inf, logits)
@@ -81,7 +81,7 @@ def draw(logits, uniform):
     """One code for each row of logits, by inversion of the cumulative probabilities.
 
     Args:
-        logits: float32 tensor of shape (batch, num_embeddings), at most 0, as `restrict` has it.
+        logits: float32 tensor of shape (batch, num_embeddings), at most 0, as `filter_logits` has it.
         uniform: float32 tensor of shape (batch,), in [0, 1): all of the chance there is.
 
     Returns:
@@ -234,12 +234,12 @@ class RowCache:
         key, value = (old + here * one[:, None] for old, one in zip(attended, new, strict=True))
         return attention.attend_once(query, key, value, places <= col), key, value
 
-    def see(self, memory, code):
+    def append_code(self, memory, code):
         """`memory` of a row once the code itself, int (batch,), is known."""
         codes, *rest = memory
         return _shifted(codes, self.model.embedding(code)), *rest
 
-    def see_row(self, above, codes):
+    def append_row(self, above, codes):
         """`above` once the row's codes, int (batch, cols), are known."""
         embedded = self.model.embedding(codes)[:, None]
         return ops.concatenate([above[0], embedded], axis=1)[:, 1:], *above[1:]
@@ -264,7 +264,7 @@ class Sampler:
     Call arguments:
         position: float array of shape (batch,), in [0, 1].
         uniform: float array of shape (batch, r, c), in [0, 1): all of the chance there is.
-        given: int array of shape (batch, r, c), codes that are kept; `UNKNOWN` elsewhere. None for
+        given: int array of shape (batch, r, c), codes that are kept; `MASKED` elsewhere. None for
             grids that are all new. Codes given after an unknown one in scan order do not change it.
 
     Returns:
@@ -294,10 +294,10 @@ class Sampler:
 
     def __call__(self, position, uniform, given=None):
         if given is None:
-            given = np.full(np.shape(uniform), UNKNOWN)
-        if np.min(given) < UNKNOWN or np.max(given) >= self.model.num_embeddings:
+            given = np.full(np.shape(uniform), MASKED)
+        if np.min(given) < MASKED or np.max(given) >= self.model.num_embeddings:
             raise InputError(
-                f"`given` must hold codes under {self.model.num_embeddings}, or {UNKNOWN} where "
+                f"`given` must hold codes under {self.model.num_embeddings}, or {MASKED} where "
                 f"none is known. Received: values from {np.min(given)} to {np.max(given)}."
             )
         codes, log_prob = self.loop(
@@ -361,19 +361,19 @@ class Sampler:
         def draw_code(col, state):
             memory, codes, log_prob = state
             logits, memory = cache.logits(row, col, ops.take(from_above, col, axis=2), memory)
-            drawn = draw(restrict(logits, **self.limits), ops.take(uniform, col, axis=1))
+            drawn = draw(filter_logits(logits, **self.limits), ops.take(uniform, col, axis=1))
             known = ops.take(given, col, axis=1)
-            code = ops.where(known == UNKNOWN, drawn, known)
+            code = ops.where(known == MASKED, drawn, known)
             here = ops.arange(cache.cols) == col
             return (
-                cache.see(memory, code),
+                cache.append_code(memory, code),
                 ops.where(here, code[:, None], codes),
                 ops.where(here, -self.model.nats(code, logits)[:, None], log_prob),
             )
 
         empty = (ops.zeros_like(given), ops.zeros_like(uniform))
         _, *found = ops.fori_loop(0, cache.cols, draw_code, (cache.start_row(), *empty))
-        return cache.see_row(above, found[0]), found
+        return cache.append_row(above, found[0]), found
 
 
 def compiled(function, model):
@@ -417,7 +417,7 @@ def complete(
 
     Args:
         sampler: draws the grids.
-        known: int array of shape (r, c), codes, or `UNKNOWN`.
+        known: int array of shape (r, c), codes, or `MASKED`.
         position: the slice's position, in [0, 1].
         count: number of completions.
         seed: int.
@@ -437,7 +437,7 @@ def complete(
     return {name: values[rows] for name, values in drawn.items()}
 
 
-def likeliest_position(
+def most_likely_position(
     sampler: Sampler, known: np.ndarray, positions: np.ndarray, seed: int, batch_size=BATCH_SIZE
 ) -> float:
     """The position in the head that gives the known codes of a grid the highest probability.
@@ -447,7 +447,7 @@ def likeliest_position(
 
     Args:
         sampler: draws a completion for each position, under which the known codes are judged.
-        known: int array of shape (r, c), codes, or `UNKNOWN`.
+        known: int array of shape (r, c), codes, or `MASKED`.
         positions: float array of shape (n,), the positions to choose from, in [0, 1].
         seed: int.
         batch_size: int, grids drawn at a time.
@@ -458,7 +458,7 @@ def likeliest_position(
     Raises:
         InputError: if no code is known.
     """
-    if (known == UNKNOWN).all():
+    if (known == MASKED).all():
         raise InputError(
             "Nothing of the picture is left to tell its level in the head. Give --position."
         )
@@ -472,4 +472,4 @@ def _candidates(sampler, known, positions, seed, batch_size, numbers=None):
     given = np.broadcast_to(known, (len(positions), *known.shape))
     batches = list(sampler.batches(positions, seed, batch_size, given, numbers))
     drawn = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    return drawn, np.where(known == UNKNOWN, 0, drawn["log_prob"]).sum(axis=(1, 2))
+    return drawn, np.where(known == MASKED, 0, drawn["log_prob"]).sum(axis=(1, 2))

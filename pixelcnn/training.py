@@ -7,16 +7,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from brainslices.batches import Batches
-from brainslices.callbacks import best_epoch
-from brainslices.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.data.batches import Batches
+from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.errors import InputError
-from brainslices.metrics import bits_per_pixel_raw
-from brainslices.models import load_model
+from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.progress import bar
-from brainslices.runs import Run
-from brainslices.state import TrainingState
-from brainslices.training import describe, require_same, train_run
+from brainslices.runs.run import Run
+from brainslices.training.callbacks import best_epoch
+from brainslices.training.checkpoint import TrainingProgress
+from brainslices.training.loop import check_resumable, run_config, run_training
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
 from pixelcnn.model import PixelCNN
 
@@ -25,7 +24,6 @@ __all__ = [
     "build_model",
     "check_run",
     "cost",
-    "load_pixelcnn",
     "summary",
     "train",
 ]
@@ -81,7 +79,7 @@ def check_run(path: Path, config: PixelCNNConfig, training: PixelCNNTraining) ->
     Raises:
         InputError: if the folder holds another training, or something else.
     """
-    require_same(Run(path), describe("pixelcnn", config, training), KINDS)
+    check_resumable(Run(path), run_config("pixelcnn", config, training), KINDS)
 
 
 def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelCNNTraining) -> dict:
@@ -123,10 +121,10 @@ def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelC
     def measure(model, state):
         return _metrics(run, grids, state, training.batch_size)
 
-    asked = describe("pixelcnn", config, training, **_origin(grids))
+    asked = run_config("pixelcnn", config, training, **_origin(grids))
     facts = {"archive_hash": grids.archive_hash}
     counts = [len(grids.splits[split].codes) for split in ("train", "validate")]
-    return train_run(run, asked, KINDS, GOAL, training, facts, counts, prepare, measure)
+    return run_training(run, asked, KINDS, GOAL, training, facts, counts, prepare, measure)
 
 
 def build_model(grids: CodeGrids, config: PixelCNNConfig, seed: int) -> PixelCNN:
@@ -142,15 +140,6 @@ def build_model(grids: CodeGrids, config: PixelCNNConfig, seed: int) -> PixelCNN
     )
     model.build()
     return model
-
-
-def load_pixelcnn(run: Run) -> PixelCNN:
-    """The trained prior of a run, its best epoch, in float32 whatever it was trained in.
-
-    Raises:
-        InputError: if the run is of another kind or format, has no model yet, or a damaged one.
-    """
-    return load_model(run, "pixelcnn", PixelCNNConfig, dtype="float32")
 
 
 def cost(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) -> dict:
@@ -195,8 +184,8 @@ def _origin(grids):
     }
 
 
-def _metrics(run, grids, state: TrainingState, batch_size) -> dict:
-    model = load_pixelcnn(run)
+def _metrics(run, grids, state: TrainingProgress, batch_size) -> dict:
+    model = PixelCNN.from_run(run)
     splits = {name: cost(model, grids, split, batch_size) for name, split in grids.splits.items()}
     train_codes = grids.splits["train"].codes
     raw = bits_per_pixel_raw(grids.grid_shape, grids.num_embeddings, grids.image_shape)

@@ -31,10 +31,10 @@ class Arguments:
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
 
-    with cli.hushed():
-        from brainslices.code_grids import CodeGrids
-        from brainslices.runs import Run
-        from vqvae.codes import code_grids, summary
+    with cli.suppress_backend_logs():
+        from brainslices.data.code_grids import CodeGrids
+        from brainslices.runs.run import Run
+        from vqvae.encode import code_grids, summary
 
     code_grids(arguments.run, arguments.data, arguments.variants)
     path = Run(arguments.run).code_grids_path

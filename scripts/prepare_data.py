@@ -18,7 +18,7 @@ from brainslices import cli
 
 
 def main(argv=None):
-    from brainslices.sources import SourceConfig, make_archive
+    from brainslices.data.preparation import SourceConfig, make_archive
 
     config = cli.parse(SourceConfig, argv)
     start = time.perf_counter()

@@ -40,8 +40,8 @@ class Arguments:
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
 
-    with cli.hushed():
-        from vqvae.reconstruction import reconstruct, summary
+    with cli.suppress_backend_logs():
+        from vqvae.evaluate import reconstruct, summary
 
     metrics = reconstruct(
         arguments.run,

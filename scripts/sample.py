@@ -16,7 +16,8 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.errors import InputError
-from brainslices.runs import Run, require_output
+from brainslices.runs.atomic import check_output_dir
+from brainslices.runs.run import Run
 from pixelcnn.config import SamplingConfig
 
 
@@ -50,35 +51,35 @@ def main(argv=None):
     drawing = arguments.drawing
     _check(arguments)
 
-    with cli.hushed():
-        from brainslices.archive import CropBox
-        from brainslices.samples import FILES, spread_positions, summary, write_samples
-        from pixelcnn.link import linked_vqvae
+    with cli.suppress_backend_logs():
+        from brainslices.data.crop import CropBox
+        from pixelcnn.generate import FILES, spread_positions, summary, write_samples
+        from pixelcnn.model import PixelCNN
+        from pixelcnn.provenance import load_provenance
         from pixelcnn.sampling import Sampler
-        from pixelcnn.training import load_pixelcnn
-        from vqvae.codes import archive_of
-        from vqvae.reconstruction import load_vqvae
+        from vqvae.encode import linked_archive
+        from vqvae.model import VQVAE
 
-    require_output(arguments.out, FILES, "sampling")
+    check_output_dir(arguments.out, FILES, "sampling")
     run = Run(arguments.run)
-    prior, link = load_pixelcnn(run), linked_vqvae(run, arguments.vqvae)
-    vqvae = load_vqvae(link.run, "float32")
+    prior, provenance = PixelCNN.from_run(run), load_provenance(run, arguments.vqvae)
+    vqvae = VQVAE.from_run(provenance.run, "float32")
     sampler = Sampler(prior, drawing.temperature, drawing.top_k, drawing.top_p)
     facts = {name: getattr(drawing, name) for name in ("seed", "temperature", "top_k", "top_p")}
     options = {"nearest": arguments.nearest, "evaluate": arguments.evaluate}
     if arguments.evaluate or arguments.nearest:
-        options["archive"] = archive_of(link.run, arguments.data)
+        options["archive"] = linked_archive(provenance.run, arguments.data)
     if arguments.complete:
-        positions, drawn, task = _completion(arguments, sampler, vqvae, link)
+        positions, drawn, task = _completion(arguments, sampler, vqvae, provenance)
         decode, options["original"] = task.decode, task.picture
         facts |= {"completed": str(arguments.complete), "hidden": task.hidden}
         facts["position"] = float(positions[0])
     else:
         at_each = 2 if arguments.evaluate else 1
-        positions = spread_positions(drawing.count, link.positions, drawing.position, at_each)
+        positions = spread_positions(drawing.count, provenance.positions, drawing.position, at_each)
         drawn = sampler.batches(positions, drawing.seed, drawing.batch_size)
         decode = vqvae.decode_codes
-    facts |= link.facts
+    facts |= provenance.facts
     crop = CropBox(*vqvae.crop)
     metrics = write_samples(arguments.out, drawn, decode, positions, facts, crop=crop, **options)
     print(summary(metrics))
@@ -104,18 +105,20 @@ def _check(arguments):
         )
 
 
-def _completion(arguments, sampler, vqvae, link):
+def _completion(arguments, sampler, vqvae, provenance):
     """What completing a picture draws: positions, batches of grids, the task itself."""
-    from brainslices.pictures import read_picture
-    from brainslices.samples import spread_positions
-    from pixelcnn.sampling import UNKNOWN, complete, likeliest_position
-    from vqvae.completion import Completion
+    from brainslices.data.images import read_image
+    from pixelcnn.generate import spread_positions
+    from pixelcnn.sampling import MASKED, complete, most_likely_position
+    from vqvae.inpainting import Inpainting
 
     drawing = arguments.drawing
-    task = Completion(vqvae, read_picture(arguments.complete), arguments.hidden)
-    known, chance = task.known_codes(UNKNOWN), (drawing.seed, drawing.batch_size)
-    asked = drawing.position or (likeliest_position(sampler, known, link.levels, *chance),)
-    positions = spread_positions(drawing.count, link.positions, asked)
+    task = Inpainting(vqvae, read_image(arguments.complete), arguments.hidden)
+    known, chance = task.observed_codes(MASKED), (drawing.seed, drawing.batch_size)
+    asked = drawing.position or (
+        most_likely_position(sampler, known, provenance.train_positions, *chance),
+    )
+    positions = spread_positions(drawing.count, provenance.positions, asked)
     drawn = complete(sampler, known, asked[0], drawing.count, *chance)
     return positions, [drawn], task
 

@@ -35,20 +35,20 @@ class Arguments:
 
 
 def main(argv=None):
-    selection = cli.peek(Selection, argv)
+    selection = cli.parse_known(Selection, argv)
     given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load())
     arguments = cli.parse(Arguments, argv, given)
 
-    with cli.hushed():
-        from brainslices.cluster import joined
-        from brainslices.devices import on_first
+    with cli.suppress_backend_logs():
+        from brainslices.distributed.collectives import run_on_primary
+        from brainslices.distributed.multihost import distributed_session
         from pixelcnn.training import check_run, summary, train
-        from vqvae.codes import code_grids
+        from vqvae.encode import code_grids
 
-    with joined():
-        on_first(check_run, arguments.run, arguments.model, arguments.training)
+    with distributed_session():
+        run_on_primary(check_run, arguments.run, arguments.model, arguments.training)
         wanted = arguments.vqvae, arguments.data, arguments.training.variants
-        grids = on_first(code_grids, *wanted)
+        grids = run_on_primary(code_grids, *wanted)
         metrics = train(grids, arguments.run, arguments.model, arguments.training)
     print(summary(metrics))
     print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")

@@ -32,15 +32,15 @@ class Arguments:
 
 
 def main(argv=None):
-    selection = cli.peek(Selection, argv)
+    selection = cli.parse_known(Selection, argv)
     given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load())
     arguments = cli.parse(Arguments, argv, given)
 
-    with cli.hushed():
-        from brainslices.cluster import joined
+    with cli.suppress_backend_logs():
+        from brainslices.distributed.multihost import distributed_session
         from vqvae.training import train
 
-    with joined():
+    with distributed_session():
         metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
     print(
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "

@@ -41,14 +41,14 @@ def main(argv=None):
     # Trials may share a GPU, and each process that looks at one would else take all its memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    with cli.hushed():
+    with cli.suppress_backend_logs():
         from tuning.search import VARIABLES, join, search
 
     data, out = arguments.data, arguments.out
     if any(name in os.environ for name in VARIABLES):
-        cli.say(join(data, out, arguments.search, arguments.workers))
+        cli.print_wrapped(join(data, out, arguments.search, arguments.workers))
     else:
-        cli.say(search(data, out, arguments.search, arguments.workers))
+        cli.print_wrapped(search(data, out, arguments.search, arguments.workers))
         print(f"{out}: trials.csv, best_config.json, figures/, runs/")
 
 

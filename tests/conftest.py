@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from helpers import tiny_config, tiny_prior_config, tiny_prior_training, tiny_training
 
-from brainslices.archive import SliceArchive, SliceRecord, write_archive
-from brainslices.phantom import phantom_slices
-from brainslices.runs import Run, read_json, write_json
+from brainslices.data.archive import SliceArchive, SliceRecord
+from brainslices.data.archive_writer import write_archive
+from brainslices.data.phantom import phantom_slices
+from brainslices.runs.json_files import read_json, write_json
+from brainslices.runs.run import Run
 
 SUBJECTS, SLICES, SIDE = 8, 8, 64
 SPLIT_OF = ["train"] * 5 + ["validate"] * 2 + ["test"]
@@ -52,7 +54,7 @@ def trained_vqvae(phantom_archive, tmp_path_factory) -> Path:
 def trained_prior(trained_vqvae, tmp_path_factory) -> Path:
     """Run of a tiny prior on that VQ-VAE's codes; tests that change it work on copies."""
     from pixelcnn.training import train
-    from vqvae.codes import code_grids
+    from vqvae.encode import code_grids
 
     config, training = tiny_prior_config(), tiny_prior_training()
     path = tmp_path_factory.mktemp("prior") / "run"

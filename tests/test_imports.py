@@ -123,7 +123,7 @@ def test_names_of_the_packages_exist():
 
 
 @pytest.mark.parametrize(
-    "module", ["brainslices.timing", "tuning.config", "vqvae.config", "pixelcnn.config"]
+    "module", ["scripts.benchmarks.harness", "tuning.config", "vqvae.config", "pixelcnn.config"]
 )
 def test_what_is_handed_to_other_processes_brings_no_backend(module):
     """It is read there before anything can keep the backend's notes off the terminal."""

@@ -22,7 +22,7 @@ from helpers import (
     values,
 )
 
-from brainslices.runs import read_json
+from brainslices.runs.json_files import read_json
 
 # SIGKILL within a write and at any time; SIGTERM as a cluster sends it, SIGINT as Ctrl-C does.
 KINDS = ("WRITE", "TERM", "KILL", "WRITE", "INT", "KILL")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices.errors import InputError
-from brainslices.runs import Run, atomic_path, read_json
+from brainslices.runs.atomic import atomic_path
+from brainslices.runs.json_files import read_json
+from brainslices.runs.run import Run
 from tuning.config import METRICS
 
 __all__ = [

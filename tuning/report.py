@@ -11,13 +11,14 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from brainslices.errors import InputError
-from brainslices.figures import BLUE, INK, ORANGE, figure_panels
-from brainslices.runs import Run, write_json
+from brainslices.runs.json_files import write_json
+from brainslices.runs.run import Run
+from brainslices.visualization.figures import BLUE, INK, ORANGE, figure_panels
 from tuning.config import OBJECTIVES, SearchConfig
 from tuning.records import TrialRecord, best, finished, read_trials, write_table
 from tuning.trial import configuration, folder_of
 
-__all__ = ["best_of_each_size", "pareto_front", "sentence", "write_report"]
+__all__ = ["best_of_each_size", "pareto_front", "describe_best", "write_report"]
 
 GREY, GREEN = "#b5b5b5", "#3f8f5b"
 # Rates that a trial may tell, the truest first, and their names.
@@ -67,7 +68,7 @@ def write_report(out: Path, config: SearchConfig) -> str:
     counts = f"{len(completed)} trials completed, {failed} failed."
     if len(finished(trials)) < config.trials:
         counts += f" The space has no more than these: {config.trials} were asked for."
-    return f"{counts} {sentence(completed, sizes, config)}"
+    return f"{counts} {describe_best(completed, sizes, config)}"
 
 
 def pareto_front(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ def best_of_each_size(
     return found
 
 
-def sentence(trials: list[TrialRecord], sizes: list[int], config: SearchConfig) -> str:
+def describe_best(trials: list[TrialRecord], sizes: list[int], config: SearchConfig) -> str:
     """Which codebook size was chosen, and why: beside the next smaller and larger ones tried.
 
     Args:

@@ -15,23 +15,25 @@ import keras_tuner
 from keras_tuner.src.distribute import oracle_client
 from tqdm import tqdm
 
-from brainslices.devices import gpus
+from brainslices.distributed.devices import gpus
 from brainslices.errors import InputError
-from brainslices.processes import GRACE_S, CallFailed, call, spawn, stop
-from brainslices.runs import FORMAT_VERSION, atomic_path, read_json, write_json
+from brainslices.runs.atomic import atomic_path
+from brainslices.runs.json_files import read_json, write_json
+from brainslices.runs.run import FORMAT_VERSION
 from tuning.config import SearchConfig
+from tuning.live_table import shown
 from tuning.records import check_records, finished, read_trials
 from tuning.report import write_report
-from tuning.screen import shown
 from tuning.spaces import SPACES
 from tuning.trial import check, folder_of
 from tuning.tuner import Searcher
+from tuning.workers import GRACE_S, CallFailed, call, spawn, stop
 
 __all__ = ["join", "search"]
 
-LOOK_S = 1.0
+POLL_INTERVAL_S = 1.0
 # A process that dies this often without a trial ended between is not worth starting again.
-DEATHS = 3
+MAX_RESTARTS = 3
 # How long a worker tries to reach its chief, and a search waits for the last one's processes.
 CHIEF_S, ORACLE_S = 30.0, 30.0
 # How long a worker waits for an answer: the chief may be choosing another's trial. On one machine
@@ -61,14 +63,14 @@ def search(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
         KeyboardInterrupt: stopped by the user; the trials' states are saved.
     """
     devices = 1 if workers > 1 else None
-    with _held(data, out, config, devices) as config, _stoppable(out):
-        crew = _Crew(data, out, config, workers)
+    with _locked_search(data, out, config, devices) as config, _stoppable(out):
+        crew = WorkerPool(data, out, config, workers)
         try:
             crew.start()
             with shown(out, config, lambda values: folder_of(out, config, values)) as update:
                 while crew.works():
                     update()
-                    time.sleep(LOOK_S)
+                    time.sleep(POLL_INTERVAL_S)
         except KeyboardInterrupt:
             tqdm.write("stopping: the trials under way save their states", file=sys.stderr)
             raise
@@ -107,27 +109,27 @@ def join(data: Path, out: Path, config: SearchConfig, workers: int) -> str:
     if "chief" in name:
         _require_port(address, port)
         # Each worker sees for itself what its devices can share.
-        with _held(data, out, config, devices=1) as config, _stoppable(out):
-            _lead(data, out, config)
+        with _locked_search(data, out, config, devices=1) as config, _stoppable(out):
+            _run_chief(data, out, config)
             return write_report(out, config)
     _reach(address, port)
     begun = _read_description(out)
-    _require_same(out, begun, _describe(data, config))
-    config = _as_begun(out, config, begun["precision"])
+    _check_resumable(out, begun, _describe(data, config))
+    config = _resumed_config(out, config, begun["precision"])
     with _stoppable(out):
-        _follow(data, out, config)
+        _run_worker(data, out, config)
     return f"Worker {name} is done: the search has ended."
 
 
-def _lead(data, out, config):
+def _run_chief(data, out, config):
     """Deal the trials of a search over several machines, and show how it goes."""
     log = Path(out) / "logs" / "chief.txt"
-    chief = spawn(take_part, data, out, config, log=log, environment={"CUDA_VISIBLE_DEVICES": ""})
+    chief = spawn(run_process, data, out, config, log=log, environment={"CUDA_VISIBLE_DEVICES": ""})
     try:
         with shown(out, config, lambda values: folder_of(out, config, values)) as update:
             while chief.exitcode is None:
                 update()
-                time.sleep(LOOK_S)
+                time.sleep(POLL_INTERVAL_S)
     finally:
         stop([chief])
     if chief.exitcode:
@@ -136,12 +138,12 @@ def _lead(data, out, config):
         )
 
 
-def _follow(data, out, config):
+def _run_worker(data, out, config):
     """Run trials for a chief on another machine, maybe."""
     import grpc
 
     try:
-        take_part(data, out, config)
+        run_process(data, out, config)
     except grpc.RpcError as error:
         raise InputError(
             f"The chief of the search no longer answers ({error.code().name}). {AGAIN}"
@@ -150,7 +152,7 @@ def _follow(data, out, config):
         raise InputError(f"This worker cannot go on: {error}. {AGAIN}") from error
 
 
-def take_part(data: Path, out: Path, config: SearchConfig, patience: float = ANSWER_S) -> None:
+def run_process(data: Path, out: Path, config: SearchConfig, patience: float = ANSWER_S) -> None:
     """Be one process of a search: its chief, a worker, or the only one.
 
     Args:
@@ -171,7 +173,7 @@ def take_part(data: Path, out: Path, config: SearchConfig, patience: float = ANS
         Searcher(data, out, config).search()
 
 
-class _Crew:
+class WorkerPool:
     """The processes of a search; one that dies is started again.
 
     A search of one worker is a single process. With more, each worker is one and the chief another,
@@ -197,7 +199,7 @@ class _Crew:
     def _spawn(self, name):
         log = self.out / "logs" / f"{name}.txt"
         if name == "search":
-            return spawn(take_part, *self.words, log=log)
+            return spawn(run_process, *self.words, log=log)
         words = (*self.words, CREW_ANSWER_S)
         environment, cores = {**self.address, "KERASTUNER_TUNER_ID": name}, None
         if name == "chief":
@@ -207,7 +209,7 @@ class _Crew:
             cores = share_of_cores(number, self.workers)
             if self.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
-        return spawn(take_part, *words, log=log, environment=environment, cores=cores)
+        return spawn(run_process, *words, log=log, environment=environment, cores=cores)
 
     def works(self) -> bool:
         """Whether the search goes on; starts again what has died."""
@@ -228,10 +230,10 @@ class _Crew:
         ended = self._count_ended()
         self.deaths = 1 if ended > self.ended else self.deaths + 1
         self.ended = ended
-        if self.deaths >= DEATHS:
+        if self.deaths >= MAX_RESTARTS:
             log = self.out / "logs" / f"{name}.txt"
             raise InputError(
-                f"The process {name!r} of the search died {DEATHS} times in a row "
+                f"The process {name!r} of the search died {MAX_RESTARTS} times in a row "
                 f"({_last_words(log)}); {log} tells more. The same command goes on."
             )
 
@@ -299,7 +301,7 @@ def _require_port(address, port):
         except (OSError, ValueError, OverflowError) as error:
             # The chief of a search that was killed may still be dying.
             if getattr(error, "errno", None) == errno.EADDRINUSE and time.monotonic() < deadline:
-                time.sleep(LOOK_S)
+                time.sleep(POLL_INTERVAL_S)
                 continue
             raise InputError(
                 f"The chief cannot listen at {address}:{port} ({error}). KERASTUNER_ORACLE_IP must "
@@ -324,7 +326,7 @@ def _reach(address, port):
 
 
 @contextlib.contextmanager
-def _held(data, out, config, devices) -> Iterator[SearchConfig]:
+def _locked_search(data, out, config, devices) -> Iterator[SearchConfig]:
     """Hold the search's folder, after all that was asked for has been checked.
 
     Yields the configuration as the search was begun. A trial's batches are shared by so many
@@ -339,13 +341,13 @@ def _held(data, out, config, devices) -> Iterator[SearchConfig]:
         with FileLock(Path(out) / ".lock", blocking=False):
             if path.exists():
                 begun = _read_description(out)
-                _require_same(out, begun, description)
+                _check_resumable(out, begun, description)
                 check_records(out)
                 description["precision"] = begun["precision"]
             write_json(path, description)
             if config.space not in SPACES:
                 _keep_space(out, config.space)
-            yield _as_begun(out, config, description["precision"])
+            yield _resumed_config(out, config, description["precision"])
     except Timeout as error:
         raise InputError(
             f"{out} is in use by another search. Wait for it to end, or give another --out."
@@ -362,7 +364,7 @@ def _kept_space(out):
     return Path(out) / "space.py"
 
 
-def _as_begun(out, config, precision):
+def _resumed_config(out, config, precision):
     """The configuration, with the search's own precision and copy of the space."""
     space = config.space if config.space in SPACES else str(_kept_space(out))
     return dataclasses.replace(config, precision=precision, space=space)
@@ -409,7 +411,7 @@ def _require_free(out):
         )
 
 
-def _require_same(out, begun, asked):
+def _check_resumable(out, begun, asked):
     """A search goes on only as what it was begun; more trials may be asked of it."""
     changes = []
     if begun["archive_hash"] != asked["archive_hash"]:

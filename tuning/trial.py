@@ -11,19 +11,19 @@ from keras_tuner import HyperParameters
 
 import pixelcnn.training
 import vqvae.training
-from brainslices.archive import SliceArchive
-from brainslices.code_grids import CodeGrids, entropy
-from brainslices.devices import device_count
+from brainslices.data.archive import SliceArchive
+from brainslices.data.code_grids import CodeGrids, entropy
+from brainslices.distributed.devices import device_count
 from brainslices.errors import InputError
-from brainslices.precision import resolve_precision
-from brainslices.runs import file_hash
-from brainslices.training import require_even_shares
+from brainslices.runs.provenance import file_hash
+from brainslices.training.loop import check_batch_divides
+from brainslices.training.precision import resolve_precision
 from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
 from pixelcnn.model import PixelCNN
 from tuning.config import METRICS, SearchConfig
 from tuning.spaces import SPACES, apply, declare, load_space
-from vqvae.codes import code_grids
 from vqvae.config import VQVAEConfig, VQVAETraining
+from vqvae.encode import code_grids
 
 __all__ = ["check", "configuration", "folder_of", "run_trial"]
 
@@ -159,13 +159,13 @@ def check(data: Path, config: SearchConfig, devices: int | None = None) -> dict:
     """
     archive = SliceArchive.open(data)
     for split in ("train", "validate"):
-        archive.rows_of(split)
+        archive.indices(split)
     hp = declare(load_space(config.space), config.fix)
     model, training = configuration(config)
-    built = vqvae.training.build_model(archive, archive.rows_of("train")[:1], model, config.seed)
+    built = vqvae.training.build_model(archive, archive.indices("train")[:1], model, config.seed)
     PixelCNN(built.code_grid_shape, model.num_embeddings, **dataclasses.asdict(PRIOR)).build()
     for batch_size in (training.batch_size, PRIOR_TRAINING.batch_size):
-        require_even_shares(batch_size, devices or device_count())
+        check_batch_divides(batch_size, devices or device_count())
     defaults = [dataclasses.asdict(each) for each in (model, training)]
     dimensions = [each["config"] for each in hp.get_config()["space"]]
     precision, _ = resolve_precision(config.precision, max(model.channels))

@@ -16,14 +16,14 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.src.engine.trial import Trial
 from threadpoolctl import threadpool_limits
 
-from brainslices.archive import SliceArchive
+from brainslices.data.archive import SliceArchive
 from brainslices.errors import InputError
-from brainslices.processes import CallFailed, call
-from brainslices.runs import write_json
+from brainslices.runs.json_files import write_json
 from tuning.config import OBJECTIVES, SearchConfig
 from tuning.records import FAILURE_FILE, ORACLE_FILE, TRIALS
 from tuning.spaces import declare, load_space
 from tuning.trial import folder_of, run_trial
+from tuning.workers import CallFailed, call
 
 __all__ = ["Searcher", "make_oracle"]
 
@@ -36,7 +36,7 @@ COLLISIONS = 2000
 MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
-class _Durable:
+class _CrashSafeOracle:
     """Mixin of an oracle whose state is never half written, and says all when read again."""
 
     def save(self):
@@ -58,15 +58,15 @@ class _Durable:
         self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
 
 
-class _RandomSearch(_Durable, keras_tuner.oracles.RandomSearchOracle):
+class _RandomSearch(_CrashSafeOracle, keras_tuner.oracles.RandomSearchOracle):
     pass
 
 
-class _Hyperband(_Durable, keras_tuner.oracles.HyperbandOracle):
+class _Hyperband(_CrashSafeOracle, keras_tuner.oracles.HyperbandOracle):
     pass
 
 
-class _BayesianOptimization(_Durable, keras_tuner.oracles.BayesianOptimizationOracle):
+class _BayesianOptimization(_CrashSafeOracle, keras_tuner.oracles.BayesianOptimizationOracle):
     def populate_space(self, trial_id):
         # The generator of its restarts is no part of its state: each trial gets a new one.
         self._random_state = np.random.RandomState([self.seed, int(trial_id)])

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from brainslices.config import TrainingConfig, expect, load_config
+from brainslices.config import TrainingConfig, expect
+from brainslices.runs.json_files import load_config
 
 __all__ = ["PRESETS", "Preset", "Selection", "VQVAEConfig", "VQVAETraining"]
 

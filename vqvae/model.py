@@ -1,15 +1,19 @@
 """The VQ-VAE: picture -> latents -> codes -> picture, with its pre-processing inside."""
 
 import dataclasses
+import os
 
 import keras
 from keras import ops
 
-from brainslices.archive import FOREGROUND_THRESHOLD, CropBox
-from brainslices.device_ssim import SMALLEST_SIDE, ssim, ssim_foreground
-from brainslices.devices import replica_count
+from brainslices.data.archive import FOREGROUND_THRESHOLD
+from brainslices.data.crop import CropBox
+from brainslices.distributed.collectives import replica_count
 from brainslices.errors import InputError
-from brainslices.metrics import bits_per_pixel_raw
+from brainslices.evaluation.image_metrics import bits_per_pixel_raw
+from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim, ssim_foreground
+from brainslices.runs.loading import load_model
+from brainslices.runs.run import Run
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig
 from vqvae.networks import build_decoder, build_encoder
@@ -142,6 +146,19 @@ class VQVAE(keras.Model):
     def reconstruct(self, images):
         """Pictures (batch, rows, cols, 1) in [0, 1] -> the same after coding, in [0, 1]."""
         return self.decode_codes(self.encode_to_codes(images))
+
+    @classmethod
+    def from_run(cls, run: str | os.PathLike, dtype: str | None = None) -> "VQVAE":
+        """Load the trained model of a run, its best epoch.
+
+        Args:
+            run: the run folder of `train_vqvae.py`.
+            dtype: dtype policy to run it in; by default the one it was trained in.
+
+        Raises:
+            InputError: if the run is of another kind or format, has no model yet, or a damaged one.
+        """
+        return load_model(Run(run), "vqvae", VQVAEConfig, dtype)
 
     @property
     def bits_per_pixel_raw(self):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainslices.devices import gathered, on_first, total
+from brainslices.distributed.collectives import all_gather, all_reduce_sum, run_on_primary
 
 __all__ = ["VectorQuantizer", "VectorQuantizerEMA", "nearest_codes", "rotate_to"]
 
@@ -72,14 +72,14 @@ def rotate_to(latents, quantized):
     def dot(x, y):
         return ops.sum(x * y, axis=-1, keepdims=True)
 
-    still, quantized = ops.stop_gradient(latents), ops.stop_gradient(quantized)
-    latent_unit, code_unit = unit(still), unit(quantized)
+    detached, quantized = ops.stop_gradient(latents), ops.stop_gradient(quantized)
+    latent_unit, code_unit = unit(detached), unit(quantized)
     between = unit(latent_unit + code_unit)
     rotated = (
         latents - 2 * dot(latents, between) * between + 2 * dot(latents, latent_unit) * code_unit
     )
     scale = ops.norm(quantized, axis=-1, keepdims=True) / (
-        ops.norm(still, axis=-1, keepdims=True) + EPSILON
+        ops.norm(detached, axis=-1, keepdims=True) + EPSILON
     )
     turned = scale * rotated
     # The value is the code's; only the gradient is the rotation's.
@@ -148,15 +148,15 @@ class VectorQuantizer(keras.layers.Layer):
     @property
     def codebook(self):
         """float32 tensor of shape (num_embeddings, embedding_dim)."""
-        return self._on_sphere(self.codes_weight)
+        return self._normalize(self.codes_weight)
 
-    def _on_sphere(self, vectors):
+    def _normalize(self, vectors):
         if not self.l2_normalized:
             return ops.convert_to_tensor(vectors)
         return vectors / (ops.norm(vectors, axis=-1, keepdims=True) + EPSILON)
 
     def call(self, inputs, training=False):
-        latents = self._on_sphere(ops.reshape(inputs, (-1, self.embedding_dim)))
+        latents = self._normalize(ops.reshape(inputs, (-1, self.embedding_dim)))
         codebook = self.codebook
         codes = nearest_codes(ops.stop_gradient(latents), ops.stop_gradient(codebook))
         quantized = ops.take(codebook, codes, axis=0)
@@ -186,7 +186,7 @@ class VectorQuantizer(keras.layers.Layer):
     def codes_of(self, latents):
         """Codes of latents (batch, ..., embedding_dim) as an int32 tensor (batch, ...)."""
         latents = ops.cast(latents, "float32")
-        flat = self._on_sphere(ops.reshape(latents, (-1, self.embedding_dim)))
+        flat = self._normalize(ops.reshape(latents, (-1, self.embedding_dim)))
         return ops.reshape(nearest_codes(flat, self.codebook), ops.shape(latents)[:-1])
 
     def lookup(self, codes):
@@ -200,13 +200,13 @@ class VectorQuantizer(keras.layers.Layer):
             latents: float32 array of shape (n, embedding_dim), n at least num_embeddings.
         """
         # Of several processes one decides: their latents may differ in the last bit.
-        self._assign_codebook(on_first(self._kmeans_centres, latents))
+        self._assign_codebook(run_on_primary(self._kmeans_centres, latents))
 
     def _kmeans_centres(self, latents):
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
-        latents = np.asarray(self._on_sphere(ops.convert_to_tensor(latents)))
+        latents = np.asarray(self._normalize(ops.convert_to_tensor(latents)))
         options = {"n_init": 1, "max_iter": KMEANS_ITERATIONS, "random_state": self.seed}
         # Several threads would add up in an order of their own each time.
         with threadpool_limits(limits=1):
@@ -273,15 +273,15 @@ class VectorQuantizerEMA(VectorQuantizer):
     @property
     def codebook(self):
         """float32 tensor of shape (num_embeddings, embedding_dim)."""
-        return self._on_sphere(self.ema_sum / self.ema_count[:, None])
+        return self._normalize(self.ema_sum / self.ema_count[:, None])
 
     def _loss(self, latents, quantized):
         return self.commitment_cost * ops.mean(ops.square(latents - ops.stop_gradient(quantized)))
 
     def _update_codebook(self, latents, codes, quantized):
         ones = ops.ones_like(latents[:, 0])
-        batch_count = total(ops.segment_sum(ones, codes, self.num_embeddings))
-        batch_sum = total(ops.segment_sum(latents, codes, self.num_embeddings))
+        batch_count = all_reduce_sum(ops.segment_sum(ones, codes, self.num_embeddings))
+        batch_sum = all_reduce_sum(ops.segment_sum(latents, codes, self.num_embeddings))
         # The latents move fast at first: average over few steps then, as TensorFlow's
         # ExponentialMovingAverage does with `num_updates`.
         steps = self.steps + 1.0
@@ -301,7 +301,7 @@ class VectorQuantizerEMA(VectorQuantizer):
 
     def _restart_dead(self, count, vectors, latents, quantized):
         distances = ops.sum(ops.square(latents - ops.stop_gradient(quantized)), axis=-1)
-        distances, latents = gathered(distances), gathered(latents)
+        distances, latents = all_gather(distances), all_gather(latents)
         cumulative = ops.cumsum(distances)
         draws = keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)
         rows = ops.searchsorted(cumulative, draws * cumulative[-1])

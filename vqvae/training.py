@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from brainslices.archive import SliceArchive
-from brainslices.batches import SliceBatches
-from brainslices.callbacks import best_epoch
-from brainslices.devices import on_each, on_first
-from brainslices.errors import DAMAGE
-from brainslices.metrics import mean_image
-from brainslices.runs import Run, atomic_path
-from brainslices.state import TrainingState
-from brainslices.training import describe, train_run
+from brainslices.data.archive import SliceArchive
+from brainslices.data.batches import SliceBatches
+from brainslices.distributed.collectives import run_on_all, run_on_primary
+from brainslices.errors import CORRUPT_FILE_ERRORS
+from brainslices.evaluation.image_metrics import mean_image
+from brainslices.runs.atomic import atomic_path
+from brainslices.runs.run import Run
+from brainslices.training.callbacks import best_epoch
+from brainslices.training.checkpoint import TrainingProgress
+from brainslices.training.loop import run_config, run_training
 from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.model import VQVAE
 
@@ -43,35 +44,35 @@ def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) 
         InputError: if the archive or the run folder cannot be used; nothing is changed then.
         KeyboardInterrupt: stopped by the user, the state saved.
     """
-    archive, train_rows, validation_rows = on_each(_open, data)
+    archive, train_rows, validation_rows = run_on_all(_open, data)
     run = Run(path)
 
     def prepare(devices):
         model = build_model(archive, train_rows, config, training.seed)
         size, seed, mirror = training.batch_size, training.seed, training.mirror
-        on_first(_keep_mean_image, run, archive)
-        if config.kmeans_init and not on_first(run.state_path.exists):
-            _start_codebook(model, SliceBatches(archive, train_rows, size, seed, mirror))
+        run_on_primary(_write_mean_image, run, archive)
+        if config.kmeans_init and not run_on_primary(run.checkpoint_path.exists):
+            _initialize_codebook(model, SliceBatches(archive, train_rows, size, seed, mirror))
         batches = SliceBatches(archive, train_rows, size, seed, mirror, devices=devices)
         return model, batches, SliceBatches(archive, validation_rows, size, devices=devices)
 
-    asked = describe("vqvae", config, training, archive_hash=archive.content_hash)
+    asked = run_config("vqvae", config, training, archive_hash=archive.content_hash)
     facts = {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
     counts = len(train_rows), len(validation_rows)
-    return train_run(run, asked, KINDS, GOAL, training, facts, counts, prepare, _metrics)
+    return run_training(run, asked, KINDS, GOAL, training, facts, counts, prepare, _metrics)
 
 
 def _open(data):
     """An archive, and its rows to train and to validate on."""
     archive = SliceArchive.open(data)
     _ = archive.images  # a damaged file is found before anything is written
-    return archive, archive.rows_of("train"), archive.rows_of("validate")
+    return archive, archive.indices("train"), archive.indices("validate")
 
 
-def _keep_mean_image(run, archive):
+def _write_mean_image(run, archive):
     """The mean training image; a damaged one, or one of another archive, is written anew."""
     mean = mean_image(archive)
-    with contextlib.suppress(*DAMAGE):
+    with contextlib.suppress(*CORRUPT_FILE_ERRORS):
         if np.array_equal(np.load(run.mean_image_path), mean):
             return
     with atomic_path(run.mean_image_path) as temporary:
@@ -113,7 +114,7 @@ def _statistics(archive, rows):
     return float(mean), float(np.sqrt(squares / count - mean**2))
 
 
-def _start_codebook(model, batches):
+def _initialize_codebook(model, batches):
     """k-means centres of the first batches' latents."""
     wanted = min(KMEANS_LATENTS * model.config.num_embeddings, MOST_KMEANS_LATENTS)
     latents, found = [], 0
@@ -128,7 +129,7 @@ def _start_codebook(model, batches):
         model.quantizer.initialize_codebook(latents[:wanted])
 
 
-def _metrics(model, state: TrainingState) -> dict:
+def _metrics(model, state: TrainingProgress) -> dict:
     best = best_epoch(state, *GOAL)
     scores = {
         key.removeprefix("val_"): values[best - 1]

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 from helpers import tiny_config, tiny_model, tiny_prior_config  # noqa: E402
 from test_golden import answers  # noqa: E402
 
-from brainslices.runs import FORMAT_VERSION, Run, file_hash, write_json  # noqa: E402
+from brainslices.runs.json_files import write_json  # noqa: E402
+from brainslices.runs.provenance import file_hash  # noqa: E402
+from brainslices.runs.run import FORMAT_VERSION, Run  # noqa: E402
 from pixelcnn import PixelCNN  # noqa: E402
 
 VQVAE = {"channels": (2, 3), "num_embeddings": 8, "embedding_dim": 2}

@@ -1,0 +1,3 @@
+"""Several devices and several processes."""
+
+__all__ = []

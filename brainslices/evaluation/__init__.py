@@ -1,0 +1,3 @@
+"""Scores of reconstructions and of samples."""
+
+__all__ = []

@@ -1,0 +1,3 @@
+"""One training loop for both stages."""
+
+__all__ = []

@@ -1,0 +1,3 @@
+"""Figures and contact sheets."""
+
+__all__ = []

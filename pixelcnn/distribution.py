@@ -1,0 +1,147 @@
+"""The prior as a distribution of TensorFlow Probability; needs the TensorFlow backend."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from brainslices.errors import InputError
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits
+
+__all__ = ["CodePrior"]
+
+
+class CodePrior(tfp.distributions.Distribution):
+    """Distribution over code grids of slices at some positions in the head.
+
+        p(codes) = product over places, in scan order, of p(code | codes before it, position)
+
+    `sample` is the cached exact sampler, and `log_prob` one pass of the network. Temperature, top-k
+    and top-p change the distribution itself: `log_prob` tells the probability with which `sample`
+    draws a grid.
+
+    Args:
+        model: a built `PixelCNN`.
+        position: float tensor of any shape, in [0, 1], slice positions: the batch shape.
+        temperature: positive float, by which the logits are divided.
+        top_k: int from 1 to num_embeddings, or None: how many codes may be drawn at a place.
+        top_p: float in (0, 1], or None: only the likeliest codes that reach it may be drawn.
+        validate_args: bool, check positions and codes when the graph runs.
+        allow_nan_stats: as TFP has it.
+        name: str.
+
+    Raises:
+        InputError: if the backend is not TensorFlow, or temperature, top_k or top_p is out of its
+            range.
+
+    Example:
+        prior = CodePrior(PixelCNN.from_run(Run("runs/prior")), position=[0.25, 0.5])
+        codes = prior.sample(8, seed=(0, 1))        # int32 of shape (8, 2, r, c)
+        nats = -prior.log_prob(codes)               # float32 of shape (8, 2)
+
+    Reference:
+        van den Oord et al. 2016, arXiv 1606.05328, equation 1.
+    """
+
+    def __init__(
+        self,
+        model,
+        position,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        validate_args=False,
+        allow_nan_stats=True,
+        name="CodePrior",
+    ):
+        parameters = dict(locals())
+        if keras.backend.backend() != "tensorflow":
+            raise InputError(
+                "CodePrior needs the TensorFlow backend; `Sampler` works under any. "
+                f"Received: KERAS_BACKEND={keras.backend.backend()!r}."
+            )
+        with tf.name_scope(name) as name:
+            self._model = model
+            self._sampler = Sampler(model, temperature, top_k, top_p)
+            self._position = tf.convert_to_tensor(position, tf.float32, name="position")
+            super().__init__(
+                dtype=tf.int32,
+                reparameterization_type=tfp.distributions.NOT_REPARAMETERIZED,
+                validate_args=validate_args,
+                allow_nan_stats=allow_nan_stats,
+                parameters=parameters,
+                name=name,
+            )
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return {"position": tfp.util.ParameterProperties()}
+
+    @property
+    def model(self):
+        """The `PixelCNN`."""
+        return self._model
+
+    @property
+    def position(self):
+        """Slice positions, a float32 tensor of the batch shape."""
+        return self._position
+
+    def _event_shape(self):
+        return tf.TensorShape(self.model.grid_shape)
+
+    def _event_shape_tensor(self):
+        return tf.constant(self.model.grid_shape, tf.int32)
+
+    def _sample_n(self, n, seed=None):
+        shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
+        position = tf.reshape(tf.broadcast_to(self.position, shape), [-1])
+        uniform = tf.random.stateless_uniform(
+            [tf.size(position), *self.model.grid_shape], tfp.random.sanitize_seed(seed)
+        )
+        chunks = -(-tf.size(position) // BATCH_SIZE)
+        # Chunks of one size, so that memory does not grow with the number of samples.
+        fill = chunks * BATCH_SIZE - tf.size(position)
+
+        def chunked(values):
+            values = tf.pad(values, [[0, fill]] + [[0, 0]] * (values.shape.rank - 1))
+            return tf.reshape(values, [chunks, BATCH_SIZE, *values.shape[1:]])
+
+        unknown = tf.fill([BATCH_SIZE, *self.model.grid_shape], MASKED)
+        codes = tf.map_fn(
+            lambda chunk: self._sampler.loop(*chunk, unknown)[0],
+            (chunked(position), chunked(uniform)),
+            fn_output_signature=tf.int32,
+        )
+        codes = tf.reshape(codes, [-1, *self.model.grid_shape])[: tf.size(position)]
+        return tf.reshape(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
+
+    def _log_prob(self, codes):
+        shape = tf.broadcast_dynamic_shape(tf.shape(codes)[:-2], self.batch_shape_tensor())
+        grids = tf.broadcast_to(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
+        grids = tf.reshape(grids, [-1, *self.model.grid_shape])
+        position = tf.reshape(tf.broadcast_to(self.position, shape), [-1])
+        logits = self.model({"codes": grids, "position": position})
+        logits = tf.reshape(logits, [-1, self.model.num_embeddings])
+        logits = filter_logits(logits, **self._sampler.limits)
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(grids, [-1]), logits)
+        nats = tf.reduce_sum(tf.reshape(nats, [-1, self.model.scan_order.size]), axis=1)
+        return tf.reshape(-nats, shape)
+
+    def _sample_control_dependencies(self, value):
+        if not self.validate_args:
+            return []
+        codes = tf.cast(value, tf.int32)
+        most = self.model.num_embeddings - 1
+        return [
+            tf.debugging.assert_non_negative(codes, message="Codes must be at least 0."),
+            tf.debugging.assert_less_equal(codes, most, message=f"Codes must be at most {most}."),
+        ]
+
+    def _parameter_control_dependencies(self, is_init):
+        if not self.validate_args or not is_init:
+            return []
+        message = "Positions must be in [0, 1]."
+        return [
+            tf.debugging.assert_non_negative(self.position, message=message),
+            tf.debugging.assert_less_equal(self.position, 1.0, message=message),
+        ]

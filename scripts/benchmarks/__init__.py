@@ -1,0 +1,3 @@
+"""Benchmarks of speed and memory, beside baselines."""
+
+__all__ = []

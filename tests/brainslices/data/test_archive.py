@@ -1,0 +1,281 @@
+import errno
+import json
+import resource
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from brainslices.data.archive import FOREGROUND_THRESHOLD, SPLITS, SliceArchive, SliceRecord, split_name
+from brainslices.data.crop import CropBox
+from brainslices.data.archive_writer import write_archive
+from brainslices.errors import InputError
+
+
+def record(number, split="train", **changes):
+    known = SliceRecord(f"id_{number}", f"{split}_{number // 2}", split, 0.25, f"file_{number}.png")
+    return replace(known, **changes)
+
+
+def pairs(count=6, shape=(20, 24), split_of=lambda n: SPLITS[n // 2 % 3], seed=0):
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        image = np.zeros(shape, np.uint8)
+        image[3:10, 5:14] = rng.integers(100, 256, (7, 9))
+        yield record(number, split_of(number)), image
+
+
+def write(folder, slices=None, **options):
+    options.setdefault("intensity_rule", "as they are")
+    return write_archive(folder, pairs() if slices is None else slices, **options)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_archive_gives_back_what_was_written(tmp_path):
+    written = list(pairs())
+    archive = write(tmp_path / "archive", written)
+    again = SliceArchive.open(tmp_path / "archive")
+    assert again.index == archive.index == [record for record, _ in written]
+    np.testing.assert_array_equal(again.images, [image for _, image in written])
+    assert again.image_shape == (20, 24)
+    assert again.intensity_rule == "as they are"
+    assert again.counts == {split: {"subjects": 1, "slices": 2} for split in SPLITS}
+    facts = json.loads((tmp_path / "archive" / "archive.json").read_text())
+    assert facts["counts"] == again.counts
+    assert files(tmp_path) == ["archive"]
+    assert files(tmp_path / "archive") == ["archive.json", "index.csv", "slices.npy"]
+
+
+def test_load_gives_floats_in_unit_range_of_the_rows_in_their_order(tmp_path):
+    archive = write(tmp_path / "archive")
+    rows = np.array([4, 1])
+    pictures = archive.load(rows)
+    assert pictures.shape == (2, 20, 24, 1)
+    assert pictures.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(pictures[..., 0] * 255), archive.images[[4, 1]])
+    assert pictures.max() <= 1
+    assert [archive.index[row].subject for row in rows] == ["test_2", "train_0"]
+
+
+def test_rows_of_are_the_rows_of_a_split_under_any_of_its_names(tmp_path):
+    archive = write(tmp_path / "archive")
+    assert archive.indices("validate").tolist() == [2, 3]
+    assert archive.indices("val").tolist() == archive.indices("Validation").tolist() == [2, 3]
+    assert archive.indices("test").dtype == np.int64
+
+
+def test_rows_of_unknown_or_empty_split_is_refused(tmp_path):
+    archive = write(tmp_path / "archive", pairs(split_of=lambda n: "train"))
+    with pytest.raises(InputError, match="one of train, validate, test. Received: split='holdout'"):
+        archive.indices("holdout")
+    with pytest.raises(InputError, match="no slices in its split 'test', only in: train"):
+        archive.indices("test")
+
+
+def test_split_name_is_the_archives_word():
+    assert [split_name(word) for word in ("train", "val", "validation", "TEST")] == [
+        "train",
+        "validate",
+        "validate",
+        "test",
+    ]
+
+
+def test_opening_reads_no_pixels(tmp_path):
+    write(tmp_path / "archive")
+    (tmp_path / "archive" / "slices.npy").unlink()
+    archive = SliceArchive.open(tmp_path / "archive")
+    assert len(archive.indices("train")) == 2
+    with pytest.raises(InputError, match=r"slices\.npy is damaged"):
+        archive.load([0])
+
+
+def test_content_hash_depends_on_pixels_and_index_alone(tmp_path):
+    hashes = [
+        write(tmp_path / str(number), slices).content_hash
+        for number, slices in enumerate(
+            (pairs(), pairs(), pairs(seed=1), ((replace(r, position=0.5), i) for r, i in pairs()))
+        )
+    ]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+    assert len(hashes[0]) == 64
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_crop_holds_all_training_content_and_no_needless_row(tmp_path, multiple):
+    rng = np.random.default_rng(multiple)
+    for trial in range(20):
+        shape = tuple(rng.integers(9, 40, 2))
+        image = np.zeros(shape, np.uint8)
+        top, left = (rng.integers(0, size) for size in shape)
+        image[top : top + rng.integers(1, 20), left : left + rng.integers(1, 20)] = 200
+        other = np.full(shape, 255, np.uint8)
+        slices = [(record(0), image), (record(2, "test"), other)]
+        archive = write(tmp_path / str(trial), slices, grid_multiple=multiple)
+        crop, batch = archive.crop, image[np.newaxis]
+        np.testing.assert_array_equal(crop.paste(crop.cut(batch), shape), batch)
+        content = np.argwhere(image > FOREGROUND_THRESHOLD * 255)
+        tight = content.max(axis=0) - content.min(axis=0) + 1
+        assert (crop.rows, crop.cols) == tuple(-(-tight // multiple) * multiple)
+        if crop.rows <= shape[0]:
+            assert 0 <= crop.top <= shape[0] - crop.rows
+
+
+def test_crop_threshold_is_that_of_the_foreground(tmp_path):
+    image = np.zeros((16, 16), np.uint8)
+    image[2:5, 3:6] = 6  # 0.0235 of full scale
+    image[12, 12] = 5  # 0.0196
+    assert write(tmp_path / "a", [(record(0), image)], grid_multiple=1).crop == CropBox(2, 3, 3, 3)
+
+
+def test_crop_box_overhanging_the_picture_pads_and_drops():
+    images = np.arange(1, 13, dtype=np.float32).reshape(1, 3, 4, 1)
+    box = CropBox(-1, 2, 6, 4)
+    cut = box.cut(images)
+    assert cut.shape == (1, 6, 4, 1)
+    np.testing.assert_array_equal(cut[0, 1:4, :2, 0], images[0, :, 2:, 0])
+    assert cut.sum() == images[0, :, 2:].sum()
+    pasted = box.paste(cut, (3, 4))
+    np.testing.assert_array_equal(pasted[:, :, 2:], images[:, :, 2:])
+    assert not pasted[:, :, :2].any()
+    assert not CropBox(9, 9, 2, 2).cut(images).any()
+
+
+def test_paste_refuses_pictures_of_another_shape():
+    with pytest.raises(InputError, match=r"shape \(2, 3\). Received: images.shape=\(1, 3, 2\)"):
+        CropBox(0, 0, 2, 3).paste(np.zeros((1, 3, 2)), (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            (record(1, "test", subject="train_0"), np.zeros((20, 24), np.uint8)),
+            "'train_0' is in two splits: in 'train' by file_0.png and in 'test' by file_1.png",
+        ),
+        (
+            (record(1), np.zeros((20, 25), np.uint8)),
+            r"file_0.png has 20 x 24 \(rows x cols\) but file_1.png has 20 x 25",
+        ),
+        (
+            (record(1, slice_id="id_0"), np.zeros((20, 24), np.uint8)),
+            "'id_0' comes twice: from file_0.png and from file_1.png",
+        ),
+        ((record(1), np.zeros((20, 24))), "Received: file_1.png as float64"),
+        ((record(1, "holdout"), np.zeros((20, 24), np.uint8)), "split='holdout'"),
+        ((record(1, position=np.nan), np.zeros((20, 24), np.uint8)), "position=nan"),
+    ],
+)
+def test_slices_that_do_not_fit_are_refused_and_nothing_is_left(tmp_path, second, message):
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "deep" / "archive", [next(pairs()), second])
+    assert files(tmp_path) == []
+
+
+def test_no_slices_and_black_slices_are_refused(tmp_path):
+    with pytest.raises(InputError, match="at least one slice. Received: none"):
+        write(tmp_path / "archive", [])
+    with pytest.raises(InputError, match="black all over"):
+        write(tmp_path / "archive", [(record(0), np.zeros((8, 8), np.uint8))])
+    assert files(tmp_path) == []
+
+
+def test_existing_archive_is_refused_untouched_and_replaced_on_demand(tmp_path):
+    folder = tmp_path / "archive"
+    first = write(folder).content_hash
+    with pytest.raises(InputError, match="already holds a slice archive.*--overwrite"):
+        write(folder, pairs(seed=1))
+    assert SliceArchive.open(folder).content_hash == first
+    assert write(folder, pairs(seed=1), overwrite=True).content_hash != first
+    assert files(tmp_path) == ["archive"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_overwrite_keeps_the_old_archive_and_leaves_nothing(tmp_path, stop):
+    def interrupted():
+        yield from pairs(seed=1)
+        raise stop
+
+    first = write(tmp_path / "archive").content_hash
+    with pytest.raises(stop):
+        write(tmp_path / "archive", interrupted(), overwrite=True)
+    assert files(tmp_path) == ["archive"]
+    archive = SliceArchive.open(tmp_path / "archive")
+    assert archive.content_hash == first
+    assert archive.load([5]).any()
+
+
+def test_other_folders_and_files_are_never_taken(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other things than a slice archive \(notes"):
+        write(tmp_path, overwrite=True)
+    with pytest.raises(InputError, match=r"notes\.txt is a file"):
+        write(tmp_path / "notes.txt", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    assert files(tmp_path) == ["empty", "notes.txt"]
+    (tmp_path / "empty" / "notes.txt").write_text("mine, beside an archive")
+    with pytest.raises(InputError, match=r"holds other things than a slice archive \(notes"):
+        write(tmp_path / "empty", overwrite=True)
+
+
+def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="archive") as caught:
+            write(tmp_path / "archive", pairs(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(tmp_path / "archive")
+    assert files(tmp_path) == []
+
+
+def test_writing_holds_few_slices_at_a_time(tmp_path):
+    tracemalloc.start()
+    try:
+        write(tmp_path / "archive", pairs(300, (256, 256)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3e6  # of 20 MB of pixels
+
+
+def damage_json(folder, **changes):
+    path = folder / "archive.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "archive.json").unlink(), "no slice archive: it has no archive.json"),
+        (lambda f: (f / "archive.json").write_text("{"), r"archive\.json is damaged"),
+        (lambda f: damage_json(f, format_version=9), "format version 9, this program reads 1"),
+        (lambda f: (f / "archive.json").write_text('{"format_version": 1}'), "it lacks content_h"),
+        (lambda f: (f / "index.csv").unlink(), r"index\.csv is damaged"),
+        (lambda f: (f / "index.csv").write_text(""), r"index\.csv is damaged"),
+        (lambda f: (f / "index.csv").write_text("a,b\n1,2\n"), "its columns are a, b"),
+        (
+            lambda f: (f / "index.csv").write_text("slice_id,subject,split,position,source\n"),
+            "0 sl",
+        ),
+        (lambda f: cut_short(f / "slices.npy"), r"slices\.npy is damaged"),
+        (lambda f: np.save(f / "slices.npy", np.zeros(3)), r"holds float64 \(3,\), expected uint8"),
+    ],
+)
+def test_damaged_archive_is_refused_by_file(tmp_path, damage, message):
+    write(tmp_path / "archive")
+    damage(tmp_path / "archive")
+    with pytest.raises(InputError, match=message):
+        SliceArchive.open(tmp_path / "archive").load([0])

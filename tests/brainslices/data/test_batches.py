@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from brainslices.data.batches import SliceBatches
+
+COUNT = 50
+
+
+class Numbered:
+    """Stands for an archive whose slice i is filled with i, but for a mark that shows a mirror."""
+
+    def load(self, rows):
+        images = np.repeat(np.float32(rows), 4 * 3).reshape(-1, 4, 3, 1)
+        images[:, 0] += 0.5
+        return images
+
+
+def batches(**options):
+    options = {"batch_size": 8, "seed": 3, **options}
+    return SliceBatches(Numbered(), np.arange(COUNT), **options)
+
+
+def numbers(data):
+    return [[int(image.min()) for image in data[step][0]] for step in range(len(data))]
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    assert numbers(batches(epoch=2)) == numbers(batches(epoch=2))
+    assert numbers(batches(epoch=2)) != numbers(batches(epoch=1))
+    assert numbers(batches(seed=4)) != numbers(batches())
+    data = batches()
+    backwards = [data[step][0] for step in reversed(range(len(data)))][::-1]
+    for step, images in enumerate(backwards):
+        np.testing.assert_array_equal(images, data[step][0])
+
+
+def test_whoever_trains_moves_the_epoch_on():
+    data = batches()
+    data.on_epoch_end()  # Keras calls it before the first epoch too
+    assert numbers(data) == numbers(batches())
+    data.epoch = 1
+    assert numbers(data) == numbers(batches(epoch=1))
+
+
+def test_every_slice_comes_at_most_once_an_epoch_in_whole_batches():
+    data = batches()
+    seen = numbers(data)
+    assert len(data) == data.steps_per_epoch == COUNT // 8
+    assert {len(batch) for batch in seen} == {8}
+    flat = sum(seen, [])
+    assert len(set(flat)) == len(flat)
+    assert flat != sorted(flat)
+
+
+def test_slices_left_out_change_from_epoch_to_epoch():
+    seen = set()
+    for epoch in range(10):
+        seen.update(sum(numbers(batches(epoch=epoch)), []))
+    assert seen == set(range(COUNT))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_going_on_at_a_step_gives_the_rest_of_the_epoch(mirror):
+    whole, rest = batches(mirror=mirror, epoch=1), batches(mirror=mirror, epoch=1, first_step=4)
+    assert len(rest) == len(whole) - 4
+    assert rest.steps_per_epoch == whole.steps_per_epoch
+    for step in range(len(rest)):
+        np.testing.assert_array_equal(rest[step][0], whole[step + 4][0])
+
+
+def test_mirror_turns_the_rows_of_about_half_of_the_slices():
+    turned = []
+    for epoch in range(20):
+        plain, mirrored = batches(epoch=epoch), batches(epoch=epoch, mirror=True)
+        for step in range(len(plain)):
+            for one, other in zip(plain[step][0], mirrored[step][0], strict=True):
+                same, reverse = (one == other).all(), (one == other[::-1]).all()
+                assert same != reverse
+                turned.append(reverse)
+    assert 0.4 < np.mean(turned) < 0.6
+
+
+def test_validation_gives_all_slices_in_order_with_a_partial_last_batch():
+    data = batches(seed=None)
+    assert len(data) == data.steps_per_epoch == 7
+    seen = numbers(data)
+    assert [len(batch) for batch in seen] == [8] * 6 + [2]
+    assert sum(seen, []) == list(range(COUNT))
+    data.on_epoch_end()
+    assert numbers(data) == seen
+
+
+def test_batch_larger_than_the_data_is_all_of_it():
+    data = batches(batch_size=1000)
+    assert (len(data), data.batch_size) == (1, COUNT)
+    assert sorted(numbers(data)[0]) == list(range(COUNT))
+
+
+def test_batches_are_what_keras_wants(phantom_archive):
+    rows = phantom_archive.indices("validate")
+    (images,) = SliceBatches(phantom_archive, rows, 5)[0]
+    assert (images.shape, images.dtype) == ((5, 64, 64, 1), "float32")
+    assert 0 == images.min() < images.max() <= 1
+    np.testing.assert_array_equal(
+        images, phantom_archive.images[rows[:5], ..., None] / np.float32(255)
+    )
+
+
+def test_mirror_changes_a_copy_and_not_the_archive(phantom_archive):
+    rows = phantom_archive.indices("train")
+    before = phantom_archive.load(rows)
+    data = SliceBatches(phantom_archive, rows, 8, seed=0, mirror=True)
+    for step in range(len(data)):
+        data[step]
+    np.testing.assert_array_equal(phantom_archive.load(rows), before)

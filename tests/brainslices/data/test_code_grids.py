@@ -1,0 +1,238 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.errors import InputError
+
+COUNTS = {"train": 7, "validate": 3, "test": 2}
+GRID, NUM_EMBEDDINGS = (4, 5), 600  # more than a byte holds
+
+
+def split_codes(name, count, rng):
+    return SplitCodes(
+        codes=rng.integers(0, NUM_EMBEDDINGS, (count, *GRID)).astype("uint16"),
+        slice_ids=np.array([f"{name}/slice_{number}" for number in range(count)]),
+        subjects=np.array([f"{name}_{number // 2}" for number in range(count)]),
+        positions=np.linspace(0, 1, count, dtype="float32"),
+    )
+
+
+def code_grids(splits=COUNTS, variants=2):
+    rng = np.random.default_rng(0)
+    return CodeGrids(
+        splits={name: split_codes(name, COUNTS[name], rng) for name in splits},
+        variants=rng.integers(0, NUM_EMBEDDINGS, (variants, COUNTS["train"], *GRID), "uint16"),
+        num_embeddings=NUM_EMBEDDINGS,
+        grid_shape=GRID,
+        image_shape=(40, 30),
+        vqvae_hash="ab" * 32,
+        vqvae_run="/runs/vqvae",
+        archive_hash="cd" * 32,
+    )
+
+
+def assert_same(found, expected):
+    """Equal to the last bit, with equal types."""
+    for field in dataclasses.fields(expected):
+        one, other = getattr(found, field.name), getattr(expected, field.name)
+        if isinstance(other, dict):
+            assert list(one) == list(other)
+            for name in other:
+                assert_same(one[name], other[name])
+        elif isinstance(other, np.ndarray):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+        else:
+            assert (type(one), one) == (type(other), other)
+
+
+@pytest.fixture
+def path(tmp_path):
+    code_grids().save(tmp_path / "code_grids.npz")
+    return tmp_path / "code_grids.npz"
+
+
+def rewritten(path, drop=(), **changes):
+    """The file with some of its arrays changed."""
+    with np.load(path) as file:
+        arrays = {**file, **changes}
+    np.savez(path, **{key: value for key, value in arrays.items() if key not in drop})
+    return path
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        CodeGrids.load(path)
+    message = str(caught.value)
+    assert message.count(str(path)) == 1
+    assert "Run encode_codes.py" in message
+    assert "\n" not in message
+    return message
+
+
+# The file
+
+
+@pytest.mark.parametrize("variants", [0, 2])
+@pytest.mark.parametrize("splits", [("train", "validate", "test"), ("train", "test")])
+def test_file_gives_back_what_was_saved(tmp_path, splits, variants):
+    grids = code_grids(splits, variants)
+    grids.save(tmp_path / "new" / "code_grids.npz")
+    assert_same(CodeGrids.load(tmp_path / "new" / "code_grids.npz"), grids)
+    assert [item.name for item in (tmp_path / "new").iterdir()] == ["code_grids.npz"]
+    assert [len(split) for split in grids.splits.values()] == [COUNTS[name] for name in splits]
+
+
+def test_keys_are_flat_and_nothing_is_pickled(path):
+    splits = [f"{name}_{key}" for name in COUNTS for key in ("codes", "slice_ids", "subjects")]
+    with np.load(path, allow_pickle=False) as file:
+        assert set(file) == {
+            *splits,
+            *(f"{name}_positions" for name in COUNTS),
+            *("train_variants", "num_embeddings", "grid_shape", "image_shape"),
+            *("vqvae_hash", "vqvae_run", "archive_hash", "format_version"),
+        }
+        assert not [key for key in file if file[key].dtype.hasobject]
+
+
+def test_failure_while_saving_leaves_the_earlier_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        code_grids(variants=0).save(path)
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+# Refusals
+
+
+def test_absent_file_is_refused(tmp_path):
+    assert "There is no" in refusal(tmp_path / "code_grids.npz")
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.999])
+def test_cut_off_file_is_refused(path, share):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "cannot be read (" in refusal(path)
+
+
+def test_flipped_bits_are_refused(path):
+    whole = bytearray(path.read_bytes())
+    codes = code_grids().splits["train"].codes.tobytes()
+    whole[whole.index(codes) + 20] ^= 1
+    path.write_bytes(whole)
+    assert "cannot be read (Bad CRC-32" in refusal(path)
+
+
+def test_other_kinds_of_files_are_refused(path):
+    path.write_text("codes")
+    assert "cannot be read (" in refusal(path)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    assert "cannot be read (" in refusal(path)
+    rewritten_with_objects = {"train_slice_ids": np.array([{}] * 7, object)}
+    code_grids().save(path)
+    assert "cannot be read (" in refusal(rewritten(path, **rewritten_with_objects))
+
+
+@pytest.mark.parametrize("version", [0, 2, "1.0", [1, 1]])
+def test_other_format_versions_are_refused(path, version):
+    message = refusal(rewritten(path, format_version=version))
+    assert f"has format version {np.array(version)}, but this version of brainslices" in message
+    assert "format version None" in refusal(rewritten(path, drop=["format_version"]))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["train_variants"],
+        ["vqvae_hash"],
+        ["grid_shape", "num_embeddings"],
+        ["validate_codes"],
+        ["test_positions", "train_subjects"],
+        [f"{name}_{key.name}" for name in COUNTS for key in dataclasses.fields(SplitCodes)],
+    ],
+)
+def test_missing_keys_are_named(path, keys):
+    assert f"lacks {', '.join(sorted(keys))}. " in refusal(rewritten(path, drop=keys))
+
+
+@pytest.mark.parametrize("key", ["num_embeddings", "grid_shape", "image_shape"])
+@pytest.mark.parametrize("value", ["many", [1, 2, 3]])
+def test_facts_of_another_kind_are_refused(path, key, value):
+    assert "is damaged (" in refusal(rewritten(path, **{key: value}))
+
+
+@pytest.mark.parametrize("key", ["test_codes", "train_variants"])
+def test_codes_outside_the_codebook_are_refused(path, key):
+    with np.load(path) as file:
+        codes = file[key].copy()
+    codes[..., -1, -1] = NUM_EMBEDDINGS - 1
+    CodeGrids.load(rewritten(path, **{key: codes}))
+    codes[-1, ..., -1, -1] = NUM_EMBEDDINGS
+    message = refusal(rewritten(path, **{key: codes}))
+    assert f"{key} has a code 600, but num_embeddings is 600" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("test_codes", np.zeros((2, 5, 4), "uint16"), "uint16 (2, 5, 4), expected uint16 and"),
+        ("test_codes", np.zeros((2, 4, 5), "int64"), "int64 (2, 4, 5), expected uint16 and (4, 5)"),
+        ("test_codes", np.uint16(0), "uint16 (), expected uint16 and (4, 5) of each"),
+        ("test_codes", np.zeros((3, 4, 5), "uint16"), "has shape (2,), but test_codes (3, 4, 5)"),
+        ("grid_shape", (5, 4), "expected uint16 and (7, 5, 4) of each"),
+        ("train_variants", np.zeros((2, 6, 4, 5), "uint16"), "expected uint16 and (7, 4, 5)"),
+        ("train_variants", np.zeros((7, 4, 5), "uint16"), "expected uint16 and (7, 4, 5)"),
+        ("train_subjects", np.array(["a"]), "train_subjects has shape (1,), but train_codes (7"),
+        ("validate_positions", np.zeros((3, 1)), "validate_positions has shape (3, 1), but"),
+    ],
+)
+def test_shapes_that_disagree_are_refused(path, key, value, fault):
+    message = refusal(rewritten(path, **{key: value}))
+    assert "contradicts itself: " in message
+    assert fault in message
+
+
+# Entropies
+
+
+def test_entropy_is_that_of_the_definition():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 9, (50, *GRID)) ** 2
+    shares = [np.mean(codes == code) for code in range(100)]
+    expected = -sum(share * math.log(share) for share in shares if share)
+    assert entropy(codes, 100) == pytest.approx(expected)
+    each = [entropy(codes[:, row, col], 100) for row in range(4) for col in range(5)]
+    assert entropy_by_position(codes, 100) == pytest.approx(np.mean(each))
+
+
+def test_entropy_of_one_code_is_0_and_of_all_alike_the_logarithm():
+    codes = np.arange(16, dtype="uint16").reshape(16, 1, 1)
+    assert entropy(codes, 16) == entropy_by_position(codes, 16) == pytest.approx(math.log(16))
+    assert entropy(np.full((8, 2, 2), 3, "uint16"), 16) == 0
+
+
+def test_a_known_place_saves_what_it_tells():
+    """Each place has a code of its own: nothing is left once the place is known."""
+    codes = np.broadcast_to(np.arange(20).reshape(GRID), (11, *GRID))
+    assert entropy(codes, 20) == pytest.approx(math.log(20))
+    assert entropy_by_position(codes, 20) == 0
+    random = code_grids().splits["train"].codes
+    assert entropy_by_position(random, NUM_EMBEDDINGS) < entropy(random, NUM_EMBEDDINGS)
+
+
+def test_entropies_do_not_depend_on_the_order_of_the_slices():
+    codes = code_grids().splits["train"].codes
+    turned = codes[::-1]
+    assert entropy(turned, NUM_EMBEDDINGS) == entropy(codes, NUM_EMBEDDINGS)
+    assert entropy_by_position(turned, NUM_EMBEDDINGS) == entropy_by_position(codes, NUM_EMBEDDINGS)

@@ -1,0 +1,292 @@
+"""How samples are measured: each figure against a reference, a property or real slices."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+from scipy.ndimage import gaussian_filter
+
+from brainslices.data.archive import SliceRecord
+from brainslices.data.archive_writer import write_archive
+from brainslices.data.phantom import phantom_slices
+from brainslices.errors import InputError
+from brainslices.evaluation.frechet import features, frechet_distance
+from brainslices.evaluation.generation_metrics import (
+    evaluate_samples,
+    foreground_area,
+    foreground_area_difference,
+    intensity_quantile_difference,
+    intensity_quantiles,
+    matched_rows,
+)
+from brainslices.evaluation.image_metrics import reconstruction_scores
+from brainslices.evaluation.ms_ssim import ms_ssim, pairwise_ms_ssim
+from brainslices.evaluation.nearest import nearest_train
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """Two phantom slices of one level, float32 of shape (2, 176, 176)."""
+    slices = [phantom_slices(subject, np.array([0.5]), (176, 176), seed=0) for subject in range(2)]
+    return np.concatenate(slices).astype("float32") / 255
+
+
+def split_images(archive, split):
+    return archive.load(archive.indices(split))[..., 0]
+
+
+def with_noise(images, deviation, seed=0):
+    noise = np.random.default_rng(seed).normal(0, deviation, images.shape)
+    return np.clip(images + noise, 0, 1).astype("float32")
+
+
+@pytest.mark.parametrize("side", [176, 187])
+def test_ms_ssim_is_tensorflows(heads, side):
+    import tensorflow as tf
+
+    grown = np.pad(heads, ((0, 0), (0, side - 176), (0, side - 176)), mode="edge")
+    for first, second in [(grown[0], grown[1]), (grown[0], with_noise(grown, 0.1)[0])]:
+        expected = tf.image.ssim_multiscale(first[..., None], second[..., None], max_val=1.0)
+        assert ms_ssim(first, second) == pytest.approx(float(expected), abs=1e-4)  # in float32
+
+
+def test_ms_ssim_has_the_properties_of_a_similarity(heads):
+    first, second = heads
+    assert ms_ssim(first, first) == pytest.approx(1, abs=1e-12)
+    assert ms_ssim(first, second) == ms_ssim(second, first)
+    falling = [ms_ssim(first, with_noise(first, deviation)) for deviation in (0, 0.02, 0.1, 0.4)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] < 0.6
+    assert ms_ssim(first, 1 - first) == 0
+
+
+def test_ms_ssim_of_one_scale_is_ssim(heads):
+    small, other = heads[:, 70:91, 70:91]
+    assert ms_ssim(small, other) == pytest.approx(
+        reconstruction_scores(small, other)["ssim"], abs=1e-9
+    )
+
+
+def test_ms_ssim_of_too_small_pictures_is_refused():
+    with pytest.raises(InputError, match=r"at least 11 pixels.*Received: \(10, 40\) and \(10, 40"):
+        ms_ssim(np.zeros((10, 40)), np.zeros((10, 40)))
+
+
+def test_pairs_are_of_one_level_and_of_two_subjects(heads):
+    images = np.concatenate([heads, heads])
+    positions = [0.5, 0.5 + 1 / 64, 0.9, 0.1]
+    assert pairwise_ms_ssim(images, positions) == pytest.approx(ms_ssim(*heads))
+    subjects = ["a", "a", "b", "c"]
+    alike = pairwise_ms_ssim(images, [0.5, 0.2, 0.5, 0.2], subjects)
+    assert alike == pytest.approx(1)
+    with pytest.raises(InputError, match="4 slices without such a pair"):
+        pairwise_ms_ssim(images, positions, subjects)
+
+
+def test_few_pairs_are_drawn_by_seed(phantom_archive):
+    images = split_images(phantom_archive, "train")
+    same = np.zeros(len(images))
+    drawn = [pairwise_ms_ssim(images, same, pairs=5, seed=seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_nearest_training_slice_is_that_of_brute_force(phantom_archive):
+    images = split_images(phantom_archive, "test")[::2]
+    rows, scores = nearest_train(images, phantom_archive)
+    train = phantom_archive.indices("train")
+    for image, row, score in zip(images, rows, scores, strict=True):
+        reported = [
+            reconstruction_scores(phantom_archive.load([other])[0], image)["ssim"]
+            for other in train
+        ]
+        assert row == train[np.argmax(reported)]
+        assert score == pytest.approx(max(reported), abs=1e-9)
+    assert (rows.dtype, scores.dtype) == ("int64", "float64")
+
+
+def test_learnt_by_heart_is_found(phantom_archive):
+    train = phantom_archive.indices("train")[[3, 17, 30]]
+    rows, scores = nearest_train(phantom_archive.load(train)[..., 0], phantom_archive, candidates=1)
+    np.testing.assert_array_equal(rows, train)
+    np.testing.assert_allclose(scores, 1)
+
+
+def test_nearest_of_bright_and_black_pictures(phantom_archive):
+    images = np.stack([np.zeros((64, 64)), np.ones((64, 64))]).astype("float32")
+    rows, scores = nearest_train(images, phantom_archive, candidates=40)
+    for image, row, score in zip(images, rows, scores, strict=True):
+        reported = reconstruction_scores(phantom_archive.load([row])[0], image)["ssim"]
+        assert score == pytest.approx(reported, abs=1e-9)
+
+
+def test_pictures_of_another_size_are_refused(phantom_archive):
+    with pytest.raises(InputError, match=r"\(n, 64, 64\).*Received: shape \(2, 32, 64\)"):
+        nearest_train(np.zeros((2, 32, 64), "float32"), phantom_archive)
+
+
+def test_features_are_fixed_and_see_layout_and_texture(phantom_archive):
+    images = split_images(phantom_archive, "train")
+    plain = features(images)
+    assert plain.shape == (40, 64)
+    assert plain.dtype == "float64"
+    np.testing.assert_array_equal(plain, features(images))
+    np.testing.assert_allclose(features(images[5:6]), plain[5:6])
+    moved = features(np.roll(images, 6, axis=2))
+    sharper = features(with_noise(images, 0.05))
+    assert np.abs(moved - plain)[:, :24].max() > 0.1
+    assert np.abs(sharper - plain)[:, 24:34].max() > 0.1
+
+
+def test_features_of_small_pictures_are_refused():
+    with pytest.raises(InputError, match=r"at least 64 pixels.*Received: shape \(2, 63, 70\)"):
+        features(np.zeros((2, 63, 70)))
+
+
+def test_frechet_distance_of_diagonal_gaussians():
+    generator = np.random.default_rng(0)
+    # Whitened, so that the sample moments are exactly those wanted.
+    white = np.linalg.qr(generator.standard_normal((400, 6)))[0]
+    white -= white.mean(axis=0)
+    white = white @ np.linalg.inv(np.linalg.cholesky(np.cov(white, rowvar=False))).T
+    deviations, others = generator.uniform(0.1, 2, (2, 6))
+    shift = generator.standard_normal(6)
+    expected = np.sum(shift**2) + np.sum((deviations - others) ** 2)
+    distance = frechet_distance(white * deviations, white * others + shift)
+    assert distance == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_is_that_by_the_matrix_square_root():
+    generator = np.random.default_rng(1)
+    mixtures = generator.standard_normal((2, 12, 12))
+    first, second = (generator.standard_normal((300, 12)) @ mixture for mixture in mixtures)
+    one, other = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+    root = scipy.linalg.sqrtm(one @ other).real
+    shift = first.mean(axis=0) - second.mean(axis=0)
+    expected = shift @ shift + np.trace(one + other - 2 * root)
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-8)
+
+
+def test_frechet_distance_of_few_rows_is_finite_and_zero_for_equal_sets():
+    few = np.random.default_rng(2).standard_normal((3, 64))
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(few, few + 1) == pytest.approx(64, abs=1e-5)
+    with pytest.raises(InputError, match=r"n at least 2.*Received: shapes \(1, 64\) and \(3, 64"):
+        frechet_distance(few[:1], few)
+
+
+def test_area_and_quantiles_of_a_known_picture():
+    images = np.zeros((2, 10, 10), "float32")
+    images[0, :5] = np.linspace(0.5, 1, 50).reshape(5, 10)
+    np.testing.assert_allclose(foreground_area(images), [0.5, 0])
+    quantiles = intensity_quantiles(images)
+    np.testing.assert_allclose(quantiles[0], np.linspace(0.525, 0.975, 19), atol=1e-6)
+    assert np.isnan(quantiles[1]).all()
+
+
+def test_differences_of_sets():
+    first = np.zeros((2, 10, 10), "float32")
+    first[:, :4] = 0.5
+    second = np.zeros((3, 10, 10), "float32")
+    second[:, :6] = 0.8
+    assert foreground_area_difference(first, second) == pytest.approx(0.2)
+    assert intensity_quantile_difference(first, second) == pytest.approx(0.3)
+    assert intensity_quantile_difference(first, first) == 0
+    assert np.isnan(intensity_quantile_difference(first, np.zeros((1, 10, 10))))
+
+
+def test_matched_rows_are_of_the_level_and_of_subjects_in_turn(phantom_archive):
+    rows = matched_rows(phantom_archive, "train", [3 / 7] * 5 + [0.55] * 5, seed=3)
+    records = [phantom_archive.index[row] for row in rows]
+    assert [record.position for record in records] == pytest.approx([3 / 7] * 5 + [4 / 7] * 5)
+    assert len({record.subject for record in records[:5]}) == 5
+    assert len({record.subject for record in records[5:]}) == 5
+    np.testing.assert_array_equal(
+        rows, matched_rows(phantom_archive, "train", [3 / 7] * 5 + [0.55] * 5, seed=3)
+    )
+    spread = matched_rows(phantom_archive, "train", np.arange(5) / 7)
+    assert len({phantom_archive.index[row].subject for row in spread}) == 5
+
+
+def test_matched_rows_repeat_only_when_the_level_is_used_up(phantom_archive):
+    rows = matched_rows(phantom_archive, "train", [0.0] * 10)
+    assert sorted(np.unique(rows, return_counts=True)[1]) == [2] * 5
+
+
+@pytest.fixture(scope="module")
+def measured(phantom_archive):
+    """The test slices, taken for samples."""
+    rows = phantom_archive.indices("test")
+    images = np.repeat(phantom_archive.load(rows)[..., 0], 2, axis=0)
+    positions = np.repeat([phantom_archive.index[row].position for row in rows], 2)
+    return images, positions, evaluate_samples(images, positions, phantom_archive)
+
+
+def test_real_slices_taken_for_samples_measure_as_real(measured, phantom_archive):
+    _, _, figures = measured
+    rows, scores = figures["nearest"]
+    assert len(rows) == len(scores) == figures["samples"] == 16
+    assert figures["nearest_train_ssim"] == pytest.approx(figures["nearest_train_ssim_real"])
+    assert figures["nearest_train_ssim"] == pytest.approx(scores.mean())
+    assert figures["frechet_distance"] == pytest.approx(0, abs=1e-6)
+    assert figures["foreground_area_difference"] == 0
+    assert figures["frechet_distance_real"] > 0
+    # Each is there twice: no diversity at all.
+    assert figures["pairwise_ms_ssim"] == pytest.approx(1)
+    assert figures["pairwise_ms_ssim_real"] < 0.99
+
+
+def test_every_figure_has_its_baseline(measured):
+    names = {
+        "pairwise_ms_ssim",
+        "nearest_train_ssim",
+        "frechet_distance",
+        "foreground_area_difference",
+        "intensity_quantile_difference",
+    }
+    figures = measured[2]
+    assert set(figures) == names | {f"{name}_real" for name in names} | {"samples", "nearest"}
+    assert all(np.isfinite(figures[name]) for name in figures if name != "nearest")
+
+
+def test_training_slices_taken_for_samples_are_found_out(phantom_archive):
+    positions = np.repeat(np.arange(8) / 7, 2)
+    rows = matched_rows(phantom_archive, "train", positions)
+    images = phantom_archive.load(rows)[..., 0]
+    figures = evaluate_samples(images, positions, phantom_archive)
+    assert figures["nearest_train_ssim"] == pytest.approx(1)
+    assert figures["nearest_train_ssim_real"] < 0.95
+    np.testing.assert_array_equal(figures["nearest"][0], rows)
+
+
+def test_what_cannot_be_measured_is_refused(measured, phantom_archive, tmp_path):
+    images, positions, _ = measured
+    with pytest.raises(InputError, match="from 2 on.*1 pictures and positions of shape"):
+        evaluate_samples(images[:1], positions[:1], phantom_archive)
+    with pytest.raises(InputError, match="8 slices without such a pair"):
+        evaluate_samples(images[::2], positions[::2], phantom_archive)
+    pixels = np.rint(images * 255).astype("uint8")
+    slices = [
+        (SliceRecord(f"s{k}", "one", "train", float(positions[k]), "phantom"), pixels[k])
+        for k in range(16)
+    ]
+    lone = write_archive(tmp_path / "lone", slices, intensity_rule="phantom")
+    with pytest.raises(InputError, match="no slices in its split 'test'"):
+        evaluate_samples(images, positions, lone)
+
+
+@pytest.mark.real_data
+def test_features_order_real_slices_sensibly(oasis_pngs):
+    from PIL import Image
+
+    def pictures(split):
+        files = sorted((oasis_pngs / f"keras_png_slices_{split}").glob("*.png"))
+        chosen = np.linspace(0, len(files) - 1, 128).astype(int)
+        return np.stack([np.asarray(Image.open(files[k]), "float32") / 255 for k in chosen])
+
+    train, test = pictures("train"), pictures("test")
+    described = features(test)
+    blurred = np.stack([gaussian_filter(image, 1.5) for image in test])
+    nonsense = np.random.default_rng(0).random(test.shape, "float32")
+    sets = (train, blurred, with_noise(test, 0.05), nonsense)
+    distances = [frechet_distance(features(images), described) for images in sets]
+    assert distances == sorted(distances)

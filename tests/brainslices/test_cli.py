@@ -1,0 +1,213 @@
+import dataclasses
+import errno
+import json
+
+import pytest
+from helpers import SCRIPT, python, script_main, tiny_config, tiny_training
+
+from brainslices import cli
+from brainslices.errors import InputError
+from vqvae.config import PRESETS
+
+
+def outcome(error, capsys):
+    def main():
+        if error is not None:
+            raise error
+
+    return cli.run(main), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (None, 0, ""),
+        (InputError("`x` must be 1."), 2, "error: `x` must be 1.\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/state.npz"),
+            2,
+            "error: The disk is full (a/state.npz). Free some space and run the same command "
+            "again.\n",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"),
+            2,
+            "error: No such file or directory (a/b).\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a/b"),
+            2,
+            "error: No permission to write (a/b). Change that, or choose another folder.\n",
+        ),
+        (OSError("odd"), 2, "error: odd.\n"),
+        (KeyboardInterrupt(), 130, "\nstopped.\n"),
+        (KeyboardInterrupt("State saved."), 130, "\nstopped. State saved.\n"),
+    ],
+)
+def test_errors_that_can_be_mended_are_a_message_and_a_status(error, status, message, capsys):
+    assert outcome(error, capsys) == (status, message)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("ours"), ValueError("ours"), TypeError("ours")])
+def test_defects_of_ours_keep_their_traceback(error, capsys):
+    with pytest.raises(type(error), match="ours"):
+        outcome(error, capsys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    batch_size: int
+    """Slices in one step."""
+    widths: tuple[int, ...] = (1, 2)
+    """Widths."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner
+
+
+def test_fields_of_nested_dataclasses_are_plain_flags():
+    parsed = cli.parse(Outer, ["--name", "a", "--batch-size", "4", "--widths", "3", "4", "5"])
+    assert parsed == Outer("a", Inner(4, (3, 4, 5)))
+
+
+def test_flags_not_given_keep_the_default():
+    default = Outer("a", Inner(4))
+    assert cli.parse(Outer, [], default) == default
+    assert cli.parse(Outer, ["--batch-size", "9"], default) == Outer("a", Inner(9))
+
+
+def test_own_flags_are_peeked_among_others():
+    assert cli.parse_known(Inner, ["--name", "a", "--batch-size", "4", "--help"]) == Inner(4)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "named"),
+    [
+        (["--help"], 0, "--batch-size"),
+        (["--name", "a", "--batch-siz", "4"], 2, "--batch-size"),
+        (["--name", "a", "--batch-size", "four"], 2, "four"),
+        (["--batch-size", "4"], 2, "--name"),
+    ],
+)
+def test_wrong_flags_exit_with_2_and_help_with_0(words, status, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(Outer, words)
+    assert stop.value.code == status
+    printed = capsys.readouterr()
+    assert named in printed.out + printed.err
+
+
+# The training command
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Runs train_vqvae.py in this process up to the training: (status, what it would train)."""
+    import vqvae.training
+
+    asked = []
+
+    def train(*arguments):
+        asked.append(arguments)
+        scores = {"ssim": 0.5, "ssim_foreground": 0.25, "train_codebook_usage": 1.0}
+        return {"epoch": 1, "epochs": 2, "bits_per_pixel_raw": 0.1, **scores}
+
+    monkeypatch.setattr(vqvae.training, "train", train)
+    main = script_main()
+
+    def run(*words):
+        asked.clear()
+        argv = ["--data", "data", "--run", "run", *map(str, words)]
+        return cli.run(lambda: main(argv)), asked
+
+    return run
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_trained_as_they_are(command, preset, capsys):
+    status, [(data, run, model, training)] = command("--preset", preset)
+    assert (status, str(data), str(run)) == (0, "data", "run")
+    assert (model, training) == (PRESETS[preset].model, PRESETS[preset].training)
+    printed = capsys.readouterr().out
+    assert "best epoch 1 of 2: validation ssim 0.5000, ssim_foreground 0.2500" in printed
+
+
+def test_default_preset_needs_no_flag(command):
+    _, [(_, _, model, training)] = command()
+    assert (model, training) == (PRESETS["default"].model, PRESETS["default"].training)
+
+
+def test_flags_override_the_preset(command):
+    words = ["--epochs", 3, "--channels", 8, 16, "--codebook", "gradient"]
+    _, [(_, _, model, training)] = command("--preset", "seed", *words, "--mirror")
+    expected = dataclasses.replace(PRESETS["seed"].model, channels=(8, 16))
+    assert model == expected
+    assert (training.epochs, training.mirror) == (3, True)
+
+
+def test_config_of_a_run_is_taken_and_overridden(command, tmp_path):
+    path = tmp_path / "config.json"
+    parts = {"model": tiny_config(), "training": tiny_training()}
+    written = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    path.write_text(json.dumps({"format_version": 1, "kind": "vqvae", **written}))
+    _, [(_, _, model, training)] = command("--config", path)
+    assert (model, training) == (tiny_config(), tiny_training())
+    _, [(_, _, model, _)] = command("--config", path, "--num-embeddings", 64)
+    assert model == tiny_config(num_embeddings=64)
+
+
+def test_wrong_config_is_a_message_and_2(command, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    written = {"model": {"num_embedings": 1}, "training": {}}
+    path.write_text(json.dumps(written))
+    assert command("--config", path) == (2, [])
+    expected = f"error: Unknown key `num_embedings` in {path}. Did you mean `num_embeddings`?\n"
+    assert capsys.readouterr().err == expected
+    assert command("--config", tmp_path / "no.json") == (2, [])
+    assert "error: There is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--num-embeddings", "1"], "Received: num_embeddings=1."),
+        (["--epochs", "0"], "Received: epochs=0."),
+        (["--codebook", "gradient"], "0 with codebook='gradient'"),
+    ],
+)
+def test_wrong_values_are_a_message_and_2(command, words, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(*words)
+    assert stop.value.code == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert named in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--preset", "none"], "none"),
+        (["--precision", "float8"], "float8"),
+        (["--epochs", "1.5"], "1.5"),
+        (["--epoch", "3"], "--epoch"),
+    ],
+)
+def test_wrong_words_are_a_message_and_2(command, words, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(*words)
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_absent_archive_is_status_2_without_traceback(tmp_path):
+    ran = python(SCRIPT, "--data", tmp_path / "no", "--run", tmp_path / "run")
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1].startswith("error: ")
+    assert str(tmp_path / "no") in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "run").exists()

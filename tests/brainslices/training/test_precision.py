@@ -1,0 +1,126 @@
+"""Which arithmetic is chosen, and that a run's model does not depend on it."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from helpers import (
+    pictures,
+    tiny_config,
+    tiny_prior_config,
+    tiny_prior_training,
+    tiny_training,
+    values,
+)
+
+from brainslices.errors import InputError
+from brainslices.runs.json_files import read_json
+from brainslices.runs.loading import load_model
+from brainslices.runs.run import Run
+from brainslices.training import precision
+from brainslices.training.precision import resolve_precision
+from pixelcnn.config import PixelCNNConfig
+from vqvae.config import VQVAEConfig
+
+POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
+WIDTH = 8
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+
+def test_precision_is_as_asked():
+    for policy in POLICIES:
+        assert resolve_precision(policy, WIDTH) == (policy, "as asked")
+
+
+def test_precision_that_a_device_cannot_do(monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("No kernel for half on this device\nand a long story")
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", refuse)
+    expected = r"cannot train in mixed_float16 \(No kernel for half on this device\). Ask for --pre"
+    with pytest.raises(InputError, match=expected):
+        resolve_precision("mixed_float16", WIDTH)
+    assert resolve_precision("float32", WIDTH) == ("float32", "as asked")
+
+
+@pytest.mark.parametrize(
+    ("capability", "policy"),
+    [((9, 0), "mixed_bfloat16"), ((8, 0), "mixed_bfloat16"), ((7, 5), "mixed_float16")],
+)
+def test_auto_on_a_gpu_goes_by_its_capability(monkeypatch, capability, policy):
+    monkeypatch.setattr(precision, "_gpu_capability", lambda: capability)
+    assert resolve_precision("auto", WIDTH)[0] == policy
+
+
+@pytest.mark.parametrize(("gain", "policy"), [(1.5, "mixed_bfloat16"), (1.1, "float32")])
+def test_auto_on_a_cpu_goes_by_a_probe(monkeypatch, gain, policy):
+    seconds = {"float32": gain, "mixed_bfloat16": 1.0}
+    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "_probe", lambda policy, width: seconds[policy])
+    assert resolve_precision("auto", WIDTH) == (
+        policy,
+        f"CPU with bfloat16, {gain:.2f}x the speed of float32 in a short probe",
+    )
+
+
+def test_auto_on_a_cpu_without_bfloat16(monkeypatch):
+    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
+    assert resolve_precision("auto", WIDTH) == ("float32", "CPU without bfloat16 instructions")
+
+
+@pytest.fixture(scope="module", params=POLICIES[1:])
+def trained(request, phantom_archive, tmp_path_factory):
+    """Runs of both stages in a mixed policy: the policy, and the runs."""
+    from pixelcnn.training import train as train_pixelcnn
+    from vqvae.encode import code_grids
+    from vqvae.training import train as train_vqvae
+
+    folder = tmp_path_factory.mktemp(request.param)
+    vqvae, prior = folder / "vqvae", folder / "pixelcnn"
+    short = {"epochs": 1, "precision": request.param}
+    train_vqvae(phantom_archive.path, vqvae, tiny_config(), tiny_training(**short))
+    training = tiny_prior_training(**short)
+    grids = code_grids(vqvae, variants=training.variants)
+    train_pixelcnn(grids, prior, tiny_prior_config(), training)
+    return request.param, Run(vqvae), Run(prior)
+
+
+def test_runs_tell_their_policy(trained):
+    policy, vqvae, prior = trained
+    for run, score in ((vqvae, "loss"), (prior, "nats_per_code")):
+        assert read_json(run.environment_path)["precision"] == policy
+        assert 0 < read_json(run.metrics_path)[score] < 10
+
+
+@pytest.mark.parametrize("other", POLICIES)
+def test_models_of_one_policy_load_in_any_other(trained, phantom_archive, other):
+    """The same float32 weights; outputs as near as half precision's eight bits allow."""
+    _, vqvae, prior = trained
+    images = pictures(4, phantom_archive.image_shape)
+    kinds = {"vqvae": (vqvae, VQVAEConfig), "pixelcnn": (prior, PixelCNNConfig)}
+    for kind, (run, config) in kinds.items():
+        own, loaded = (load_model(run, kind, config, dtype) for dtype in (None, other))
+        assert loaded.dtype_policy.name == other
+        for one, two in zip(values(own.weights), values(loaded.weights), strict=True):
+            assert one.dtype == two.dtype
+            np.testing.assert_array_equal(one, two)
+        if kind == "vqvae":
+            outputs = [np.asarray(model.encode(images), "float32") for model in (own, loaded)]
+        else:
+            grids = np.random.default_rng(0).integers(0, 32, (4, *own.grid_shape))
+            position = np.linspace(0, 1, 4, dtype="float32")
+            outputs = [np.asarray(model.log_prob(grids, position)) for model in (own, loaded)]
+        assert outputs[0].dtype == "float32"
+        scale = np.abs(outputs[0]).max()
+        np.testing.assert_allclose(outputs[0], outputs[1], atol=0.03 * scale)
+
+
+def test_another_precision_is_another_run(trained, phantom_archive):
+    from vqvae.training import train
+
+    policy, vqvae, _ = trained
+    training = dataclasses.replace(tiny_training(epochs=2), precision="float32")
+    with pytest.raises(InputError, match=f"precision='{policy}' .asked: 'float32'."):
+        train(phantom_archive.path, vqvae.path, tiny_config(), training)

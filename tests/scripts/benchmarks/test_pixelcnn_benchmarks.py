@@ -1,0 +1,89 @@
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from tiny_prior import GRID, made
+
+from pixelcnn.masks import SCANS
+from pixelcnn.sampling import Sampler, uniform_noise
+from scripts.benchmarks import pixelcnn_benchmarks as benchmark
+from scripts.benchmarks.harness import PROCESS_STATUS
+from scripts.benchmarks.pixelcnn_benchmarks import NaiveSampler
+
+ROWS = {
+    "sample 16 slices of 8 x 8 codes",
+    "sample 16 slices of 8 x 8 codes, and one pass",
+    "sample 16 slices of 8 x 8 codes, 2 attentions",
+    "sample 16 slices of 8 x 8 codes, 2 attentions, and one pass",
+    "sample a slice, 4 x 4 codes",
+    "sample a slice, 8 x 8 codes",
+    "sample a slice, 1 at a time",
+    "sample a slice, 2 at a time",
+    "train default prior, float32",
+    "train default prior, float32: arithmetic",
+    "train default prior, mixed_bfloat16",
+    "train default prior, mixed_bfloat16: arithmetic",
+}
+MEMORY_ROWS = {
+    "memory, sample 16 slices",
+    "memory, sample 160 slices",
+    "memory, sample 16 slices of 4 x 4 codes",
+}
+
+
+@pytest.mark.parametrize("scan", SCANS)
+def test_naive_sampler_draws_the_same_codes_with_the_same_noise(fresh_keras, scan):
+    model = made(scan=scan)
+    position, uniform = np.float32([0.1, 0.5, 0.9]), uniform_noise(3, range(3), GRID)
+    codes = Sampler(model)(position, uniform)["codes"].reshape(3, -1)
+    count = 13
+    naive = NaiveSampler(model)(position, uniform, count).reshape(3, -1)
+    drawn, rest = model.cells[:count], model.cells[count:]
+    np.testing.assert_array_equal(naive[:, drawn], codes[:, drawn])
+    assert len(np.unique(naive[:, drawn])) > 1
+    assert not naive[:, rest].any()
+
+
+def test_sampling_is_held_to_its_bars(monkeypatch, tmp_path):
+    def clock(sides, rounds):
+        return {name: ({"cached": 2.0, "naive": 4.0, "pass": 1.0}[name],) for name in sides}
+
+    monkeypatch.setattr(benchmark, "interleaved_medians", clock)
+    setting = benchmark.Setting(archive=tmp_path, scripts=tmp_path, workspace=tmp_path, quick=True)
+    naive, one_pass, *_ = benchmark.measure_sampling(setting)
+    # 64 codes, of which 4 were timed: 16 times 4 s.
+    assert (naive.ratio, naive.at_least, naive.met) == (32, 400, False)
+    # At most 2.5 times the pass's second.
+    assert (one_pass.ratio, one_pass.at_least, one_pass.met) == (0.5, 0.4, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (("sampling", "growth", "prior"), ROWS),
+        pytest.param(("sampling_memory",), MEMORY_ROWS, marks=pytest.mark.long),
+    ],
+    ids=["time", "memory"],
+)
+def test_quick_benchmark_measures_every_row(phantom_archive, tmp_path, only, expected):
+    out = tmp_path / "benchmark.json"
+    words = ["--data", phantom_archive.path, "--out", out, "--quick"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/benchmark.py", *words, "--only", *only],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    unknown = expected is MEMORY_ROWS and not PROCESS_STATUS.exists()
+    assert set(rows) == (set() if unknown else expected)
+    for name, row in rows.items():
+        assert math.isfinite(row["ours"]) and row["ours"] > 0, name
+        assert row["peer"] is None or (row["peer"] > 0 and row["ratio"] > 0 and row["against"])
+        assert name in done.stdout

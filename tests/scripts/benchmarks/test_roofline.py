@@ -1,0 +1,71 @@
+"""What a training's arithmetic is set beside: operations, against TensorFlow's own count."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import scripts.benchmarks.pixelcnn_benchmarks
+import scripts.benchmarks.vqvae_benchmarks
+from pixelcnn.config import DEFAULT_MODEL
+from pixelcnn.model import PixelCNN
+from scripts.benchmarks import roofline
+from scripts.benchmarks.harness import Setting
+from scripts.benchmarks.roofline import matrix_products
+from vqvae.config import PRESETS
+from vqvae.model import VQVAE
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+
+def counted(function, *specifications):
+    """Floating-point operations of a forward pass, as TensorFlow counts those of its graph."""
+    profiler = tf.compat.v1.profiler
+    graph = tf.function(function).get_concrete_function(*specifications).graph
+    options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation())
+    return profiler.profile(graph, options=options.with_empty_output().build()).total_float_ops
+
+
+def test_operations_of_a_vqvae():
+    config = dataclasses.replace(PRESETS["default"].model, channels=(8, 16), embedding_dim=4)
+    model = VQVAE((32, 32), (0, 0, 32, 32), np.zeros((32, 32)), 1.0, **dataclasses.asdict(config))
+    model.build((None, 32, 32, 1))
+    forward = counted(
+        lambda images: model.decoder(model.encoder(images)),
+        tf.TensorSpec((1, *model.coded_shape, 1)),
+    )
+    # Biases and activations are the rest.
+    assert 0.97 < scripts.benchmarks.vqvae_benchmarks._operations(model) / (3 * forward) <= 1
+
+
+def test_operations_of_a_prior():
+    config = dataclasses.replace(DEFAULT_MODEL, channels=32, layers=3)
+    model = PixelCNN((6, 5), 64, **dataclasses.asdict(config))
+    model.build()
+    forward = counted(
+        lambda codes, position: model({"codes": codes, "position": position}),
+        tf.TensorSpec((1, 6, 5), tf.int32),
+        tf.TensorSpec((1,)),
+    )
+
+    assert 0.9 < scripts.benchmarks.pixelcnn_benchmarks._operations(model) / (3 * forward) < 1.1
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_products_have_a_rate(policy):
+    assert 0 < matrix_products(policy, quick=True)() < 1e6
+
+
+def test_rows_of_a_training(monkeypatch, tmp_path):
+    rates = {("float32", False): 50.0, ("float32", True): 40.0}
+    rates |= {("mixed_bfloat16", False): 100.0, ("mixed_bfloat16", True): 110.0}
+    monkeypatch.setattr(roofline, "trainable_policies", lambda: ["float32", "mixed_bfloat16"])
+    monkeypatch.setattr(roofline, "call", lambda rate, *words: rate(*words))
+    monkeypatch.setattr(roofline, "matrix_products", lambda policy, quick: lambda: 0.8)
+    setting = Setting(archive=tmp_path, scripts=tmp_path, workspace=tmp_path, quick=True)
+    rows = roofline.training_rows("train", setting, lambda _, *which: rates[which], 8e9)
+    whole, share, mixed, _ = rows
+    assert (whole.name, whole.ours, whole.ratio, whole.met) == ("train, float32", 50.0, 1.25, True)
+    assert (share.ours, share.ratio, share.note) == (0.4, 0.5, "8.00 GFLOP a slice")
+    assert (mixed.note, mixed.met) == ("2.00x float32", False)

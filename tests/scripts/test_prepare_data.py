@@ -1,0 +1,94 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from brainslices.data.archive import SliceArchive
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / "scripts" / "prepare_data.py")]
+SMALL = ["--source", "phantom", "--subjects", "3", "--slices", "2", "--size", "32", "32"]
+
+
+def start(*words):
+    return subprocess.Popen(
+        [*COMMAND, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def run(*words):
+    process = start(*words)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_help_names_every_flag_within_a_second_without_heavy_imports():
+    began = time.perf_counter()
+    status, out, _ = run("--help")
+    assert time.perf_counter() - began < 2  # one second on a machine that is not busy
+    assert status == 0
+    for flag in ("--source", "--table", "--positions-mm", "--fractions", "--overwrite"):
+        assert flag in out
+
+
+def test_phantoms_are_archived_and_summed_up(tmp_path):
+    status, out, err = run(*SMALL, "--out", tmp_path / "archive")
+    assert (status, err.count("error")) == (0, 0)
+    archive = SliceArchive.open(tmp_path / "archive")
+    assert len(archive.index) == 6
+    assert "train          1 subjects        2 slices" in out
+    assert f"cropped to {archive.crop.rows} x {archive.crop.cols}" in out
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path):
+    status, out, err = run("--source", tmp_path / "absent", "--out", tmp_path / "archive")
+    assert status == 2
+    assert out == ""
+    assert err == f"error: There is no {tmp_path}/absent. Give a folder of pictures or volumes.\n"
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--out", "new", "--fractions", "1", "1", "1"], "fractions"),
+        (["--out", "new", "--seeds", "1"], "--seeds"),
+        ([], "--out"),
+    ],
+)
+def test_wrong_flags_are_status_2_without_traceback(words, named):
+    status, _, err = run(*SMALL, *words)
+    assert status == 2
+    assert named in err
+    assert "Traceback" not in err
+
+
+def test_existing_archive_is_replaced_only_on_demand(tmp_path):
+    words = [*SMALL, "--out", tmp_path / "archive"]
+    assert run(*words)[0] == 0
+    status, _, err = run(*words)
+    assert status == 2
+    assert "already holds a slice archive" in err
+    assert run(*words, "--overwrite")[0] == 0
+
+
+def test_interrupt_is_status_130_and_leaves_nothing(tmp_path):
+    words = ["--source", "phantom", "--subjects", "5000", "--out", tmp_path / "archive"]
+    process = start(*words)
+    deadline = time.monotonic() + 30
+    while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert any(tmp_path.glob(".archive*"))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,264 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+from helpers import (
+    assert_bit_equal,
+    pictures,
+    python,
+    tiny_config,
+    tiny_model,
+    tiny_training,
+    values,
+)
+from keras import ops
+from skimage.metrics import structural_similarity
+
+from brainslices.data.archive import FOREGROUND_THRESHOLD
+from brainslices.data.batches import SliceBatches
+from brainslices.data.crop import CropBox
+from brainslices.errors import InputError
+from brainslices.training.optimizer import compile_model
+from vqvae.training import build_model
+
+both = pytest.mark.parametrize("codebook", ["ema", "gradient"])
+
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+
+def scatter_codes(model):
+    """Spread an untrained model's codes over its latents, so that many are used."""
+    latents = np.asarray(model.encode(pictures(8))).reshape(-1, model.config.embedding_dim)
+    rows = np.random.default_rng(0).choice(len(latents), model.config.num_embeddings, replace=False)
+    model.quantizer._assign_codebook(latents[rows])
+    return model
+
+
+@pytest.mark.parametrize("channels", [(8, 16), (4, 8, 8)])
+def test_shapes_from_picture_to_codes_and_back(channels):
+    model, images = tiny_model(channels=channels), pictures(3)
+    grid = model.code_grid_shape
+    latents = model.encode(images)
+    codes = model.encode_to_codes(images)
+    assert latents.shape == (3, *grid, 4)
+    assert (codes.shape, keras.backend.standardize_dtype(codes.dtype)) == ((3, *grid), "int32")
+    assert 0 <= np.min(codes) <= np.max(codes) < 32
+    assert model.quantizer.lookup(codes).shape == latents.shape
+    for out in (
+        model(images)["reconstruction"],
+        model.decode_codes(codes),
+        model.reconstruct(images),
+    ):
+        assert out.shape == images.shape
+        assert keras.backend.standardize_dtype(out.dtype) == "float32"
+
+
+@pytest.mark.parametrize(
+    "crop", [(2, 3, 16, 12), (-4, -6, 32, 32), (0, 0, 24, 20), (12, -3, 16, 16), (-8, 10, 16, 24)]
+)
+def test_cut_and_paste_are_those_of_the_crop_box(crop):
+    model, images = tiny_model(crop=crop), pictures(2)
+    box = CropBox(*crop)
+    np.testing.assert_array_equal(model.cut(images), box.cut(images))
+    crops = pictures(2, crop[2:], seed=1)
+    np.testing.assert_array_equal(model.paste(crops), box.paste(crops, (24, 20)))
+
+
+@both
+def test_reconstruction_is_the_decoded_codes_and_the_clipped_call(codebook):
+    model, images = scatter_codes(tiny_model(codebook=codebook)), pictures(3)
+    codes = model.encode_to_codes(images)
+    assert len(np.unique(codes)) > 8
+    reconstructed = np.asarray(model.reconstruct(images))
+    np.testing.assert_array_equal(reconstructed, model.decode_codes(codes))
+    np.testing.assert_allclose(
+        reconstructed, np.clip(model(images)["reconstruction"], 0, 1), atol=1e-5
+    )
+    np.testing.assert_array_equal(model.decode(model.quantizer.lookup(codes)), reconstructed)
+
+
+def test_reconstructions_lie_in_the_unit_interval_and_are_black_around_the_crop():
+    model = scatter_codes(tiny_model())
+    for weight in model.decoder.weights:
+        weight.assign(weight * 3)
+    reconstructed = np.asarray(model.reconstruct(pictures(4)))
+    assert (reconstructed.min(), reconstructed.max()) == (0, 1)  # both clips were needed
+    inside = CropBox(*model.crop).paste(np.ones((1, *model.crop[2:], 1)), (24, 20))[0] > 0
+    assert not inside.all()
+    assert (reconstructed[:, ~inside] == 0).all()
+    assert reconstructed[:, inside].any()
+
+
+def test_what_lies_around_the_crop_does_not_matter():
+    model, images = scatter_codes(tiny_model()), pictures(2)
+    black = CropBox(*model.crop).paste(model.cut(images).numpy(), (24, 20))
+    assert (black != images).any()
+    np.testing.assert_array_equal(model.encode_to_codes(images), model.encode_to_codes(black))
+
+
+def test_brightness_is_standardised_inside():
+    """A model of twice the mean and spread sees twice as bright pictures as the same."""
+    one, images = scatter_codes(tiny_model()), pictures(2) / 2
+    config = one.get_config()
+    other = type(one).from_config({**config, "mean": 2 * one.mean, "std": 2 * one.std})
+    other.build((None, 24, 20, 1))
+    other.set_weights(one.get_weights())
+    bright = other(2 * images)["reconstruction"]
+    np.testing.assert_allclose(2 * one(images)["reconstruction"], bright, atol=1e-5)
+
+
+def test_bits_per_pixel_count_every_pixel_of_the_source():
+    model = tiny_model(num_embeddings=32)
+    rows, cols = model.code_grid_shape
+    assert math.isclose(model.bits_per_pixel_raw, rows * cols * 5 / (24 * 20))
+
+
+def test_spread_of_zero_is_refused():
+    config = tiny_model().get_config()
+    with pytest.raises(InputError, match=r"`std` must be positive. Received: std=0.0."):
+        type(tiny_model()).from_config({**config, "std": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("codebook", "l2_normalized"), [("ema", False), ("gradient", False), ("ema", True)]
+)
+def test_saved_and_loaded_model_is_the_same_to_the_last_bit(tmp_path, codebook, l2_normalized):
+    model = scatter_codes(tiny_model(codebook=codebook, l2_normalized=l2_normalized))
+    compile_model(model, tiny_training(), 4)
+    images = pictures(16)
+    model.fit(images, batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert loaded.get_config() == model.get_config()
+    assert_bit_equal(values(model.weights), values(loaded.weights))
+    np.testing.assert_array_equal(model.encode_to_codes(images), loaded.encode_to_codes(images))
+    np.testing.assert_array_equal(model.reconstruct(images), loaded.reconstruct(images))
+
+
+@pytest.mark.slow
+def test_saved_model_loads_where_only_the_package_is_imported(tmp_path):
+    model, images = scatter_codes(tiny_model()), pictures(4)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images)
+    ran = python(
+        "-c",
+        f"""
+import keras, numpy as np
+from vqvae import VQVAE
+model = keras.saving.load_model("{tmp_path}/model.keras")
+assert isinstance(model, VQVAE)
+np.save("{tmp_path}/out.npy", model.reconstruct(np.load("{tmp_path}/images.npy")))
+""",
+    )
+    assert ran.returncode == 0, ran.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.reconstruct(images))
+
+
+def losses_by_hand(model, images):
+    """The reconstruction loss of the three terms, NumPy."""
+    config, cut = model.config, CropBox(*model.crop).cut
+    originals, outputs = (
+        cut(images)[..., 0],
+        cut(np.asarray(model(images)["reconstruction"]))[..., 0],
+    )
+    error = (originals - outputs) / model.std
+    scores = [
+        structural_similarity(
+            first,
+            second,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+        )
+        for first, second in zip(originals, np.clip(outputs, 0, 1), strict=True)
+    ]
+    return (
+        config.l1_weight * np.abs(error).mean()
+        + config.mse_weight * np.square(error).mean()
+        + config.ssim_weight * (1 - np.mean(scores))
+    )
+
+
+@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 2, 0), (0, 0, 3), (0.5, 1, 2)])
+def test_reconstruction_loss_is_the_weighted_sum_of_its_terms(weights):
+    names = ("l1_weight", "mse_weight", "ssim_weight")
+    model = tiny_model(**dict(zip(names, map(float, weights), strict=True)))
+    images = pictures(3)
+    loss = model.compute_loss(images, None, model(images), training=True)
+    quantizer_loss = sum(float(value) for value in model.losses)
+    np.testing.assert_allclose(
+        float(loss) - quantizer_loss, losses_by_hand(model, images), rtol=1e-4
+    )
+
+
+def test_similarity_is_scored_in_evaluation_alone():
+    model, images = tiny_model(), pictures(8)
+    compile_model(model, tiny_training(), 4)
+    history = model.fit(images, batch_size=4, epochs=2, validation_data=(images,), verbose=0)
+    train = {"loss", "reconstruction_loss", "quantizer_loss", "perplexity", "codebook_usage"}
+    scores = {"val_ssim", "val_ssim_foreground"}
+    assert set(history.history) == train | {f"val_{key}" for key in train} | scores
+    assert all(len(values) == 2 for values in history.history.values())
+
+
+def test_validation_scores_are_those_of_scikit_image(phantom_archive):
+    rows = phantom_archive.indices("train")
+    model = build_model(phantom_archive, rows, tiny_config(), seed=0)
+    compile_model(model, tiny_training(), 4)
+    rows = phantom_archive.indices("validate")
+    batches = SliceBatches(phantom_archive, rows, batch_size=5)  # the last is a partial one
+    scores = model.evaluate(batches, verbose=0, return_dict=True)
+    images = phantom_archive.load(rows)
+    whole, foreground = [], []
+    for original, output in zip(images, np.asarray(model.reconstruct(images)), strict=True):
+        mean, similarity = structural_similarity(
+            original[..., 0],
+            output[..., 0],
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+            full=True,
+        )
+        whole.append(mean)
+        foreground.append(similarity[original[..., 0] > FOREGROUND_THRESHOLD].mean())
+    np.testing.assert_allclose(scores["ssim"], np.mean(whole), atol=1e-4)
+    np.testing.assert_allclose(scores["ssim_foreground"], np.mean(foreground), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("codebook", "policy"), [("ema", "mixed_float16"), ("gradient", "mixed_bfloat16")]
+)
+def test_mixed_policies_train_with_quantiser_and_losses_in_float32(codebook, policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    model, images = tiny_model(codebook=codebook, rotation_trick=True), pictures(8)
+    compile_model(model, tiny_training(), 4)
+    assert keras.backend.standardize_dtype(model.encode(images).dtype) == policy[6:]
+    assert keras.backend.standardize_dtype(model(images)["reconstruction"].dtype) == "float32"
+    assert {variable.dtype for variable in model.quantizer.weights} <= {"float32", "uint32"}
+    history = model.fit(images, batch_size=4, validation_data=(images,), verbose=0).history
+    assert all(np.isfinite(history[key]).all() for key in history)
+
+
+@both
+def test_training_learns_one_picture(codebook):
+    model = scatter_codes(
+        tiny_model(codebook=codebook, mse_weight=1.0, ssim_weight=0.0, l1_weight=0.0)
+    )
+    compile_model(model, tiny_training(schedule="constant", warmup_steps=0, learning_rate=5e-3), 1)
+    ramp = np.linspace(0, 1, 24, dtype="float32")[None, :, None, None]
+    images = np.repeat(np.tile(ramp, (1, 1, 20, 1)), 8, axis=0)
+    losses = model.fit(images, epochs=60, verbose=0).history["reconstruction_loss"]
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_gradients_reach_the_encoder_through_the_codes():
+    tf = pytest.importorskip("tensorflow")
+    model, images = scatter_codes(tiny_model()), pictures(2)
+    with tf.GradientTape() as tape:
+        value = ops.sum(ops.square(model(images)["reconstruction"]))
+    gradients = tape.gradient(value, model.encoder.trainable_variables)
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients)
