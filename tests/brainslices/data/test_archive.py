@@ -7,9 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainslices.data.archive import FOREGROUND_THRESHOLD, SPLITS, SliceArchive, SliceRecord, split_name
-from brainslices.data.crop import CropBox
+from brainslices.data.archive import (
+    FOREGROUND_THRESHOLD,
+    SPLITS,
+    SliceArchive,
+    SliceRecord,
+    split_name,
+)
 from brainslices.data.archive_writer import write_archive
+from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
 
 

@@ -5,8 +5,8 @@ import pytest
 from helpers import GREY, save_image
 from PIL import Image
 
-from brainslices.errors import InputError
 from brainslices.data.images import read_image
+from brainslices.errors import InputError
 
 
 def test_grey_pictures_are_read_as_they_are(tmp_path):

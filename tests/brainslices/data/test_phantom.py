@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainslices.errors import InputError
 from brainslices.data.phantom import CSF, GREY, WHITE, phantom_slices
+from brainslices.errors import InputError
 
 SMALL = (64, 64)
 HEIGHTS = np.linspace(0, 1, 9)

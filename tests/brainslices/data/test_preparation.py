@@ -8,9 +8,9 @@ import pytest
 from helpers import GREY, save_image
 
 from brainslices.data.archive import SPLITS
-from brainslices.errors import InputError
+from brainslices.data.discovery import find_files, image_records, split_subjects
 from brainslices.data.preparation import SourceConfig, make_archive
-from brainslices.data.discovery import split_subjects, find_files, image_records
+from brainslices.errors import InputError
 
 
 def release(root, splits=(("train", (1, 2)), ("validate", (3,)), ("test", (4,)))):

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brainslices.errors import InputError
 from brainslices.data.volumes import axial_slices, read_volume
+from brainslices.errors import InputError
 
 SHAPE, SPACING = (30, 40, 24), (2.0, 1.5, 3.0)
 AFFINE = np.diag([*SPACING, 1.0])

@@ -5,10 +5,10 @@ import stat
 import pytest
 
 from brainslices.errors import InputError
-from brainslices.runs.run import FORMAT_VERSION, Run
 from brainslices.runs.atomic import atomic_path
-from brainslices.runs.provenance import environment, file_hash
 from brainslices.runs.json_files import read_json, write_json
+from brainslices.runs.provenance import environment, file_hash
+from brainslices.runs.run import FORMAT_VERSION, Run
 
 
 def test_file_is_replaced_when_the_block_succeeds(tmp_path):

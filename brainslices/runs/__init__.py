@@ -1,0 +1,3 @@
+"""Run folders: atomic files, provenance, and models read back."""
+
+__all__ = []

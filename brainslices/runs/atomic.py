@@ -1,0 +1,133 @@
+"""Atomic writes of files and folders."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from brainslices.errors import InputError
+from brainslices.types import PathLike
+
+__all__ = ["atomic_folder", "atomic_path", "check_output_dir"]
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it only if the block succeeds.
+
+    Args:
+        path: file to write; its folder is made if missing.
+
+    Yields:
+        Path with the same suffix (Keras and matplotlib choose the format by it), to be written in
+        full. On an error it is removed and `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; these are as readable as others the user makes.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        _sync(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path):
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder` that takes its place if the block succeeds.
+
+    Args:
+        folder: absolute path of the folder to make or to replace; its parents are made too.
+
+    Yields:
+        An empty folder to fill. On an error it vanishes and `folder` stays as it was.
+    """
+    made = [parent for parent in folder.parents if not parent.exists()]
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _replace_folder(partial, folder)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):  # not there, or meanwhile somebody else's too
+                parent.rmdir()
+        named = isinstance(error, OSError) and str(error.filename or partial)
+        if named and error.errno and named.startswith(str(partial)):
+            error.filename = str(folder)
+        raise
+
+
+def _replace_folder(new, folder):
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_output_dir(
+    folder: PathLike,
+    files: Collection[str] | None,
+    kind: str,
+    *,
+    marker: str = "metrics.json",
+    flag: str = "--out",
+) -> bool:
+    """Check, before any work, a folder that a command will write.
+
+    Args:
+        folder: the folder; it need not exist.
+        files: names that an earlier result may hold; None for any.
+        kind: what such a result is, for the message: "reconstruction".
+        marker: the file that identifies an earlier result.
+        flag: the command-line flag that named the folder.
+
+    Returns:
+        Whether the folder holds an earlier result.
+
+    Raises:
+        InputError: if `folder` is a file, or holds anything but an earlier result.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; {flag} must be a folder. Give a new one.")
+    names = {item.name for item in folder.iterdir()} if folder.exists() else set()
+    is_result = marker in names
+    allowed = set(names if files is None else files) if is_result else set()
+    # Hidden files are locks and partial writes of ours, or the file manager's.
+    unexpected = sorted(name for name in names - allowed if not name.startswith("."))
+    if unexpected:
+        raise InputError(
+            f"{folder} holds files that are not part of a {kind}: {', '.join(unexpected[:3])}. "
+            f"Give a new or empty folder as {flag}."
+        )
+    return is_result
