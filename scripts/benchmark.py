@@ -40,18 +40,17 @@ class Arguments:
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
 
+    from benchmarks.harness import Setting, draw_growth, measure_all, table
+
     from brainslices.data.archive import SliceArchive
     from brainslices.runs.json_files import write_json
     from brainslices.runs.provenance import environment
-    from scripts.benchmarks.harness import Setting, draw_growth, measure_all, table
 
     # Each measurement in a process of its own needs its part of a GPU's memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with cli.suppress_backend_logs():
-        import scripts.benchmarks.pixelcnn_benchmarks
-        import scripts.benchmarks.vqvae_benchmarks
-        from scripts.benchmarks import roofline
+        from benchmarks import pixelcnn_benchmarks, roofline, vqvae_benchmarks
 
     # TensorFlow takes the many models that are measured for one that it compiles again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -69,8 +68,8 @@ def main(argv=None):
         )
         measurements = {
             **roofline.MEASUREMENTS,
-            **scripts.benchmarks.vqvae_benchmarks.MEASUREMENTS,
-            **scripts.benchmarks.pixelcnn_benchmarks.MEASUREMENTS,
+            **vqvae_benchmarks.MEASUREMENTS,
+            **pixelcnn_benchmarks.MEASUREMENTS,
         }
         rows = measure_all(measurements, setting, arguments.only)
     facts = environment(archive_hash=archive.content_hash, quick=arguments.quick)

@@ -15,6 +15,16 @@ MAY_IMPORT = {
     "tuning": {"tuning", "vqvae", "pixelcnn", "brainslices"},
     "scripts": {"tuning", "vqvae", "pixelcnn", "brainslices"},
 }
+# Inside brainslices: what each part may import beside itself; "" are the modules at its top.
+INNER = {
+    "": set(),
+    "runs": {""},
+    "distributed": {""},
+    "data": {"", "runs"},
+    "evaluation": {"", "runs", "data"},
+    "visualization": {"", "runs", "data"},
+    "training": {"", "runs", "distributed", "data", "evaluation", "visualization"},
+}
 # Only inside functions: the JAX backend runs without TensorFlow, and a command's --help is quick.
 NEVER_AT_TOP = {"tensorflow", "tensorflow_probability", "jax", "tensorboard"}
 SOURCES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
@@ -63,10 +73,23 @@ def test_imports_point_one_way(path):
     assert ours <= MAY_IMPORT[room]
 
 
+def part(parts):
+    """The part of brainslices that a module's path or dotted name lies in."""
+    return parts[1] if len(parts) > 1 and parts[1] in INNER else ""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "brainslices").rglob("*.py")), ids=name)
+def test_imports_inside_brainslices_point_one_way(path):
+    own = part(path.relative_to(ROOT).parts)
+    names = [each.split(".") for each in imported(ast.walk(ast.parse(path.read_text())))]
+    found = {part(each) for each in names if each[0] == "brainslices"}
+    assert found - {own} <= INNER[own]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_backends_are_imported_where_work_starts(path):
     tops = {each.split(".")[0] for each in imported(at_top(ast.parse(path.read_text())))}
-    if path.name == "prior.py":  # the distribution is TensorFlow Probability's
+    if path.name == "distribution.py":  # the distribution is TensorFlow Probability's
         tops -= {"tensorflow", "tensorflow_probability"}
     assert not tops & NEVER_AT_TOP
 
@@ -123,7 +146,7 @@ def test_names_of_the_packages_exist():
 
 
 @pytest.mark.parametrize(
-    "module", ["scripts.benchmarks.harness", "tuning.config", "vqvae.config", "pixelcnn.config"]
+    "module", ["benchmarks.harness", "tuning.config", "vqvae.config", "pixelcnn.config"]
 )
 def test_what_is_handed_to_other_processes_brings_no_backend(module):
     """It is read there before anything can keep the backend's notes off the terminal."""

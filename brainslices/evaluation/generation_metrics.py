@@ -13,7 +13,7 @@ from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
 from brainslices.evaluation.frechet import features, frechet_distance
 from brainslices.evaluation.ms_ssim import SAME_HEIGHT, _level_pairs, pairwise_ms_ssim
-from brainslices.evaluation.nearest import nearest_train
+from brainslices.evaluation.nearest import _check_images, nearest_train
 
 __all__ = [
     "QUANTILES",
@@ -198,11 +198,3 @@ def _distances(images, train, test):
             f"intensity_quantile_difference{end}": intensity_quantile_difference(pictures, test),
         }
     return distances
-
-
-def _check_images(images, archive):
-    if np.ndim(images) != 3 or images.shape[1:] != tuple(archive.image_shape):
-        raise InputError(
-            f"`images` must have shape (n, {archive.image_shape[0]}, {archive.image_shape[1]}), "
-            f"the archive's size. Received: shape {np.shape(images)}."
-        )

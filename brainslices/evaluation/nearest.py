@@ -7,8 +7,8 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from brainslices.data.archive import SliceArchive
+from brainslices.errors import InputError
 from brainslices.evaluation.frechet import _cell_means
-from brainslices.evaluation.generation_metrics import _check_images
 from brainslices.evaluation.image_metrics import WINDOW_RADIUS
 from brainslices.progress import bar, track
 
@@ -110,3 +110,11 @@ def _ssim_with_each(image, others):
         for other in others
     ]
     return 1 - (1 - np.array(scores)) * share
+
+
+def _check_images(images, archive):
+    if np.ndim(images) != 3 or images.shape[1:] != tuple(archive.image_shape):
+        raise InputError(
+            f"`images` must have shape (n, {archive.image_shape[0]}, {archive.image_shape[1]}), "
+            f"the archive's size. Received: shape {np.shape(images)}."
+        )

@@ -9,14 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainslices.data.code_grids import SplitCodes
-from brainslices.training.loop import enable_determinism
-from brainslices.training.optimizer import compile_model
-from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING, PixelCNNConfig
-from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, compiled, draw, filter_logits, uniform_noise
-from pixelcnn.training import CodeBatches
-from scripts.benchmarks.harness import (
+from benchmarks.harness import (
     PROCESS_STATUS,
     PeakMemory,
     Row,
@@ -25,8 +18,15 @@ from scripts.benchmarks.harness import (
     timed,
     training_rate,
 )
-from scripts.benchmarks.one_batch import OneBatch
-from scripts.benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
+from benchmarks.one_batch import OneBatch
+from benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
+from brainslices.data.code_grids import SplitCodes
+from brainslices.training.loop import enable_determinism
+from brainslices.training.optimizer import compile_model
+from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING, PixelCNNConfig
+from pixelcnn.model import PixelCNN
+from pixelcnn.sampling import Sampler, compiled, draw, filter_logits, uniform_noise
+from pixelcnn.training import CodeBatches
 from tuning.workers import call
 
 __all__ = ["MEASUREMENTS", "NaiveSampler"]

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from benchmarks.harness import GIGABYTE, Row, Setting, interleaved_medians, timed
 from brainslices.distributed.devices import gpus
 from brainslices.training.precision import trainable_policies
-from scripts.benchmarks.harness import GIGABYTE, Row, Setting, interleaved_medians, timed
 from tuning.workers import call
 
 __all__ = ["MEASUREMENTS", "OPERATIONS_PER_WEIGHT", "matrix_products", "training_rows"]

@@ -12,15 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainslices.data.archive import SliceArchive
-from brainslices.data.batches import SliceBatches
-from brainslices.data.preparation import SourceConfig, make_archive
-from brainslices.evaluation.image_metrics import score_slices
-from brainslices.evaluation.ssim import ssim, ssim_foreground
-from brainslices.training.loop import enable_determinism
-from brainslices.training.optimizer import compile_model
-from brainslices.training.precision import resolve_precision, trainable_policies
-from scripts.benchmarks.harness import (
+from benchmarks.harness import (
     PROCESS_STATUS,
     PeakMemory,
     Row,
@@ -31,9 +23,17 @@ from scripts.benchmarks.harness import (
     timed,
     training_rate,
 )
-from scripts.benchmarks.one_batch import OneBatch
-from scripts.benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
-from scripts.benchmarks.tutorial_vqvae import PlainVQVAE, one_hot_quantize
+from benchmarks.one_batch import OneBatch
+from benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
+from benchmarks.tutorial_vqvae import PlainVQVAE, one_hot_quantize
+from brainslices.data.archive import SliceArchive
+from brainslices.data.batches import SliceBatches
+from brainslices.data.preparation import SourceConfig, make_archive
+from brainslices.evaluation.image_metrics import score_slices
+from brainslices.evaluation.ssim import ssim, ssim_foreground
+from brainslices.training.loop import enable_determinism
+from brainslices.training.optimizer import compile_model
+from brainslices.training.precision import resolve_precision, trainable_policies
 from tuning.workers import call
 from vqvae.config import PRESETS
 from vqvae.quantizer import nearest_codes

@@ -133,7 +133,10 @@ def environment(**changes):
         "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "brainslices-tests-jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
-    own = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    own = {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     return {**os.environ, **kept, **own, **changes}
 
 

@@ -5,14 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+from benchmarks import pixelcnn_benchmarks as benchmark
+from benchmarks.harness import PROCESS_STATUS
+from benchmarks.pixelcnn_benchmarks import NaiveSampler
 from helpers import ROOT
 from tiny_prior import GRID, made
 
 from pixelcnn.masks import SCANS
 from pixelcnn.sampling import Sampler, uniform_noise
-from scripts.benchmarks import pixelcnn_benchmarks as benchmark
-from scripts.benchmarks.harness import PROCESS_STATUS
-from scripts.benchmarks.pixelcnn_benchmarks import NaiveSampler
 
 ROWS = {
     "sample 16 slices of 8 x 8 codes",

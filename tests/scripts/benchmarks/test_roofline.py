@@ -2,17 +2,17 @@
 
 import dataclasses
 
+import benchmarks.pixelcnn_benchmarks
+import benchmarks.vqvae_benchmarks
 import numpy as np
 import pytest
 import tensorflow as tf
+from benchmarks import roofline
+from benchmarks.harness import Setting
+from benchmarks.roofline import matrix_products
 
-import scripts.benchmarks.pixelcnn_benchmarks
-import scripts.benchmarks.vqvae_benchmarks
 from pixelcnn.config import DEFAULT_MODEL
 from pixelcnn.model import PixelCNN
-from scripts.benchmarks import roofline
-from scripts.benchmarks.harness import Setting
-from scripts.benchmarks.roofline import matrix_products
 from vqvae.config import PRESETS
 from vqvae.model import VQVAE
 
@@ -36,7 +36,7 @@ def test_operations_of_a_vqvae():
         tf.TensorSpec((1, *model.coded_shape, 1)),
     )
     # Biases and activations are the rest.
-    assert 0.97 < scripts.benchmarks.vqvae_benchmarks._operations(model) / (3 * forward) <= 1
+    assert 0.97 < benchmarks.vqvae_benchmarks._operations(model) / (3 * forward) <= 1
 
 
 def test_operations_of_a_prior():
@@ -49,7 +49,7 @@ def test_operations_of_a_prior():
         tf.TensorSpec((1,)),
     )
 
-    assert 0.9 < scripts.benchmarks.pixelcnn_benchmarks._operations(model) / (3 * forward) < 1.1
+    assert 0.9 < benchmarks.pixelcnn_benchmarks._operations(model) / (3 * forward) < 1.1
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from brainslices.data.phantom import phantom_slices
-from brainslices.errors import InputError
-from scripts.benchmarks.harness import (
+from benchmarks.harness import (
     PROCESS_STATUS,
     PeakMemory,
     Row,
@@ -20,9 +16,13 @@ from scripts.benchmarks.harness import (
     interleaved_medians,
     measure_all,
 )
-from scripts.benchmarks.harness import table as as_table
-from scripts.benchmarks.tutorial_vqvae import one_hot_quantize
-from scripts.benchmarks.vqvae_benchmarks import MEASUREMENTS
+from benchmarks.harness import table as as_table
+from benchmarks.tutorial_vqvae import one_hot_quantize
+from benchmarks.vqvae_benchmarks import MEASUREMENTS
+from PIL import Image
+
+from brainslices.data.phantom import phantom_slices
+from brainslices.errors import InputError
 from vqvae.quantizer import nearest_codes
 
 ROOT = Path(__file__).parents[3]
