@@ -4,17 +4,20 @@ import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from brainslices.errors import InputError
 
-__all__ = ["TrainingConfig", "expect", "from_dict"]
+__all__ = ["Preset", "TrainingConfig", "check_field", "from_dict"]
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 PRECISIONS = typing.get_args(Precision)
 
 Config = TypeVar("Config")
+Model = TypeVar("Model")
+Training = TypeVar("Training")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,29 +50,47 @@ class TrainingConfig:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
-            expect(self, name, lambda value: value >= 1, "at least 1")
-        expect(self, "learning_rate", lambda value: 0 < value < math.inf, "a positive number")
-        expect(self, "warmup_steps", lambda value: value >= 0, "at least 0")
-        expect(self, "gradient_clip", lambda value: 0 <= value < math.inf, "at least 0")
-        expect(self, "average", lambda value: 0 <= value < 1, "at least 0 and under 1")
-        expect(self, "patience", lambda value: value >= 0, "at least 0")
-        expect(self, "beta_2", lambda value: 0 < value < 1, "between 0 and 1")
-        expect(self, "schedule", ("constant", "cosine").__contains__, "'constant' or 'cosine'")
+            check_field(self, name, lambda value: value >= 1, "at least 1")
+        check_field(self, "learning_rate", lambda value: 0 < value < math.inf, "a positive number")
+        check_field(self, "warmup_steps", lambda value: value >= 0, "at least 0")
+        check_field(self, "gradient_clip", lambda value: 0 <= value < math.inf, "at least 0")
+        check_field(self, "average", lambda value: 0 <= value < 1, "at least 0 and under 1")
+        check_field(self, "patience", lambda value: value >= 0, "at least 0")
+        check_field(self, "beta_2", lambda value: 0 < value < 1, "between 0 and 1")
+        check_field(self, "schedule", ("constant", "cosine").__contains__, "'constant' or 'cosine'")
         if self.schedule == "constant":
-            expect(self, "warmup_steps", lambda value: value == 0, "0 with schedule='constant'")
-        expect(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
-        expect(self, "seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
+            check_field(
+                self, "warmup_steps", lambda value: value == 0, "0 with schedule='constant'"
+            )
+        check_field(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
+        check_field(self, "seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
 
 
-def expect(config, name: str, holds, wanted: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Preset(Generic[Model, Training]):
+    """A configuration that was trained and measured: the model's and the training's dataclass."""
+
+    model: Model
+    training: Training
+
+
+def check_field(
+    config: object, name: str, predicate: Callable[[Any], object], expectation: str
+) -> None:
     """Check one field of a configuration.
 
+    Args:
+        config: the dataclass instance.
+        name: the field.
+        predicate: returns whether the field's value is valid.
+        expectation: what the value must be, for the message: "at least 1".
+
     Raises:
-        InputError: naming the field, what it must be and what it is, unless `holds(value)`.
+        InputError: if the value is not valid.
     """
     value = getattr(config, name)
-    if not holds(value):
-        raise InputError(f"`{name}` must be {wanted}. Received: {name}={value!r}.")
+    if not predicate(value):
+        raise InputError(f"`{name}` must be {expectation}. Received: {name}={value!r}.")
 
 
 def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:

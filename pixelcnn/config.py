@@ -1,20 +1,11 @@
 """Configuration of stage two, and the presets that hold all of its defaults."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from brainslices.config import TrainingConfig, expect
-from brainslices.runs.json_files import load_config
+from brainslices.config import Preset, TrainingConfig, check_field
 from pixelcnn.masks import SCANS, Scan
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "DEFAULT_TRAINING",
-    "PixelCNNConfig",
-    "PixelCNNTraining",
-    "SamplingConfig",
-    "Selection",
-]
+__all__ = ["DEFAULT", "PRESETS", "PixelCNNConfig", "PixelCNNTraining", "SamplingConfig"]
 
 
 @dataclass(frozen=True)
@@ -46,16 +37,18 @@ class PixelCNNConfig:
 
     def __post_init__(self):
         for name in ("channels", "layers", "condition_width", "head_width", "attention_heads"):
-            expect(self, name, lambda value: value >= 1, "at least 1")
+            check_field(self, name, lambda value: value >= 1, "at least 1")
         for name in ("kernel_size", "first_kernel_size"):
-            expect(self, name, lambda value: value >= 1 and value % 2, "odd and positive")
-        expect(self, "attention_layers", lambda value: 0 <= value <= self.layers, "0 to `layers`")
+            check_field(self, name, lambda value: value >= 1 and value % 2, "odd and positive")
+        check_field(
+            self, "attention_layers", lambda value: 0 <= value <= self.layers, "0 to `layers`"
+        )
         divides = f"a divisor of channels={self.channels}"
-        expect(self, "attention_heads", lambda value: self.channels % value == 0, divides)
+        check_field(self, "attention_heads", lambda value: self.channels % value == 0, divides)
         cosines = "0, or at least 2: the first cosine is constant"
-        expect(self, "position_frequencies", lambda value: value == 0 or value >= 2, cosines)
-        expect(self, "dropout", lambda value: 0 <= value < 1, "at least 0 and under 1")
-        expect(self, "scan", SCANS.__contains__, "one of " + ", ".join(SCANS))
+        check_field(self, "position_frequencies", lambda value: value == 0 or value >= 2, cosines)
+        check_field(self, "dropout", lambda value: 0 <= value < 1, "at least 0 and under 1")
+        check_field(self, "scan", SCANS.__contains__, "one of " + ", ".join(SCANS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +60,7 @@ class PixelCNNTraining(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        expect(self, "variants", lambda value: value >= 0, "at least 0")
+        check_field(self, "variants", lambda value: value >= 0, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -90,52 +83,38 @@ class SamplingConfig:
     """Slices sampled at a time."""
 
     def __post_init__(self):
-        expect(self, "count", lambda value: value >= 1, "at least 1")
-        expect(self, "seed", lambda value: value >= 0, "at least 0")
-        expect(self, "batch_size", lambda value: value >= 1, "at least 1")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Where the values of all flags that are not given come from."""
-
-    config: Path | None = None
-    """JSON file with `model` and `training` (a prior's config.json) to start from."""
-
-    def load(self) -> tuple[PixelCNNConfig, PixelCNNTraining]:
-        """The selected configuration.
-
-        Raises:
-            InputError: if the file is missing, or has an unknown, missing or wrong value.
-        """
-        if self.config is None:
-            return DEFAULT_MODEL, DEFAULT_TRAINING
-        return load_config(self.config, PixelCNNConfig, PixelCNNTraining)
+        check_field(self, "count", lambda value: value >= 1, "at least 1")
+        check_field(self, "seed", lambda value: value >= 0, "at least 0")
+        check_field(self, "batch_size", lambda value: value >= 1, "at least 1")
 
 
 # An hour and a half on two cores with bfloat16, for 5,000 slices of 572 codes.
-DEFAULT_MODEL = PixelCNNConfig(
-    channels=96,
-    layers=10,
-    kernel_size=3,
-    first_kernel_size=7,
-    attention_layers=2,
-    attention_heads=4,
-    condition_width=64,
-    position_frequencies=8,
-    head_width=256,
-    dropout=0.1,
-    scan="turned",
+DEFAULT = Preset(
+    model=PixelCNNConfig(
+        channels=96,
+        layers=10,
+        kernel_size=3,
+        first_kernel_size=7,
+        attention_layers=2,
+        attention_heads=4,
+        condition_width=64,
+        position_frequencies=8,
+        head_width=256,
+        dropout=0.1,
+        scan="turned",
+    ),
+    training=PixelCNNTraining(
+        epochs=28,
+        batch_size=16,
+        learning_rate=1.5e-3,
+        schedule="cosine",
+        warmup_steps=200,
+        beta_2=0.99,
+        gradient_clip=1.0,
+        average=0.995,
+        patience=0,
+        variants=5,
+    ),
 )
-DEFAULT_TRAINING = PixelCNNTraining(
-    epochs=28,
-    batch_size=16,
-    learning_rate=1.5e-3,
-    schedule="cosine",
-    warmup_steps=200,
-    beta_2=0.99,
-    gradient_clip=1.0,
-    average=0.995,
-    patience=0,
-    variants=5,
-)
+
+PRESETS: dict[str, Preset[PixelCNNConfig, PixelCNNTraining]] = {"default": DEFAULT}

@@ -12,11 +12,15 @@ state; the same command goes on from there.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from brainslices import cli
-from pixelcnn.config import PixelCNNConfig, PixelCNNTraining, Selection
+from brainslices.runs.selection import Selection
+from pixelcnn.config import PRESETS, PixelCNNConfig, PixelCNNTraining
+
+PresetSelection = Selection[Literal["default"]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Arguments:
     """Run folder of train_vqvae.py."""
     run: Path
     """Run folder to make, or to go on with."""
-    selection: Selection
+    selection: PresetSelection
     model: PixelCNNConfig
     training: PixelCNNTraining
     data: Path | None = None
@@ -35,8 +39,8 @@ class Arguments:
 
 
 def main(argv=None):
-    selection = cli.parse_known(Selection, argv)
-    given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load())
+    selection = cli.parse_known(PresetSelection, argv)
+    given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load(PRESETS))
     arguments = cli.parse(Arguments, argv, given)
 
     with cli.suppress_backend_logs():

@@ -11,11 +11,15 @@ state; the same command goes on from there.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from brainslices import cli
-from vqvae.config import Selection, VQVAEConfig, VQVAETraining
+from brainslices.runs.selection import Selection
+from vqvae.config import PRESETS, VQVAEConfig, VQVAETraining
+
+PresetSelection = Selection[Literal["default", "seed"]]
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,14 @@ class Arguments:
     """Slice archive made by prepare_data.py."""
     run: Path
     """Run folder to make, or to go on with."""
-    selection: Selection
+    selection: PresetSelection
     model: VQVAEConfig
     training: VQVAETraining
 
 
 def main(argv=None):
-    selection = cli.parse_known(Selection, argv)
-    given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load())
+    selection = cli.parse_known(PresetSelection, argv)
+    given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load(PRESETS))
     arguments = cli.parse(Arguments, argv, given)
 
     with cli.suppress_backend_logs():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
-from brainslices.config import expect
+from brainslices.config import check_field
 from tuning.config import SearchConfig
 
 
@@ -32,7 +32,7 @@ class Arguments:
     """Trials at a time, each with its share of the cores, or a GPU of its own."""
 
     def __post_init__(self):
-        expect(self, "workers", lambda value: value >= 1, "at least 1")
+        check_field(self, "workers", lambda value: value >= 1, "at least 1")
 
 
 def main(argv=None):

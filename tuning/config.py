@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from brainslices.config import PRECISIONS, Precision, expect
+from brainslices.config import PRECISIONS, Precision, check_field
 
 __all__ = ["METRICS", "OBJECTIVES", "SPACE_NAMES", "SearchConfig"]
 
@@ -57,11 +57,11 @@ class SearchConfig:
 
     def __post_init__(self):
         for name in ("trials", "epochs", "prior_epochs"):
-            expect(self, name, lambda value: value >= 1, "at least 1")
+            check_field(self, name, lambda value: value >= 1, "at least 1")
         named = self.space in SPACE_NAMES or Path(self.space).suffix == ".py"
         told = f"{', '.join(SPACE_NAMES)} or a Python file with a function `space(hp)`"
-        expect(self, "space", lambda _: named, told)
-        expect(self, "rate_weight", lambda value: 0 < value < math.inf, "a positive number")
-        expect(self, "objective", OBJECTIVES.__contains__, "one of " + ", ".join(OBJECTIVES))
-        expect(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
-        expect(self, "seed", lambda value: 0 <= value < 2**31, "from 0 to 2**31 - 1")
+        check_field(self, "space", lambda _: named, told)
+        check_field(self, "rate_weight", lambda value: 0 < value < math.inf, "a positive number")
+        check_field(self, "objective", OBJECTIVES.__contains__, "one of " + ", ".join(OBJECTIVES))
+        check_field(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
+        check_field(self, "seed", lambda value: 0 <= value < 2**31, "from 0 to 2**31 - 1")

@@ -18,7 +18,7 @@ from brainslices.errors import InputError
 from brainslices.runs.provenance import file_hash
 from brainslices.training.loop import check_batch_divides
 from brainslices.training.precision import resolve_precision
-from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
+from pixelcnn.config import DEFAULT
 from pixelcnn.model import PixelCNN
 from tuning.config import METRICS, SearchConfig
 from tuning.spaces import SPACES, apply, declare, load_space
@@ -28,8 +28,8 @@ from vqvae.encode import code_grids
 __all__ = ["check", "configuration", "folder_of", "run_trial"]
 
 # The prior that tells what codes cost: small, and the same for all trials.
-PRIOR = dataclasses.replace(DEFAULT_MODEL, channels=48, layers=5, attention_layers=0)
-PRIOR_TRAINING = dataclasses.replace(DEFAULT_TRAINING, variants=0, warmup_steps=50, average=0.98)
+PRIOR = dataclasses.replace(DEFAULT.model, channels=48, layers=5, attention_layers=0)
+PRIOR_TRAINING = dataclasses.replace(DEFAULT.training, variants=0, warmup_steps=50, average=0.98)
 
 
 def configuration(

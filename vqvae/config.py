@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from brainslices.config import TrainingConfig, expect
-from brainslices.runs.json_files import load_config
+from brainslices.config import Preset, TrainingConfig, check_field
 
-__all__ = ["PRESETS", "Preset", "Selection", "VQVAEConfig", "VQVAETraining"]
+__all__ = ["PRESETS", "VQVAEConfig", "VQVAETraining"]
 
 MOST_EMBEDDINGS = 2**14
 WIDEST = 4096
@@ -57,36 +55,40 @@ class VQVAEConfig:
         self._check_network()
         self._check_quantizer()
         for name in ("l1_weight", "mse_weight", "ssim_weight"):
-            expect(self, name, lambda value: 0 <= value < math.inf, "a finite number, at least 0")
+            check_field(
+                self, name, lambda value: 0 <= value < math.inf, "a finite number, at least 0"
+            )
         if self.l1_weight + self.mse_weight + self.ssim_weight == 0:
-            expect(self, "mse_weight", bool, "positive, as the other two weights are 0")
+            check_field(self, "mse_weight", bool, "positive, as the other two weights are 0")
 
     def _check_network(self):
-        expect(self, "magnification", lambda value: 0.25 <= value <= 4, "from 0.25 to 4")
-        expect(
+        check_field(self, "magnification", lambda value: 0.25 <= value <= 4, "from 0.25 to 4")
+        check_field(
             self,
             "channels",
             lambda widths: len(widths) in (2, 3) and min(widths) >= 1 and max(widths) <= WIDEST,
             f"two or three widths from 1 to {WIDEST} (downsampling 4 or 8)",
         )
-        expect(self, "kernel_size", lambda value: value in (3, 4, 5), "3, 4 or 5")
+        check_field(self, "kernel_size", lambda value: value in (3, 4, 5), "3, 4 or 5")
         for name in ("encoder_blocks", "decoder_blocks"):
-            expect(self, name, lambda value: value >= 0, "at least 0")
+            check_field(self, name, lambda value: value >= 0, "at least 0")
 
     def _check_quantizer(self):
-        expect(
+        check_field(
             self,
             "num_embeddings",
             lambda value: 2 <= value <= MOST_EMBEDDINGS,
             f"from 2 to {MOST_EMBEDDINGS}",
         )
-        expect(self, "embedding_dim", lambda value: 1 <= value <= WIDEST, f"from 1 to {WIDEST}")
-        expect(self, "codebook", ("ema", "gradient").__contains__, "'ema' or 'gradient'")
-        expect(self, "decay", lambda value: 0 <= value < 1, "in [0, 1)")
-        expect(self, "commitment_cost", lambda value: value > 0, "a positive number")
-        expect(self, "restart_threshold", lambda value: value >= 0, "at least 0")
+        check_field(
+            self, "embedding_dim", lambda value: 1 <= value <= WIDEST, f"from 1 to {WIDEST}"
+        )
+        check_field(self, "codebook", ("ema", "gradient").__contains__, "'ema' or 'gradient'")
+        check_field(self, "decay", lambda value: 0 <= value < 1, "in [0, 1)")
+        check_field(self, "commitment_cost", lambda value: value > 0, "a positive number")
+        check_field(self, "restart_threshold", lambda value: value >= 0, "at least 0")
         if self.codebook == "gradient":
-            expect(
+            check_field(
                 self,
                 "restart_threshold",
                 lambda value: value == 0,
@@ -105,14 +107,6 @@ class VQVAETraining(TrainingConfig):
 
     mirror: bool
     """Show each slice turned left to right half of the time."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A configuration that was run and measured."""
-
-    model: VQVAEConfig
-    training: VQVAETraining
 
 
 # The seed document's network: 32-64-16, 3 x 3, stride 2 twice, K = 128, MSE / variance, Adam.
@@ -181,24 +175,4 @@ DEFAULT = Preset(
     ),
 )
 
-PRESETS = {"default": DEFAULT, "seed": SEED}
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Where the values of all flags that are not given come from."""
-
-    preset: Literal["default", "seed"] = "default"
-    """Configuration to start from: `default`, or `seed`, the baseline network."""
-    config: Path | None = None
-    """JSON file with `model` and `training` (a run's config.json) to start from instead."""
-
-    def load(self) -> tuple[VQVAEConfig, VQVAETraining]:
-        """The selected configuration.
-
-        Raises:
-            InputError: if the file is missing, or has an unknown, missing or wrong value.
-        """
-        if self.config is None:
-            return PRESETS[self.preset].model, PRESETS[self.preset].training
-        return load_config(self.config, VQVAEConfig, VQVAETraining)
+PRESETS: dict[str, Preset[VQVAEConfig, VQVAETraining]] = {"default": DEFAULT, "seed": SEED}

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from brainslices.config import expect
+from brainslices.config import check_field
 from brainslices.data.archive import SPLITS, SliceArchive, SliceRecord
 from brainslices.data.archive_writer import check_writable, write_archive
 from brainslices.data.discovery import (
@@ -70,17 +70,19 @@ class SourceConfig:
 
     def __post_init__(self):
         for name in ("slices", "subjects"):
-            expect(self, name, lambda value: value is None or value >= 1, "at least 1")
-        expect(self, "grid_multiple", lambda value: 1 <= value <= 64, "from 1 to 64")
-        expect(self, "seed", lambda value: value >= 0, "at least 0")
-        expect(self, "size", lambda value: value is None or min(value) >= 16, "at least 16 by 16")
-        expect(
+            check_field(self, name, lambda value: value is None or value >= 1, "at least 1")
+        check_field(self, "grid_multiple", lambda value: 1 <= value <= 64, "from 1 to 64")
+        check_field(self, "seed", lambda value: value >= 0, "at least 0")
+        check_field(
+            self, "size", lambda value: value is None or min(value) >= 16, "at least 16 by 16"
+        )
+        check_field(
             self,
             "fractions",
             lambda value: min(value) >= 0 and abs(sum(value) - 1) < 1e-6,
             "shares of at least 0 that sum to 1",
         )
-        expect(
+        check_field(
             self,
             "positions",
             lambda value: value is None or 0 <= value[0] <= value[1] <= 1,

@@ -23,7 +23,7 @@ from benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
 from brainslices.data.code_grids import SplitCodes
 from brainslices.training.loop import enable_determinism
 from brainslices.training.optimizer import compile_model
-from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING, PixelCNNConfig
+from pixelcnn.config import DEFAULT, PixelCNNConfig
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import Sampler, compiled, draw, filter_logits, uniform_noise
 from pixelcnn.training import CodeBatches
@@ -183,7 +183,7 @@ def _sampling_memory(setting, side, count):
 
 def measure_prior(setting: Setting) -> Iterator[Row]:
     """Training of the default prior in each precision, beside plain `fit` on one batch."""
-    model = _training_model(_config(setting, DEFAULT_MODEL), "float32")
+    model = _training_model(_config(setting, DEFAULT.model), "float32")
     yield from training_rows("train default prior", setting, _rate, _operations(model))
 
 
@@ -199,13 +199,13 @@ def _rate(setting, policy, plain):
 
     In a process of its own: op determinism, which a plain `fit` does without, is a process's.
     """
-    model = _training_model(_config(setting, DEFAULT_MODEL), policy)
+    model = _training_model(_config(setting, DEFAULT.model), policy)
     batches = _code_batches(setting)
     if plain:
         model.compile(keras.optimizers.Adam())
         return training_rate(setting, model, OneBatch(batches))
     enable_determinism()
-    compile_model(model, DEFAULT_TRAINING, batches.steps_per_epoch)
+    compile_model(model, DEFAULT.training, batches.steps_per_epoch)
     return training_rate(setting, model, batches)
 
 
@@ -218,12 +218,12 @@ def _training_model(config, policy):
 def _code_batches(setting):
     """Random codes, with random variants, as `train` takes them."""
     draw = np.random.default_rng(0)
-    count, batch_size = (16, 4) if setting.quick else (TRAINING_SLICES, DEFAULT_TRAINING.batch_size)
-    shape = (DEFAULT_TRAINING.variants + 1, count, *TRAINING_GRID)
+    count, batch_size = (16, 4) if setting.quick else (TRAINING_SLICES, DEFAULT.training.batch_size)
+    shape = (DEFAULT.training.variants + 1, count, *TRAINING_GRID)
     codes, *variants = draw.integers(0, TRAINING_CODES, shape, "uint16")
     names = np.arange(count).astype(str)
     split = SplitCodes(codes, names, names, np.linspace(0, 1, count, dtype="float32"))
-    return CodeBatches(split, batch_size, DEFAULT_TRAINING.seed, np.stack(variants))
+    return CodeBatches(split, batch_size, DEFAULT.training.seed, np.stack(variants))
 
 
 def _config(setting, config: PixelCNNConfig) -> PixelCNNConfig:
@@ -232,7 +232,7 @@ def _config(setting, config: PixelCNNConfig) -> PixelCNNConfig:
 
 def _model(setting, side, attention_layers=0):
     """An untrained prior of square grids."""
-    net = dataclasses.replace(DEFAULT_MODEL, **NET, attention_layers=attention_layers)
+    net = dataclasses.replace(DEFAULT.model, **NET, attention_layers=attention_layers)
     config = dataclasses.asdict(_config(setting, net))
     model = PixelCNN((side, side), 32 if setting.quick else CODES, **config)
     model.build()

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
-from vqvae.config import PRESETS
+import pixelcnn.config
+import vqvae.config
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_vqvae.py"
@@ -38,13 +38,13 @@ def tiny_config(**changes):
     }
     if changes.get("codebook") == "gradient":
         small["restart_threshold"] = 0.0
-    return dataclasses.replace(PRESETS["default"].model, **{**small, **changes})
+    return dataclasses.replace(vqvae.config.PRESETS["default"].model, **{**small, **changes})
 
 
 def tiny_training(**changes):
     """The default training, short, in arithmetic that every machine has."""
     short = {"epochs": 2, "batch_size": 8, "warmup_steps": 2, "precision": "float32"}
-    return dataclasses.replace(PRESETS["default"].training, **{**short, **changes})
+    return dataclasses.replace(vqvae.config.PRESETS["default"].training, **{**short, **changes})
 
 
 def tiny_model(image_shape=(24, 20), crop=(2, -3, 16, 24), seed=0, **changes):
@@ -67,13 +67,13 @@ def tiny_prior_config(**changes):
         "position_frequencies": 3,
         "head_width": 16,
     }
-    return dataclasses.replace(DEFAULT_MODEL, **{**small, **changes})
+    return dataclasses.replace(pixelcnn.config.PRESETS["default"].model, **{**small, **changes})
 
 
 def tiny_prior_training(**changes):
     """The default training of a prior, short, in arithmetic that every machine has."""
     short = {"epochs": 2, "batch_size": 8, "warmup_steps": 2, "precision": "float32", "variants": 1}
-    return dataclasses.replace(DEFAULT_TRAINING, **{**short, **changes})
+    return dataclasses.replace(pixelcnn.config.PRESETS["default"].training, **{**short, **changes})
 
 
 def pictures(count, image_shape=(24, 20), seed=0):

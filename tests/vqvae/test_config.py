@@ -6,7 +6,8 @@ from helpers import tiny_config, tiny_training
 
 from brainslices.config import from_dict
 from brainslices.errors import InputError
-from vqvae.config import PRESETS, Selection, VQVAEConfig, VQVAETraining
+from brainslices.runs.selection import Selection
+from vqvae.config import PRESETS, VQVAEConfig, VQVAETraining
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,8 @@ def test_configuration_survives_json(preset, tmp_path):
     model, training = PRESETS[preset].model, PRESETS[preset].training
     parts = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(training)}
     path.write_text(json.dumps(parts))
-    assert Selection(config=path).load() == (model, training)
-    assert Selection(preset=preset).load() == (model, training)
+    assert Selection(config=path).load(PRESETS) == (model, training)
+    assert Selection(preset=preset).load(PRESETS) == (model, training)
 
 
 def written(tmp_path, **changes):
@@ -97,7 +98,7 @@ def written(tmp_path, **changes):
 
 def refusal(path):
     with pytest.raises(InputError) as caught:
-        Selection(config=path).load()
+        Selection(config=path).load(PRESETS)
     return str(caught.value)
 
 
@@ -144,7 +145,7 @@ def test_values_of_the_wrong_type_are_refused(tmp_path, change):
 
 
 def test_whole_number_is_a_number(tmp_path):
-    model, _ = Selection(config=written(tmp_path, commitment_cost=1)).load()
+    model, _ = Selection(config=written(tmp_path, commitment_cost=1)).load(PRESETS)
     assert model.commitment_cost == 1
 
 

@@ -11,9 +11,9 @@ from benchmarks import roofline
 from benchmarks.harness import Setting
 from benchmarks.roofline import matrix_products
 
-from pixelcnn.config import DEFAULT_MODEL
+import pixelcnn.config
+import vqvae.config
 from pixelcnn.model import PixelCNN
-from vqvae.config import PRESETS
 from vqvae.model import VQVAE
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
@@ -28,7 +28,9 @@ def counted(function, *specifications):
 
 
 def test_operations_of_a_vqvae():
-    config = dataclasses.replace(PRESETS["default"].model, channels=(8, 16), embedding_dim=4)
+    config = dataclasses.replace(
+        vqvae.config.PRESETS["default"].model, channels=(8, 16), embedding_dim=4
+    )
     model = VQVAE((32, 32), (0, 0, 32, 32), np.zeros((32, 32)), 1.0, **dataclasses.asdict(config))
     model.build((None, 32, 32, 1))
     forward = counted(
@@ -40,7 +42,7 @@ def test_operations_of_a_vqvae():
 
 
 def test_operations_of_a_prior():
-    config = dataclasses.replace(DEFAULT_MODEL, channels=32, layers=3)
+    config = dataclasses.replace(pixelcnn.config.PRESETS["default"].model, channels=32, layers=3)
     model = PixelCNN((6, 5), 64, **dataclasses.asdict(config))
     model.build()
     forward = counted(
