@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -14,17 +14,18 @@ Item = TypeVar("Item")
 PLAIN_INTERVAL_S = 30.0
 
 
-class _PlainLines(tqdm):
-    """tqdm that prints a line of its own now and then instead of redrawing one."""
+class _LineStream:
+    """Write what tqdm draws as lines, without its carriage returns: for pipes and log files."""
 
-    @staticmethod
-    def status_printer(file):
-        def write(text: str) -> None:
-            if text.strip():
-                file.write(text.strip() + "\n")
-                file.flush()
+    def __init__(self, stream: TextIO):
+        self.stream = stream
 
-        return write
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self.stream.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def bar(
@@ -44,7 +45,8 @@ def bar(
     if sys.stderr.isatty():
         return tqdm(**common, dynamic_ncols=True, leave=True)
     intervals = {"mininterval": PLAIN_INTERVAL_S, "maxinterval": PLAIN_INTERVAL_S, "miniters": 1}
-    return _PlainLines(**common, **intervals, delay=PLAIN_INTERVAL_S, ncols=0, leave=False)
+    lines = {"file": _LineStream(sys.stderr), "ncols": 0, "leave": False}
+    return tqdm(**common, **intervals, **lines, delay=PLAIN_INTERVAL_S)
 
 
 def track(items: Iterable[Item], total: int, description: str, unit: str) -> Iterator[Item]:

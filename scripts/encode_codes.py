@@ -18,7 +18,8 @@ from brainslices import cli
 class Arguments:
     """Encode the slices that a VQ-VAE was trained and scored on: the codes that a prior learns.
 
-    Writes RUN/code_grids.npz."""
+    Writes RUN/code_grids.npz.
+    """
 
     run: Path
     """Run folder of train_vqvae.py."""

@@ -15,12 +15,13 @@ import sys
 import time
 
 from brainslices import cli
+from brainslices.data.preparation import SourceConfig as Arguments
 
 
 def main(argv=None):
-    from brainslices.data.preparation import SourceConfig, make_archive
+    from brainslices.data.preparation import make_archive
 
-    config = cli.parse(SourceConfig, argv)
+    config = cli.parse(Arguments, argv)
     start = time.perf_counter()
     archive = make_archive(config)
     seconds = time.perf_counter() - start

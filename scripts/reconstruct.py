@@ -19,7 +19,8 @@ from brainslices import cli
 class Arguments:
     """Reconstruct brain slices with a trained VQ-VAE and measure how like the originals they are.
 
-    Writes OUT/metrics.json, slices.csv, reconstruction.png and, with --pictures, pictures/."""
+    Writes OUT/metrics.json, slices.csv, reconstruction.png and, with --pictures, pictures/.
+    """
 
     run: Path
     """Run folder of train_vqvae.py."""

@@ -25,7 +25,8 @@ from pixelcnn.config import SamplingConfig
 class Arguments:
     """Sample novel brain slices, or complete a partly known one, with a trained prior.
 
-    Writes OUT/slices/, contact_sheet.png, codes.npz and metrics.json."""
+    Writes OUT/slices/, contact_sheet.png, codes.npz and metrics.json.
+    """
 
     run: Path
     """Run folder of train_pixelcnn.py."""

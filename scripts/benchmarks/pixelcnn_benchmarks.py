@@ -7,8 +7,6 @@ from functools import partial
 
 import keras
 import numpy as np
-from keras import ops
-
 from benchmarks.harness import (
     PROCESS_STATUS,
     PeakMemory,
@@ -20,6 +18,8 @@ from benchmarks.harness import (
 )
 from benchmarks.one_batch import OneBatch
 from benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
+from keras import ops
+
 from brainslices.data.code_grids import SplitCodes
 from brainslices.training.loop import enable_determinism
 from brainslices.training.optimizer import compile_model

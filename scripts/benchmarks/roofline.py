@@ -5,9 +5,9 @@ from functools import partial
 
 import keras
 import numpy as np
+from benchmarks.harness import GIGABYTE, Row, Setting, interleaved_medians, timed
 from keras import ops
 
-from benchmarks.harness import GIGABYTE, Row, Setting, interleaved_medians, timed
 from brainslices.distributed.devices import gpus
 from brainslices.training.precision import trainable_policies
 from tuning.workers import call

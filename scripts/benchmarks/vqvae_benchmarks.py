@@ -10,8 +10,6 @@ from functools import partial
 
 import keras
 import numpy as np
-from keras import ops
-
 from benchmarks.harness import (
     PROCESS_STATUS,
     PeakMemory,
@@ -26,6 +24,8 @@ from benchmarks.harness import (
 from benchmarks.one_batch import OneBatch
 from benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
 from benchmarks.tutorial_vqvae import PlainVQVAE, one_hot_quantize
+from keras import ops
+
 from brainslices.data.archive import SliceArchive
 from brainslices.data.batches import SliceBatches
 from brainslices.data.preparation import SourceConfig, make_archive

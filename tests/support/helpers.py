@@ -153,13 +153,12 @@ def python(*words, timeout=120, **changes):
 
 def start(*words, **options):
     """Start Python in a process of its own."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        **options,
+        **{**pipes, **options},
     )
 
 

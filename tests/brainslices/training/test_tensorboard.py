@@ -1,0 +1,27 @@
+"""The TensorBoard logs of a run."""
+
+import csv
+
+import pytest
+
+from brainslices.runs.run import Run
+
+
+@pytest.mark.slow
+def test_event_files_hold_the_scalars_of_the_history(trained_vqvae):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tensor_util = pytest.importorskip("tensorboard.util.tensor_util")
+    run = Run(trained_vqvae)
+    with run.history_path.open() as file:
+        (epoch,) = csv.DictReader(file)
+    for name, prefix in (("train", ""), ("validation", "val_")):
+        events = accumulator.EventAccumulator(str(run.logs / name))
+        events.Reload()
+        tags = events.Tags()["tensors"]
+        assert "epoch_loss" in tags
+        for tag in tags:
+            column = prefix + tag.removeprefix("epoch_")
+            if column in epoch:
+                (event,) = events.Tensors(tag)
+                value = float(tensor_util.make_ndarray(event.tensor_proto))
+                assert value == pytest.approx(float(epoch[column]), rel=1e-6)
