@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,14 @@ class Arguments:
 
 def main(argv=None):
     arguments = cli.parse(Arguments, argv)
+
+    folder = Path(__file__).parent
+    if not (folder / "benchmarks").is_dir():
+        raise InputError(
+            "The benchmarks are not part of an installed package. "
+            "Run python scripts/benchmark.py in a clone of the repository."
+        )
+    sys.path.insert(0, str(folder))  # where the command runs as a subcommand, it is not there
 
     from benchmarks.harness import Setting, draw_growth, measure_all, table
 

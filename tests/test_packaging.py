@@ -66,7 +66,8 @@ def test_wheel_holds_packages_and_commands_but_no_benchmarks_and_no_tests(wheel)
 
 
 def test_console_command_makes_an_archive_in_a_bare_environment(bare, tmp_path):
-    where = run(bare / "python", "-c", "import brainslices; print(brainslices.__file__)")
+    code = "import brainslices; print(brainslices.__file__)"
+    where = run(bare / "python", "-c", code, cwd=tmp_path)
     assert Path(where.stdout.strip()).is_relative_to(bare.parent), where.stderr
     listed = run(bare / "brainslices", "--help", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
