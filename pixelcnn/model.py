@@ -9,7 +9,6 @@ from keras import layers, ops
 
 from brainslices.distributed.collectives import replica_count
 from brainslices.runs.loading import load_model
-from brainslices.runs.run import Run
 from pixelcnn.config import PixelCNNConfig
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention
 from pixelcnn.masks import scan_order
@@ -157,7 +156,7 @@ class PixelCNN(keras.Model):
         Raises:
             InputError: if the run is of another kind or format, has no model yet, or a damaged one.
         """
-        return load_model(Run(run), "pixelcnn", PixelCNNConfig, dtype="float32")
+        return load_model(run, "pixelcnn", dtype="float32")
 
     def get_config(self):
         return {

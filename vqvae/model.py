@@ -13,7 +13,6 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim, ssim_foreground
 from brainslices.runs.loading import load_model
-from brainslices.runs.run import Run
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig
 from vqvae.networks import build_decoder, build_encoder
@@ -158,7 +157,7 @@ class VQVAE(keras.Model):
         Raises:
             InputError: if the run is of another kind or format, has no model yet, or a damaged one.
         """
-        return load_model(Run(run), "vqvae", VQVAEConfig, dtype)
+        return load_model(run, "vqvae", dtype)
 
     @property
     def bits_per_pixel_raw(self):

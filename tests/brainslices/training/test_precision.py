@@ -20,8 +20,6 @@ from brainslices.runs.loading import load_model
 from brainslices.runs.run import Run
 from brainslices.training import precision
 from brainslices.training.precision import resolve_precision
-from pixelcnn.config import PixelCNNConfig
-from vqvae.config import VQVAEConfig
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
 WIDTH = 8
@@ -99,9 +97,8 @@ def test_models_of_one_policy_load_in_any_other(trained, phantom_archive, other)
     """The same float32 weights; outputs as near as half precision's eight bits allow."""
     _, vqvae, prior = trained
     images = pictures(4, phantom_archive.image_shape)
-    kinds = {"vqvae": (vqvae, VQVAEConfig), "pixelcnn": (prior, PixelCNNConfig)}
-    for kind, (run, config) in kinds.items():
-        own, loaded = (load_model(run, kind, config, dtype) for dtype in (None, other))
+    for kind, run in {"vqvae": vqvae, "pixelcnn": prior}.items():
+        own, loaded = (load_model(run, kind, dtype) for dtype in (None, other))
         assert loaded.dtype_policy.name == other
         for one, two in zip(values(own.weights), values(loaded.weights), strict=True):
             assert one.dtype == two.dtype

@@ -1,0 +1,15 @@
+from .config import PRESETS, PixelCNNConfig, PixelCNNTraining
+from .distribution import CodePrior
+from .model import PixelCNN
+from .sampling import Sampler
+from .training import train
+
+__all__ = [
+    "CodePrior",
+    "PRESETS",
+    "PixelCNN",
+    "PixelCNNConfig",
+    "PixelCNNTraining",
+    "Sampler",
+    "train",
+]
