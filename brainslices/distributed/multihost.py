@@ -179,7 +179,7 @@ def _join(group):
 def _exit_unjoined(group):
     message = (
         f"Not all of the {group.count} processes connected to {group.address} within "
-        f"{group.timeout:.0f} s. Start each once, with the same {COUNT} and its own {INDEX} from 0 "
+        f"{group.timeout:g} s. Start each once, with the same {COUNT} and its own {INDEX} from 0 "
         f"to {group.count - 1}, or wait longer with {TIMEOUT}."
     )
     _exit(cli.print_error(InputError(message)))
@@ -204,7 +204,7 @@ def _wait_for_coordinator(group):
         except OSError as error:  # process 0 may not have started yet
             if time.monotonic() >= deadline:
                 raise InputError(
-                    f"Process 0 cannot be reached at {group.address} within {group.timeout:.0f} s "
+                    f"Process 0 cannot be reached at {group.address} within {group.timeout:g} s "
                     f"({error.strerror or error}). Start it with {INDEX}=0, check that this "
                     f"machine reaches that address, or wait longer with {TIMEOUT}."
                 ) from error
