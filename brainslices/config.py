@@ -123,7 +123,7 @@ def from_dict(config_type: type[Config], values: dict[str, Any], source: Path | 
     ]
     if missing:
         raise InputError(
-            f"Missing keys in {source}: {', '.join(missing)}. A run's config.json holds all."
+            f"Missing keys in {source}: {', '.join(missing)}. A run's config.json has all."
         )
     arguments = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()

@@ -48,27 +48,13 @@ def replica_count() -> int:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Sum over the replicas.
-
-    Args:
-        values: this replica's tensor of any shape, or a list of tensors.
-
-    Returns:
-        The sums over all replicas, of the same shapes, equal on each.
-    """
+    """Sum a tensor of any shape, or a list of tensors, over the replicas."""
     context = _replica_context()
     return values if context is None else context.all_reduce("SUM", values)
 
 
 def all_gather(values: Tensor) -> Tensor:
-    """Concatenate the tensors of all replicas.
-
-    Args:
-        values: this replica's tensor of shape (replica batch, ...).
-
-    Returns:
-        Tensor of shape (batch, ...), equal on each replica.
-    """
+    """Concatenate tensors of shape (replica batch, ...) over the replicas to (batch, ...)."""
     context = _replica_context()
     return values if context is None else context.all_gather(values, axis=0)
 

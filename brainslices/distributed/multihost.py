@@ -89,16 +89,11 @@ class ProcessGroup:
         count = int(values[COUNT])
         is_index = values[INDEX].isdecimal() and int(values[INDEX]) < count
         check(is_index, INDEX, f"an integer from 0 to {count - 1}, less than {COUNT}")
-        check(_seconds(values[TIMEOUT]) > 0, TIMEOUT, "a positive number of seconds")
-        return cls(host, int(port), count, int(values[INDEX]), _seconds(values[TIMEOUT]))
-
-
-def _seconds(text):
-    """Finite number of seconds; 0 if the text is none."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(seconds := float(text)):
-            return seconds
-    return 0.0
+        seconds = math.nan
+        with contextlib.suppress(ValueError):
+            seconds = float(values[TIMEOUT])
+        check(0 < seconds < math.inf, TIMEOUT, "a positive number of seconds")
+        return cls(host, int(port), count, int(values[INDEX]), seconds)
 
 
 @contextlib.contextmanager

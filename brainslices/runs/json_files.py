@@ -35,7 +35,7 @@ def read_json(path: PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"There is no file {path}. Give the path of a JSON file.")
+        raise InputError(f"There is no file {path}. Give the path of a JSON file that exists.")
     try:
         value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
