@@ -23,8 +23,8 @@ PROGRAM = ROOT / "tests" / "support" / "train_both.py"
 class Counted(Batches):
     """Batches of numbers; the draws are shown beside them."""
 
-    def draw(self, count, chance):
-        return chance.random(count)
+    def sample_augmentation(self, count, rng):
+        return rng.random(count)
 
     def load(self, chosen, draws):
         return list(chosen) if draws is None else list(zip(chosen, draws, strict=True))
