@@ -66,7 +66,7 @@ class _Waves:
     phases: np.ndarray
 
     @classmethod
-    def sample(cls, rng, wavelength_mm, count):
+    def sample(cls, rng, wavelength_mm, count) -> "_Waves":
         directions = rng.normal(size=(count, 3))
         lengths = wavelength_mm * rng.uniform(0.8, 1.3, size=(count, 1))
         unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
