@@ -5,7 +5,6 @@
 `archive.json` holds the counts, the crop box, the intensity rule and the content hash.
 """
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,18 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from brainslices.data import schema
 from brainslices.data.crop import CropBox
-from brainslices.data.schema import (
-    COUNTS,
-    INTEGER,
-    POSITIVE,
-    SHA256,
-    SHAPE,
-    STRING,
-    check_fields,
-)
+from brainslices.data.csv_files import read_rows
 from brainslices.data.splits import SPLITS, normalize_split
-from brainslices.errors import InputError
+from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
 from brainslices.types import PathLike
 
 __all__ = [
@@ -39,13 +31,18 @@ __all__ = [
 FOREGROUND_THRESHOLD = 0.02  # of full scale; the metrics' foreground and the crop share it
 FORMAT_VERSION = 1
 _METADATA = {
-    "counts": COUNTS,
-    "image_shape": SHAPE,
+    "counts": schema.COUNTS,
+    "image_shape": schema.SHAPE,
     "crop": (lambda value: isinstance(value, dict), "a crop box"),
-    "intensity_rule": STRING,
-    "content_hash": SHA256,
+    "intensity_rule": schema.STRING,
+    "content_hash": schema.SHA256,
 }
-_CROP_BOX = {"top": INTEGER, "left": INTEGER, "rows": POSITIVE, "cols": POSITIVE}
+_CROP_BOX = {
+    "top": schema.INTEGER,
+    "left": schema.INTEGER,
+    "rows": schema.POSITIVE,
+    "cols": schema.POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class SliceArchive:
         path, shape = self.path / "slices.npy", (len(self.index), *self.image_shape)
         try:
             images = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
+        except (*CORRUPT_FILE_ERRORS, OverflowError) as error:
             raise _corrupt(path, str(error)) from error
         if images.shape != shape or images.dtype != np.uint8:
             raise _corrupt(path, f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
@@ -164,14 +161,23 @@ def count_splits(index: Sequence[SliceRecord]) -> dict[str, dict[str, int]]:
 
 
 def _read_index(path: Path) -> list[SliceRecord]:
+    columns, index = [field.name for field in fields(SliceRecord)], []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        if header != [field.name for field in fields(SliceRecord)]:
-            raise ValueError(f"its columns are {', '.join(header)}")
-        return [SliceRecord(row[0], row[1], row[2], float(row[3]), row[4]) for row in rows]
-    except (OSError, ValueError, IndexError, csv.Error) as error:
+        for line, row in read_rows(path).items():
+            if list(row) != columns:
+                raise ValueError(f"its columns are {', '.join(row)}")
+            position = float(row["position"])
+            if row["split"] not in SPLITS or not 0 <= position <= 1:
+                raise ValueError(
+                    f"line {line} must have a split of {', '.join(SPLITS)} and a position in "
+                    f"[0, 1]. Received: split={row['split']!r}, position={position}"
+                )
+            index.append(
+                SliceRecord(row["slice_id"], row["subject"], row["split"], position, row["source"])
+            )
+    except (OSError, ValueError) as error:
         raise _corrupt(path, str(error)) from error
+    return index
 
 
 def _read_metadata(folder: Path) -> dict:
@@ -183,11 +189,11 @@ def _read_metadata(folder: Path) -> dict:
         )
     try:
         stored = json.loads(path.read_text("utf-8"))
-        version = check_fields(stored, {"format_version": INTEGER})["format_version"]
+        version = schema.check_fields(stored, {"format_version": schema.INTEGER})["format_version"]
         if version == FORMAT_VERSION:
-            metadata = check_fields(stored, _METADATA)
+            metadata = schema.check_fields(stored, _METADATA)
             metadata["image_shape"] = tuple(metadata["image_shape"])
-            metadata["crop"] = CropBox(**check_fields(metadata["crop"], _CROP_BOX))
+            metadata["crop"] = _crop_box(metadata["crop"], metadata["image_shape"])
             return metadata
     except (OSError, ValueError, RecursionError) as error:
         raise _corrupt(path, str(error)) from error
@@ -195,6 +201,14 @@ def _read_metadata(folder: Path) -> dict:
         f"{path} must have format version {FORMAT_VERSION}. Received: format_version={version}. "
         "Prepare the archive again with scripts/prepare_data.py."
     )
+
+
+def _crop_box(stored: dict, image_shape: tuple[int, int]) -> CropBox:
+    crop = CropBox(**schema.check_fields(stored, _CROP_BOX))
+    window, _ = crop.windows(image_shape)
+    if any(side.start >= side.stop for side in window[1:]):
+        raise ValueError(f"`crop` must overlap images of {image_shape}. Received: {crop}")
+    return crop
 
 
 def _corrupt(path: Path, reason: str) -> InputError:

@@ -4,7 +4,6 @@ A folder named after a split (`train`, `keras_png_slices_validate`, ...) assigns
 to that split. Without such folders, whole subjects are assigned to the splits at random.
 """
 
-import csv
 import logging
 import re
 from collections import defaultdict
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from brainslices.data.archive import SliceRecord
+from brainslices.data.csv_files import read_rows
 from brainslices.data.discovery import SourceFiles, strip_suffixes
 from brainslices.data.splits import SPLITS, check_subject_splits, normalize_split, split_subjects
 from brainslices.errors import InputError
@@ -195,44 +195,49 @@ def _slice_number(match: re.Match, path: Path) -> int | None:
 
 def _from_table(table: Path, root: Path, pattern: re.Pattern) -> list[FileMetadata]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = read_rows(table)
+    except (OSError, ValueError) as error:
         raise InputError(f"The table {table} cannot be read ({error}).") from error
-    if not rows or not {"file", "subject"} <= set(rows[0]):
-        columns = ", ".join(rows[0]) if rows else "none"
+    columns = list(next(iter(rows.values()), ()))
+    if not {"file", "subject"} <= set(columns):
         raise InputError(
             f"The table {table} must have the columns file and subject, optionally split and "
-            f"position, and a row for each file. Received: {columns}."
+            f"position, and a row for each file. Received: {', '.join(columns) or 'none'}."
         )
-    return [
-        _from_row(row, f"{table}, line {line}", root, pattern) for line, row in enumerate(rows, 2)
-    ]
+    metadata = []
+    for line, row in rows.items():
+        try:
+            metadata.append(_from_row(row, root, pattern))
+        except InputError as error:
+            raise InputError(f"{table}, line {line}: {error}") from error
+    return metadata
 
 
-def _from_row(row: dict, where: str, root: Path, pattern: re.Pattern) -> FileMetadata:
-    name, subject = Path(row["file"] or ""), row["subject"]
+def _from_row(row: dict[str, str], root: Path, pattern: re.Pattern) -> FileMetadata:
+    name, subject = Path(row["file"]), row["subject"]
     if not subject or not (root / name).is_file():
         raise InputError(
-            f"{where} must have a subject and a file below {root}. Received: "
+            f"A row must have a subject and a file below {root}. Received: "
             f"file={row['file']!r}, subject={subject!r}."
         )
-    try:
-        position = float(row["position"]) if row.get("position") else None
-        if position is not None and not 0 <= position <= 1:
-            raise ValueError("out of range")
-    except ValueError as error:
-        raise InputError(
-            f"{where}: `position` must be a number in [0, 1]. Received: "
-            f"position={row['position']!r}."
-        ) from error
-    try:
-        split = normalize_split(row["split"]) if row.get("split") else None
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
     match = pattern.search(name.as_posix())
-    number = _slice_number(match, root / name) if match else None
-    return FileMetadata(name.as_posix(), subject, split, position, number)
+    return FileMetadata(
+        source=name.as_posix(),
+        subject=subject,
+        split=normalize_split(row["split"]) if row.get("split") else None,
+        position=_parse_position(row["position"]) if row.get("position") else None,
+        slice_number=_slice_number(match, root / name) if match else None,
+    )
+
+
+def _parse_position(text: str) -> float:
+    try:
+        position = float(text)
+    except ValueError:
+        position = np.nan
+    if not 0 <= position <= 1:
+        raise InputError(f"`position` must be a number in [0, 1]. Received: position={text!r}.")
+    return position
 
 
 def _split_of_folder(folder: str) -> str | None:

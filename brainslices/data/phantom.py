@@ -66,12 +66,12 @@ class _Waves:
     phases: np.ndarray
 
     @classmethod
-    def sample(cls, rng, wavelength_mm, count) -> "_Waves":
+    def sample(cls, rng: np.random.Generator, wavelength_mm: float, count: int) -> "_Waves":
         directions = rng.normal(size=(count, 3))
         lengths = wavelength_mm * rng.uniform(0.8, 1.3, size=(count, 1))
         unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         phases = rng.uniform(0, 2 * np.pi, size=(count, 1))
-        return cls(np.float32(2 * np.pi * unit / lengths), np.float32(phases))
+        return cls((2 * np.pi * unit / lengths).astype("float32"), phases.astype("float32"))
 
     def __call__(self, x, y, z):
         points = np.stack([x.ravel(), y.ravel(), z.ravel()])

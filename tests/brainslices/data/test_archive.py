@@ -243,6 +243,18 @@ def change_json(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def replace_text(path, old, new, count=-1):
+    path.write_text(path.read_text().replace(old, new, count))
+
+
+def change_header(folder, old, new):
+    path = folder / "slices.npy"
+    content = path.read_bytes()
+    padded = old.encode() + b", }" + b" " * len(new)
+    assert padded in content
+    path.write_bytes(content.replace(padded, new.encode() + b", }" + b" " * len(old)))
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-10])
 
@@ -261,7 +273,24 @@ def truncate(path):
             lambda f: (f / "index.csv").write_text("slice_id,subject,split,position,source\n"),
             "0 sl",
         ),
+        (lambda f: replace_text(f / "index.csv", "0.25", "nan", 1), "line 2.*position=nan"),
+        (lambda f: replace_text(f / "index.csv", "0.25", "1.5", 1), "line 2.*position=1.5"),
+        (lambda f: replace_text(f / "index.csv", ",test,", ",dev,"), "line 6.*split='dev'"),
+        (lambda f: replace_text(f / "index.csv", "file_5", '"file_5'), r"index\.csv is corrupt"),
+        (lambda f: (f / "archive.json").write_text("[1]"), r"archive\.json is corrupt"),
+        (lambda f: change_json(f, format_version="1"), "`format_version`.*'1'"),
+        (lambda f: change_json(f, image_shape=[20, -24]), r"`image_shape`.*\[20, -24\]"),
+        (lambda f: change_json(f, image_shape=[20, 24, 1]), r"`image_shape`.*\[20, 24, 1\]"),
+        (lambda f: change_json(f, crop=[0, 0, 8, 8]), r"`crop`.*\[0, 0, 8, 8\]"),
+        (lambda f: change_json(f, crop={"top": 0, "left": 0, "rows": 0, "cols": 8}), "`rows`"),
+        (lambda f: change_json(f, crop={"top": 0, "left": 0.5, "rows": 8, "cols": 8}), "`left`"),
+        (lambda f: change_json(f, crop={"top": 99, "left": 0, "rows": 8, "cols": 8}), "`crop`.*99"),
+        (lambda f: change_json(f, content_hash="beef"), "`content_hash`.*'beef'"),
+        (lambda f: change_json(f, intensity_rule=None), "`intensity_rule`.*None"),
+        (lambda f: change_json(f, counts={}), r"index\.csv is corrupt.*counts"),
         (lambda f: truncate(f / "slices.npy"), r"slices\.npy is corrupt"),
+        (lambda f: change_header(f, "(6, 20, 24)", "(2**9, 20)"), r"slices\.npy is corrupt"),
+        (lambda f: change_header(f, "(6, 20, 24)", f"({2**70},)"), r"slices\.npy is corrupt"),
         (lambda f: np.save(f / "slices.npy", np.zeros(3)), r"holds float64 \(3,\), expected uint8"),
     ],
 )
