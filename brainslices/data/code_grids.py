@@ -4,6 +4,8 @@
 was trained on, and the hashes of the model and of the archive.
 """
 
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -132,10 +134,28 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"{path} does not exist. {_REPAIR}")
     try:
+        _check_sizes(path)
         with np.load(path) as file:
             return dict(file)
     except CORRUPT_FILE_ERRORS as error:
         raise InputError(f"{path} cannot be read ({error}). {_REPAIR}") from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Check that the file holds the arrays that its headers claim, before they are allocated."""
+    with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            with file.open(entry) as stream:
+                version = np.lib.format.read_magic(stream)
+                is_first = version == (1, 0)
+                formats = np.lib.format
+                read = formats.read_array_header_1_0 if is_first else formats.read_array_header_2_0
+                shape, _, dtype = read(stream)
+                claimed = stream.tell() + math.prod(shape) * dtype.itemsize
+            # The entry's size is a claim too; deflate expands at most 1032-fold.
+            size = min(entry.file_size, 1032 * path.stat().st_size)
+            if claimed > size:
+                raise ValueError(f"{entry.filename} claims {claimed} bytes, but it holds {size}")
 
 
 def _check_consistent(grids: CodeGrids) -> None:

@@ -7,6 +7,8 @@ A NIfTI file with neither qform nor sform is read the same way. Oblique volumes 
 slices follow the volume's own planes.
 """
 
+import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"it is a {type(image).__name__}")
     _check_header(path, image)
     with reading(path, "volume", _HINT):
+        _check_size(image)
         voxels = np.asarray(image.dataobj, dtype=np.float32)
     _check_voxels(path, voxels)
     volume = nib.Nifti1Image(voxels.reshape(voxels.shape[:3]), image.affine)
@@ -58,6 +61,9 @@ def _check_header(path: Path, image: Any) -> None:
             f"{path} must hold one three-dimensional volume. Received: shape {shape}. Save one "
             "volume in a separate file, for example `nibabel.four_to_three(image)[0]`."
         )
+    zooms = image.header.get_zooms()
+    if not np.isfinite(zooms).all():
+        raise InputError(f"{path} must have finite voxel sizes. Received: {zooms}. Repair pixdim.")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
         raise InputError(f"{path} has a header whose affine is singular. Repair its sform.")
     is_analyze = isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair)
@@ -73,6 +79,25 @@ def _check_header(path: Path, image: Any) -> None:
             f"{path} must hold one number per voxel. Received: data type "
             f"{image.get_data_dtype()}. Convert it to a scalar volume."
         )
+
+
+def _check_size(image: Any) -> None:
+    """Check that the file holds the voxels that its header claims, before they are allocated."""
+    file = Path(image.file_map["image"].filename)
+    size = _decompressed_size(file) if file.suffix.lower() == ".gz" else file.stat().st_size
+    voxels = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+    claimed = int(image.dataobj.offset) + voxels
+    if claimed > size:
+        raise ValueError(f"its header claims {claimed} bytes, but it holds {size}")
+
+
+def _decompressed_size(path: Path) -> int:
+    """Decompress to the end of the stream, since nibabel stops before the checksum."""
+    size = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(1 << 20):
+            size += len(chunk)
+    return size
 
 
 def _check_voxels(path: Path, voxels: np.ndarray) -> None:

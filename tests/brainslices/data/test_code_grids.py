@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -142,6 +143,21 @@ def test_files_of_other_formats_are_refused(path):
     rewritten_with_objects = {"train_slice_ids": np.array([{}] * 7, object)}
     code_grids().save(path)
     assert "cannot be read (" in error_message(rewritten(path, **rewritten_with_objects))
+
+
+@pytest.mark.parametrize("shape", [f"({2**50},)", f"({2**70},)", "(8, 4, 5)"])
+def test_false_claims_of_a_header_are_refused(path, shape):
+    """The CRC of the entry is right: only the shape in the header of train_codes is changed."""
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    old, new = b"(7, 4, 5), }", shape.encode() + b", }"
+    padding = b" " * (len(new) - len(old))
+    assert old + padding in entries["train_codes.npy"]
+    entries["train_codes.npy"] = entries["train_codes.npy"].replace(old + padding, new)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+    assert "cannot be read (" in error_message(path)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1.0", [1, 1]])

@@ -89,3 +89,62 @@ def test_missing_partner_missing_file_and_text_are_refused(tmp_path):
     for name in ("pair.hdr", "absent.nii", "text.nii", "lone.img"):
         with pytest.raises(InputError, match=f"{name} is not a readable volume"):
             load_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_truncated_volume_with_a_trailing_axis_is_refused(tmp_path, suffix):
+    path = save_volume(tmp_path / f"cut{suffix}", head()[..., np.newaxis])
+    assert load_volume(path)[0].shape == SHAPE
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"cut\.nii.* is not a readable volume"):
+        load_volume(path)
+
+
+def test_gzip_that_fails_its_checksum_is_refused(tmp_path):
+    path = save_volume(tmp_path / "crc.nii.gz", head())
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1  # of the CRC-32; all voxels inflate as they were saved
+    path.write_bytes(content)
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), head())
+    with pytest.raises(InputError, match=r"crc\.nii\.gz is not a readable volume \(CRC"):
+        load_volume(path)
+
+
+def save_with_header(path, **fields):
+    """Save a NIfTI file with some fields of its header overwritten."""
+    image = nib.Nifti1Image(head(), AFFINE)
+    header = image.header.copy()
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    for name, value in fields.items():
+        header[name] = value
+    content = header.binaryblock + bytes(4) + head().tobytes(order="F")
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "claims"),  # 140 TB
+        ({"dim": [3, 30, 40, 25, 1, 1, 1, 1]}, "claims"),  # one plane more than there is
+        ({"dim": [3, 30, 40, -24, 1, 1, 1, 1]}, "-24|negative"),
+        ({"dim": [3, 30, 40, 0, 1, 1, 1, 1]}, r"shape \(30, 40, 0\)"),
+        ({"vox_offset": 10_000}, "claims"),
+        ({"vox_offset": np.inf}, "not a readable volume"),
+        ({"vox_offset": np.nan}, "not a readable volume"),
+        ({"vox_offset": -400}, "not a readable volume"),
+        ({"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1]}, "nan"),
+        ({"pixdim": [1, 1, np.inf, 1, 1, 1, 1, 1]}, "inf"),
+        ({"datatype": 9999}, "not a readable volume"),
+    ],
+)
+def test_false_claims_of_a_header_are_refused(tmp_path, suffix, fields, message):
+    path = save_with_header(tmp_path / f"odd{suffix}", **fields)
+    with pytest.raises(InputError, match=rf"odd{suffix}.*({message})"):
+        load_volume(path)
+
+
+def test_header_without_false_claims_is_read(tmp_path):
+    voxels, _ = load_volume(save_with_header(tmp_path / "good.nii.gz"))
+    np.testing.assert_array_equal(voxels, head())
