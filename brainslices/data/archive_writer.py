@@ -42,14 +42,13 @@ def write_archive(
 ) -> SliceArchive:
     """Write an archive from a stream of slices, with one of them in memory at a time.
 
-    The write is atomic: the archive is built in a folder beside `folder` and then renamed.
+    The write is atomic. The crop is of the training content, or of all if nothing is for training.
 
     Args:
         folder: folder of the archive; created with its parents if missing.
         slices: pairs of a record and its image, uint8 of shape (rows, cols).
         intensity_rule: how source intensities were mapped to 0..255, in words.
-        grid_multiple: the sides of the crop are multiples of this, so that a model's
-            downsampling divides them.
+        grid_multiple: the sides of the crop are multiples of this, so that downsampling divides it.
         overwrite: replace an existing archive.
 
     Returns:
@@ -63,11 +62,20 @@ def write_archive(
     check_writable(folder, overwrite=overwrite)
     with atomic_folder(folder) as partial:
         digest = hashlib.sha256()
-        metadata, index = _write_pixels(partial / "slices.npy", slices, grid_multiple, digest)
+        index, max_projections = _write_pixels(partial / "slices.npy", slices, digest)
         text = _format_index(index)
         (partial / "index.csv").write_bytes(text)
         digest.update(text)
-        metadata |= {"intensity_rule": intensity_rule, "content_hash": digest.hexdigest()}
+        content = max_projections.get("train", np.max(list(max_projections.values()), axis=0))
+        metadata = {
+            "format_version": FORMAT_VERSION,
+            "counts": count_splits(index),
+            "image_shape": list(content.shape),
+            "crop": asdict(_content_box(content, grid_multiple)),
+            "position_rule": POSITION_RULE,
+            "intensity_rule": intensity_rule,
+            "content_hash": digest.hexdigest(),
+        }
         (partial / "archive.json").write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
     return SliceArchive.open(folder)
 
@@ -88,21 +96,20 @@ def check_writable(folder: PathLike, *, overwrite: bool = False) -> None:
 
 
 def _write_pixels(
-    path: Path,
-    slices: Iterable[tuple[SliceRecord, np.ndarray]],
-    grid_multiple: int,
-    digest: "hashlib._Hash",
-) -> tuple[dict, list[SliceRecord]]:
-    """Stream the pixels to `path`; return the metadata for `archive.json` and the index."""
+    path: Path, slices: Iterable[tuple[SliceRecord, np.ndarray]], digest: "hashlib._Hash"
+) -> tuple[list[SliceRecord], dict[str, np.ndarray]]:
+    """Stream the pixels to `path`; return the index and each split's maximum projection."""
     index: list[SliceRecord] = []
     source_of: dict[str, str] = {}
-    max_projection: dict[str, np.ndarray] = {}
+    max_projections: dict[str, np.ndarray] = {}
     first = None
     # A plain file instead of a memory map: on a full disk a write raises, but a memory map kills
     # the process.
     with path.open("wb") as file:
         for record, image in slices:
-            first = first or (record, image)
+            if first is None:
+                first = record, image
+                _write_header(file, (0, *image.shape))
             _check_slice(record, image, first)
             if record.slice_id in source_of:
                 raise InputError(
@@ -110,11 +117,9 @@ def _write_pixels(
                     f"{source_of[record.slice_id]} and from {record.source}. Remove one of them."
                 )
             source_of[record.slice_id] = record.source
-            if not index:
-                _write_header(file, (0, *image.shape))
             # Plain floats: the repr of a NumPy float is not a number in index.csv.
             index.append(replace(record, position=float(record.position)))
-            projection = max_projection.setdefault(record.split, np.zeros_like(image))
+            projection = max_projections.setdefault(record.split, np.zeros_like(image))
             np.maximum(projection, image, out=projection)
             pixels = np.ascontiguousarray(image).data
             digest.update(pixels)
@@ -123,16 +128,8 @@ def _write_pixels(
             raise InputError("`slices` must hold at least one slice. Received: none.")
         check_subject_splits(index)
         file.seek(0)
-        image_shape = first[1].shape
-        _write_header(file, (len(index), *image_shape))
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        "counts": count_splits(index),
-        "image_shape": list(image_shape),
-        "crop": asdict(_content_box(max_projection, grid_multiple)),
-        "position_rule": POSITION_RULE,
-    }
-    return metadata, index
+        _write_header(file, (len(index), *first[1].shape))
+    return index, max_projections
 
 
 def _write_header(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
@@ -162,10 +159,9 @@ def _check_slice(record: SliceRecord, image: np.ndarray, first: tuple) -> None:
         raise InputError(f"All images must have the same size. {sizes}. Resize or remove it.")
 
 
-def _content_box(max_projection: dict[str, np.ndarray], multiple: int) -> CropBox:
-    """Bounding box of the training content (of all content if there are no training slices)."""
-    projection = max_projection.get("train", np.max(list(max_projection.values()), axis=0))
-    content = projection > FOREGROUND_THRESHOLD * 255
+def _content_box(max_projection: np.ndarray, multiple: int) -> CropBox:
+    """Bounding box of the content, sides rounded up to the multiple."""
+    content = max_projection > FOREGROUND_THRESHOLD * 255
     if not content.any():
         raise InputError("All training slices are black: there is nothing to train on.")
     spans = []

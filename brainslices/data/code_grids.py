@@ -143,13 +143,12 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
 
 def _check_sizes(path: Path) -> None:
     """Check that the file holds the arrays that its headers claim, before they are allocated."""
+    formats = np.lib.format
     with zipfile.ZipFile(path) as file:
         for entry in file.infolist():
             with file.open(entry) as stream:
-                version = np.lib.format.read_magic(stream)
-                is_first = version == (1, 0)
-                formats = np.lib.format
-                read = formats.read_array_header_1_0 if is_first else formats.read_array_header_2_0
+                is_v1 = formats.read_magic(stream) == (1, 0)
+                read = formats.read_array_header_1_0 if is_v1 else formats.read_array_header_2_0
                 shape, _, dtype = read(stream)
                 claimed = stream.tell() + math.prod(shape) * dtype.itemsize
             # The entry's size is a claim too; deflate expands at most 1032-fold.

@@ -7,7 +7,7 @@ to that split. Without such folders, whole subjects are assigned to the splits a
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def assign_splits(
     return sorted(metadata, key=lambda item: (SPLITS.index(str(item.split)), item.source))
 
 
-def slice_records(metadata: Iterable[FileMetadata]) -> list[SliceRecord]:
+def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
     """Return the record of each image, with its slice position.
 
     The position is the table's; else the slice number over the largest of all images; else,
@@ -127,10 +127,9 @@ def slice_records(metadata: Iterable[FileMetadata]) -> list[SliceRecord]:
         Records sorted by split, subject and position.
     """
     of_subject = defaultdict(list)
+    largest = max((item.slice_number or 0 for item in metadata), default=0)
     for item in metadata:
         of_subject[item.subject].append(item)
-    numbers = [item.slice_number or 0 for items in of_subject.values() for item in items]
-    largest = max(numbers, default=0)
     records = []
     for items in of_subject.values():
         ranks = np.linspace(0, 1, len(items)) if len(items) > 1 else [0.5]
@@ -139,8 +138,8 @@ def slice_records(metadata: Iterable[FileMetadata]) -> list[SliceRecord]:
             if position is None and item.slice_number is not None:
                 position = item.slice_number / largest if largest else 0.5
             records.append(item.record(float(rank if position is None else position)))
-    order = {split: number for number, split in enumerate(SPLITS)}
-    return sorted(records, key=lambda r: (order.get(r.split, 0), r.subject, r.position))
+    order = (*SPLITS, "")  # a folder without splits has none
+    return sorted(records, key=lambda r: (order.index(r.split), r.subject, r.position))
 
 
 def _compile_pattern(pattern: str) -> re.Pattern:
