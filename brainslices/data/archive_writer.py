@@ -63,9 +63,7 @@ def write_archive(
     with atomic_folder(folder) as partial:
         digest = hashlib.sha256()
         index, max_projections = _write_pixels(partial / "slices.npy", slices, digest)
-        text = _format_index(index)
-        (partial / "index.csv").write_bytes(text)
-        digest.update(text)
+        _write_index(partial / "index.csv", index, digest)
         content = max_projections.get("train", np.max(list(max_projections.values()), axis=0))
         metadata = {
             "format_version": FORMAT_VERSION,
@@ -177,9 +175,11 @@ def _content_box(max_projection: np.ndarray, multiple: int) -> CropBox:
     return CropBox(top, left, rows, cols)
 
 
-def _format_index(index: list[SliceRecord]) -> bytes:
+def _write_index(path: Path, index: list[SliceRecord], digest: "hashlib._Hash") -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(SliceRecord))
     writer.writerows(astuple(record) for record in index)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    digest.update(content)
+    path.write_bytes(content)
