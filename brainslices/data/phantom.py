@@ -125,8 +125,8 @@ def _outline_depth(head, x, y, z):
         np.interp(angle, degrees, ndimage.gaussian_filter1d(np.interp(degrees, knots, radii), 9))
         for radii in (OUTLINE_LOW, OUTLINE_HIGH)
     )
-    height = np.clip(z / SLAB_MM, 0, 1)
-    radius = low + (high - low) * height + EDGE_MM * head.edge(x, y, z)
+    position = np.clip(z / SLAB_MM, 0, 1)
+    radius = low + (high - low) * position + EDGE_MM * head.edge(x, y, z)
     return np.float32(radius - np.hypot(x, y))
 
 
@@ -153,8 +153,8 @@ def _union(a, b, blend_mm=4.0):
 
 def _fissure(x, side, z):
     """Distance to the interhemispheric fissure, in front of and behind the corpus callosum."""
-    height = np.clip(z / SLAB_MM, -0.2, 1.2)
-    front, back = 49 - 24 * height**2, -20 - 8 * (height - 0.5) ** 2
+    position = np.clip(z / SLAB_MM, -0.2, 1.2)
+    front, back = 49 - 24 * position**2, -20 - 8 * (position - 0.5) ** 2
     return np.hypot(side, 2 * np.maximum(0, np.minimum(front - x, x - back)))
 
 

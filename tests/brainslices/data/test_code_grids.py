@@ -119,10 +119,10 @@ def test_absent_file_is_refused(tmp_path):
     assert "does not exist" in error_message(tmp_path / "code_grids.npz")
 
 
-@pytest.mark.parametrize("share", [0, 0.3, 0.999])
-def test_truncated_file_is_refused(path, share):
+@pytest.mark.parametrize("fraction", [0, 0.3, 0.999])
+def test_truncated_file_is_refused(path, fraction):
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
+    path.write_bytes(whole[: int(fraction * len(whole))])
     assert "cannot be read (" in error_message(path)
 
 
@@ -224,8 +224,8 @@ def test_shapes_that_disagree_are_refused(path, key, value, fault):
 def test_entropy_is_that_of_the_definition():
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 9, (50, *GRID)) ** 2
-    shares = [np.mean(codes == code) for code in range(100)]
-    expected = -sum(share * math.log(share) for share in shares if share)
+    frequencies = [np.mean(codes == code) for code in range(100)]
+    expected = -sum(frequency * math.log(frequency) for frequency in frequencies if frequency)
     assert entropy(codes, 100) == pytest.approx(expected)
     each = [entropy(codes[:, row, col], 100) for row in range(4) for col in range(5)]
     assert entropy_by_position(codes, 100) == pytest.approx(np.mean(each))
