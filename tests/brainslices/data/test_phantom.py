@@ -10,7 +10,7 @@ from brainslices.data.phantom import CSF, GREY, WHITE, phantom_slices
 from brainslices.errors import InputError
 
 SMALL = (64, 64)
-POSITIONS = np.linspace(0, 1, 5)
+POSITIONS = np.linspace(0, 1, 3)
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +32,19 @@ def ventricle_area(image):
 
 def test_same_seed_and_subject_give_the_same_slices():
     first = phantom_slices(3, POSITIONS, SMALL, seed=5)
-    assert first.dtype == np.uint8 and first.shape == (5, 64, 64)
+    assert first.dtype == np.uint8 and first.shape == (3, 64, 64)
     np.testing.assert_array_equal(phantom_slices(3, POSITIONS, SMALL, seed=5), first)
 
 
 def test_a_slice_does_not_depend_on_the_other_positions():
     together = phantom_slices(3, POSITIONS, SMALL)
-    np.testing.assert_array_equal(phantom_slices(3, POSITIONS[2:3], SMALL)[0], together[2])
+    np.testing.assert_array_equal(phantom_slices(3, POSITIONS[1:2], SMALL)[0], together[1])
 
 
 @pytest.mark.parametrize("other", [{"subject": 4, "seed": 5}, {"subject": 3, "seed": 6}])
 def test_other_subject_or_seed_is_another_brain(other):
-    a = phantom_slices(3, [0.5], seed=5)[0]
-    b = phantom_slices(other["subject"], [0.5], seed=other["seed"])[0]
+    a = phantom_slices(3, [0.5], (128, 128), seed=5)[0]
+    b = phantom_slices(other["subject"], [0.5], (128, 128), seed=other["seed"])[0]
     assert correlation(a, b) < 0.7
     assert np.mean((a > 0) != (b > 0)) > 0.001
 

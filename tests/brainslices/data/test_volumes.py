@@ -37,12 +37,12 @@ def test_scale_and_offset_of_the_intensities_do_not_matter(tmp_path, volume_path
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_stored_order_of_the_axes_does_not_matter(tmp_path, volume_path, order):
-    _, expected = axial_slices(read_volume(volume_path), 5, (64, 72))
+    _, expected = axial_slices(read_volume(volume_path), 2, (32, 36))
     for flips in itertools.product((1, -1), repeat=3):
         turn = np.column_stack([order, flips])
         image = nib.Nifti1Image(head(), AFFINE).as_reoriented(turn)
         nib.save(image, tmp_path / "turned.nii")
-        _, slices = axial_slices(read_volume(tmp_path / "turned.nii"), 5, (64, 72))
+        _, slices = axial_slices(read_volume(tmp_path / "turned.nii"), 2, (32, 36))
         np.testing.assert_array_equal(slices, expected)
 
 
