@@ -56,9 +56,9 @@ class CodeBatches(Batches):
         self.split = split
         self.variants = split.codes[:0, None] if variants is None else variants
 
-    def draw(self, count, chance):
+    def sample_augmentation(self, count, rng):
         # Which variant each grid comes as; -1 is the grid itself.
-        return chance.integers(-1, len(self.variants), count)
+        return rng.integers(-1, len(self.variants), count)
 
     def load(self, chosen, draws):
         codes = self.split.codes[chosen].astype("int32")

@@ -373,10 +373,10 @@ def test_hidden_parts_without_a_code_are_refused(refused, original, tmp_path, hi
 
 
 def test_what_is_no_picture_to_complete_is_refused(refused, original, tmp_path):
-    assert "absent.png is no readable picture" in refused("--complete", tmp_path / "absent.png")
+    assert "absent.png is not a readable image" in refused("--complete", tmp_path / "absent.png")
     (tmp_path / "words.png").write_text("words")
-    assert "words.png is no readable picture" in refused("--complete", tmp_path / "words.png")
-    assert "is no readable picture" in refused("--complete", tmp_path)
+    assert "words.png is not a readable image" in refused("--complete", tmp_path / "words.png")
+    assert "is not a readable image" in refused("--complete", tmp_path)
     wide = save_image(tmp_path / "wide.png", np.zeros((48, 56), "uint8"))
     said = "has 48 x 56 pixels (rows x cols), but the model takes 64 x 64"
     assert said in refused("--complete", wide)

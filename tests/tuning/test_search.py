@@ -9,7 +9,7 @@ from tuning.trial import check
 
 
 def test_archive_that_is_none_is_refused_before_the_first_trial(tmp_path):
-    with pytest.raises(InputError, match="is no slice archive"):
+    with pytest.raises(InputError, match="archive.json"):
         check(tmp_path / "absent", SearchConfig())
 
 

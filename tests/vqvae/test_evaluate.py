@@ -198,11 +198,9 @@ def test_sub_folders_offer_their_splits(phantom_archive, tmp_path):
     assert (open_slices(folder).split, len(open_slices(folder))) == ("test", 8)
     assert set(open_slices(folder, "train").subjects) == {f"case_00{k}" for k in range(5)}
     assert open_slices(folder / "png_test").split is None
-    with pytest.raises(
-        InputError, match="no pictures in the split 'validate', only in: test, train"
-    ):
+    with pytest.raises(InputError, match="`split`.*: test, train.*split='validate'"):
         open_slices(folder, "val")
-    with pytest.raises(InputError, match="no sub-folders named after splits.*split='test'"):
+    with pytest.raises(InputError, match="`split`.*split='test'"):
         open_slices(folder / "png_test", "test")
 
 
@@ -378,13 +376,13 @@ def test_pictures_of_another_size_are_refused(refused, png_folder, tmp_path):
 def test_folder_without_pictures_is_refused(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path / 'empty'} holds no pictures" in refused(data=tmp_path / "empty")
-    assert f"There is no {tmp_path / 'absent'}" in refused(data=tmp_path / "absent")
+    assert str(tmp_path / "absent") in refused(data=tmp_path / "absent")
 
 
 def test_damaged_and_black_pictures_and_volumes_are_refused(refused, png_folder, tmp_path):
     damaged = png_folder / "case_007_slice_7.png"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    assert f"{damaged} is no readable picture" in refused(data=png_folder)
+    assert f"{damaged} is not a readable image" in refused(data=png_folder)
     black, volumes = tmp_path / "black", tmp_path / "volumes"
     black.mkdir()
     Image.new("L", (64, 64)).save(black / "case_001_slice_0.png")

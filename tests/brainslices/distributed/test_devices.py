@@ -24,7 +24,7 @@ PROGRAM = ROOT / "tests" / "support" / "train_both.py"
 class Counted(Batches):
     """Batches of numbers, each beside its random number."""
 
-    def draw(self, count, rng):
+    def sample_augmentation(self, count, rng):
         return rng.random(count)
 
     def load(self, indices, draws):
