@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from brainslices.data.archive import SliceArchive
-from brainslices.distributed.collectives import process_index_and_count
 from brainslices.errors import InputError
 
 __all__ = ["Batches", "SliceBatches", "largest_even_count"]
@@ -30,8 +29,6 @@ def largest_even_count(count: int, devices: int) -> int:
 class Batches(keras.utils.PyDataset, abc.ABC):
     """Batches of `count` items, each a one-tuple of the model's inputs, as Keras wants them.
 
-    Where several processes train together, each gets its share of every batch.
-
     Args:
         count: number of items.
         batch_size: items in a batch.
@@ -40,7 +37,9 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         epoch: which epoch's order; whoever trains moves it on, since Keras ends an epoch once more
             before the first.
         first_step: step of the epoch to begin with, for a training that goes on within it.
-        devices: how many share each batch evenly; a last batch too small for that is cut.
+        devices: number of devices that share each batch evenly; an incomplete last batch is cut.
+        shard: (index, count) of the process, where several train together: each loads its shard of
+            every batch.
     """
 
     def __init__(
@@ -51,12 +50,13 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         epoch: int = 0,
         first_step: int = 0,
         devices: int = 1,
+        shard: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         even = largest_even_count(count, devices)
         self.count = even if seed is None else count
         self.batch_size = min(batch_size, even)
-        self.share, self.shares = process_index_and_count() if devices > 1 else (0, 1)
+        self.shard = shard
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
 
     @property
@@ -70,7 +70,7 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         return self.steps_per_epoch - self.first_step
 
     def __getitem__(self, index: int) -> tuple:
-        """One batch, or this process's share of it: `load`'s in a tuple of its own."""
+        """One batch, or this process's shard of it: `load`'s in a tuple of its own."""
         step = self.first_step + index
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.seed is None:
@@ -78,10 +78,11 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         else:
             chosen = _order(self.count, self.seed, self.epoch)[span]
             chance = np.random.default_rng([self.seed, self.epoch, step])
-            # For the whole batch, so that they do not depend on who loads which share.
+            # For the whole batch, so that they do not depend on who loads which shard.
             draws = self.draw(len(chosen), chance)
-        size = len(chosen) // self.shares
-        own = slice(self.share * size, (self.share + 1) * size)
+        shard, shards = self.shard
+        size = len(chosen) // shards
+        own = slice(shard * size, (shard + 1) * size)
         return (self.load(chosen[own], None if draws is None else draws[own]),)
 
     @abc.abstractmethod
@@ -115,7 +116,7 @@ class SliceBatches(Batches):
         batch_size: slices in a batch.
         seed: as `Batches`.
         mirror: turn each slice left to right with probability 1/2 (with a seed only).
-        **options: `epoch`, `first_step` and `devices`, as `Batches`.
+        **options: `epoch`, `first_step`, `devices` and `shard`, as `Batches`.
     """
 
     def __init__(

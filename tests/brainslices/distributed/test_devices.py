@@ -139,7 +139,7 @@ def test_two_processes_train_as_one_and_go_on_where_they_were_stopped(
     processes[1].send_signal(signal.SIGTERM)
     printed = [process.communicate(timeout=100)[0] for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGINT] * 2, printed
-    assert all("KeyboardInterrupt: State saved in" in text for text in printed)
+    assert all("KeyboardInterrupt: Checkpoint saved in" in text for text in printed)
     with np.load(state) as file:
         assert 1 <= json.loads(file["progress"].item())["epoch"] < 3
 
