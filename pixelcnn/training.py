@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,6 @@ from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.progress import bar
 from brainslices.runs.run import Run
 from brainslices.tables import format_table
-from brainslices.training.checkpoint import TrainingProgress
 from brainslices.training.stage import Objective, Stage, check_resumable, run_training
 from brainslices.types import PathLike
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
@@ -42,7 +42,7 @@ class CodeBatches(Batches):
         batch_size: int,
         seed: int | None = None,
         variants: np.ndarray | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(len(split.codes), batch_size, seed, **options)
         self.split = split
@@ -178,7 +178,7 @@ def measure_rate(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_siz
     }
 
 
-def _metrics(run, grids, progress: TrainingProgress, batch_size) -> dict:
+def _metrics(run, grids, progress, batch_size):
     model = PixelCNN.from_run(run)
     splits = {
         name: measure_rate(model, grids, split, batch_size) for name, split in grids.splits.items()

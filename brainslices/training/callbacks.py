@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -203,7 +203,7 @@ class HistoryCallback(TrainingCallback):
 class CheckpointCallback(TrainingCallback):
     """Write a checkpoint after each epoch and every ten minutes within one."""
 
-    def __init__(self, finite_check: FiniteCheck, *shared):
+    def __init__(self, finite_check: FiniteCheck, *shared: Any):
         super().__init__(*shared)
         self.finite_check = finite_check
         self.saved_at = self.counted_at = time.monotonic()
@@ -241,7 +241,7 @@ class StopCallback(TrainingCallback):
     Several processes stop after the same step, whichever of them received the signal.
     """
 
-    def __init__(self, checkpoint: CheckpointCallback, validation: EmaValidation, *shared):
+    def __init__(self, checkpoint: CheckpointCallback, validation: EmaValidation, *shared: Any):
         super().__init__(*shared)
         self.checkpoint, self.validation = checkpoint, validation
         self.signal_received = False
@@ -252,7 +252,7 @@ class StopCallback(TrainingCallback):
     @contextlib.contextmanager
     def handle_signals(self) -> Iterator[None]:
         """Handle the first signal within the block; a second one acts as it did before."""
-        previous = {}
+        previous: dict[int, Any] = {}
 
         def restore():
             for number, handler in previous.items():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,8 +43,8 @@ def save_checkpoint(run: PathLike, model: keras.Model, progress: TrainingProgres
     """
     run = Run(run)
     sync_variables(model)
-    arrays = {key: np.asarray(value) for key, value in _variables(model).items()}
-    arrays["progress"] = np.array(json.dumps(vars(progress)))
+    arrays: dict[str, Any] = {"progress": np.array(json.dumps(vars(progress)))}
+    arrays |= {key: np.asarray(value) for key, value in _variables(model).items()}
     if run.checkpoint_path.exists():
         _copy(run.checkpoint_path, run.previous_checkpoint_path)
     with atomic_path(run.checkpoint_path) as temporary:

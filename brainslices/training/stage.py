@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -54,10 +55,10 @@ class Stage:
     """
 
     kind: str
-    model: object
+    model: Any
     objective: Objective
-    provenance: Mapping[str, object]
-    metadata: Mapping[str, object]
+    provenance: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     sample_counts: Sequence[int]
     prepare: Callable[..., tuple[keras.Model, Batches, Batches]]
     measure: Callable[[keras.Model, TrainingProgress], dict]
@@ -123,9 +124,9 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
 def check_resumable(
     run: PathLike,
     kind: str,
-    model: object,
+    model: Any,
     training: TrainingConfig,
-    provenance: Mapping[str, object] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Check that a run folder is new or holds the same training; only `epochs` may be higher.
 

@@ -461,7 +461,8 @@ with pytest.raises(KeyboardInterrupt):
     tests.resume(Run(here / "cut"), grids)
 tests.resume(Run(here / "cut"), grids)
 tests.assert_same_training(here / "whole", here / "cut")
-np.savez(here / "sampled.npz", **tests.sampled_from({run!r}), **tests.sampled_from(here / "whole", "own"))
+own = tests.sampled_from(here / "whole", "own")
+np.savez(here / "sampled.npz", **tests.sampled_from({run!r}), **own)
 """
 
 

@@ -78,7 +78,7 @@ class Autoencoder(keras.Model):
         return inputs
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = ops.mean(ops.square(x - y_pred))
+        loss = ops.mean(ops.square(x - ops.cast(y_pred, "float32")))
         self.score.update_state(1 - loss)
         return loss
 
