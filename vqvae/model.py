@@ -97,9 +97,9 @@ class VQVAE(keras.Model):
             CodebookPerplexity(count, name="perplexity"),
             CodebookUsage(count, name="codebook_usage"),
         ]
-        # Scored at the source size in evaluation only: it would slow every training step.
+        # Updated in evaluation only: SSIM at the source size would slow every training step.
         self.score_metrics = {name: mean(name) for name in ("ssim", "ssim_foreground")}
-        self._scored = False
+        self._is_evaluating = False
 
     def build(self, input_shape):
         self.quantizer.build((None, *self.code_grid_shape, self.config.embedding_dim))
@@ -178,8 +178,7 @@ class VQVAE(keras.Model):
         values = {"reconstruction_loss": reconstruction_loss, "quantizer_loss": quantizer_loss}
         for name, value in values.items():
             self.loss_metrics[name].update_state(value, sample_weight=ops.shape(x)[0])
-        self._scored = not training
-        if self._scored:
+        if not training:
             self._score(originals, ops.clip(reconstructions, 0.0, 1.0))
         return (reconstruction_loss + quantizer_loss) / replica_count()
 
@@ -204,19 +203,17 @@ class VQVAE(keras.Model):
         return loss
 
     def evaluate(self, *args, **kwargs):
-        # Keras asks for the results once more when the steps are over, whoever was traced last.
-        self._scored = True
+        self._is_evaluating = True
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self._scored = False
+            self._is_evaluating = False
 
     def get_metrics_result(self):
-        """The values of the metrics that this kind of step (training or evaluation) updates."""
+        """Return the values of the metrics; the SSIM scores only within `evaluate`."""
         results = super().get_metrics_result()
-        if not self._scored:
-            results = {key: results[key] for key in results if key not in self.score_metrics}
-        return results
+        hidden = () if self._is_evaluating else self.score_metrics
+        return {name: value for name, value in results.items() if name not in hidden}
 
     def get_config(self):
         return {

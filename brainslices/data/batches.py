@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from brainslices.data.archive import SliceArchive
-from brainslices.distributed.collectives import process_index_and_count
 from brainslices.errors import InputError
 
 __all__ = ["Batches", "SliceBatches", "largest_even_count"]
@@ -35,8 +34,6 @@ def largest_even_count(count: int, devices: int) -> int:
 class Batches(keras.utils.PyDataset, abc.ABC):
     """Batches of items as one-tuples of the model's inputs, the form that Keras expects.
 
-    If several processes train together, each loads its share of every batch.
-
     Args:
         count: number of items.
         batch_size: items in a batch.
@@ -46,6 +43,8 @@ class Batches(keras.utils.PyDataset, abc.ABC):
             the end of an epoch once more before the first.
         first_step: step of the epoch to start at, to resume within an epoch.
         devices: number of devices that share each batch evenly; a remainder is dropped.
+        shard: (index, count) of the process, where several train together: each loads its shard of
+            every batch.
     """
 
     def __init__(
@@ -56,12 +55,13 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         epoch: int = 0,
         first_step: int = 0,
         devices: int = 1,
+        shard: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         even = largest_even_count(count, devices)
         self.count = even if seed is None else count
         self.batch_size = min(batch_size, even)
-        self.share, self.shares = process_index_and_count() if devices > 1 else (0, 1)
+        self.shard = shard
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
 
     @property
@@ -75,7 +75,7 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         return self.steps_per_epoch - self.first_step
 
     def __getitem__(self, index: int) -> tuple:
-        """Load one batch, or this process's share of it, as a one-tuple."""
+        """Load one batch, or this process's shard of it, as a one-tuple."""
         step = self.first_step + index
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.seed is None:
@@ -85,8 +85,9 @@ class Batches(keras.utils.PyDataset, abc.ABC):
             rng = np.random.default_rng([self.seed, self.epoch, step])
             # Sampled for the whole batch, so that it does not depend on the number of processes.
             augmentation = self.sample_augmentation(len(indices), rng)
-        size = len(indices) // self.shares
-        own = slice(self.share * size, (self.share + 1) * size)
+        shard, shards = self.shard
+        size = len(indices) // shards
+        own = slice(shard * size, (shard + 1) * size)
         return (self.load(indices[own], None if augmentation is None else augmentation[own]),)
 
     @abc.abstractmethod
@@ -120,7 +121,7 @@ class SliceBatches(Batches):
         batch_size: slices in a batch.
         seed: as in `Batches`.
         mirror: random left-right flip with probability 0.5 (only with a seed).
-        **options: `epoch`, `first_step` and `devices`, as in `Batches`.
+        **options: `epoch`, `first_step`, `devices` and `shard`, as in `Batches`.
     """
 
     def __init__(
