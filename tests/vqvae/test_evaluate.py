@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
 from brainslices.data.slices import open_slices
 from brainslices.errors import InputError
-from brainslices.evaluation.image_metrics import mean_image
+from brainslices.evaluation.image_metrics import mean_image, score_slices, summarize
 from brainslices.evaluation.reports import reconstruction_summary
 from brainslices.runs.run import Run
 from vqvae import VQVAE
@@ -206,15 +207,16 @@ def test_slices_are_floats_of_the_files(phantom_archive, png_folder):
         np.testing.assert_array_equal(slices[row], originals[row])
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("loaded_once")
-def test_codecs_are_scored_at_the_models_rate_or_just_above(run, phantom_archive, tmp_path):
+def test_codecs_are_scored_at_the_models_rate(run, phantom_archive, tmp_path, monkeypatch):
+    def scores(images, subjects, rate):
+        return {"codec_avif": summarize(score_slices(images, images), {}, subjects) | {"rate": rate}}
+
+    monkeypatch.setattr("vqvae.evaluate.codec_scores", scores)
     metrics = reconstruct(run, phantom_archive.path, tmp_path / "out", codecs=True)
-    for codec in ("codec_avif", "codec_jpeg2000"):
-        ratio = metrics[codec]["bits_per_pixel"] / metrics["bits_per_pixel_raw"]
-        assert 1 <= ratio < 1.2
-        assert metrics["floor_black"]["ssim"] < metrics[codec]["ssim"] < 1
-        assert metrics[codec]["slices"] == 8
+    codec = metrics["codec_avif"]
+    assert (codec["slices"], codec["ssim"]) == (8, 1)
+    assert codec["rate"] == metrics["bits_per_pixel_raw"]
     assert "\nAVIF  " in reconstruction_summary(metrics)
 
 
@@ -439,8 +441,11 @@ def test_command_refuses_in_one_line_with_status_2(phantom_archive, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_help_names_every_flag():
+def test_help_is_quick_and_names_every_flag():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     status, out, _ = command("--help")
+    # Time on the CPU, whatever else the machine does.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
     assert status == 0
     for flag in ("--run", "--data", "--out", "--split", "--batch-size", "--pictures", "--codecs"):
         assert flag in out
