@@ -130,13 +130,13 @@ def test_quantising_a_code_returns_it(make):
     layer = make()
     codebook = np.asarray(layer.codebook)
     np.testing.assert_allclose(quantize(layer, codebook), codebook, atol=1e-7)
-    np.testing.assert_array_equal(layer.codes_of(codebook), np.arange(CODES))
+    np.testing.assert_array_equal(layer.to_codes(codebook), np.arange(CODES))
 
 
 @both
 def test_lookup_of_codes_is_the_quantised_latents(make):
     layer, latents = make(), normal(2, 4, 5, WIDTH)
-    codes = layer.codes_of(latents)
+    codes = layer.to_codes(latents)
     assert codes.shape == (2, 4, 5)
     np.testing.assert_array_equal(
         codes, nearest_by_brute_force(latents.reshape(-1, WIDTH), layer.codebook).reshape(2, 4, 5)
@@ -148,8 +148,8 @@ def test_lookup_of_codes_is_the_quantised_latents(make):
 def test_permuting_the_codebook_permutes_the_codes(make):
     codebook, latents = normal(CODES, WIDTH), normal(50, WIDTH, seed=1)
     order = np.random.default_rng(0).permutation(CODES)
-    codes = np.asarray(make(codebook).codes_of(latents))
-    permuted = np.asarray(make(codebook[order]).codes_of(latents))
+    codes = np.asarray(make(codebook).to_codes(latents))
+    permuted = np.asarray(make(codebook[order]).to_codes(latents))
     np.testing.assert_array_equal(order[permuted], codes)
 
 
@@ -167,11 +167,11 @@ def test_straight_through_gradient_is_the_identity(make):
 def test_directions_alone_count_when_l2_normalized(make):
     layer, latents = make(l2_normalized=True), normal(50, WIDTH)
     scales = np.random.default_rng(0).uniform(0.1, 10, (50, 1)).astype("float32")
-    np.testing.assert_array_equal(layer.codes_of(latents), layer.codes_of(latents * scales))
+    np.testing.assert_array_equal(layer.to_codes(latents), layer.to_codes(latents * scales))
     np.testing.assert_allclose(np.linalg.norm(layer.codebook, axis=-1), 1, atol=1e-5)
     units = latents / np.linalg.norm(latents, axis=-1, keepdims=True)
     expected = nearest_by_brute_force(units, np.asarray(layer.codebook))
-    np.testing.assert_array_equal(layer.codes_of(latents), expected)
+    np.testing.assert_array_equal(layer.to_codes(latents), expected)
 
 
 @both
@@ -268,7 +268,7 @@ def test_layer_rotates_when_asked(make):
     with tf.GradientTape() as tape:
         tape.watch(latents)
         value = tf.reduce_sum(quantize(layer, latents))
-    codes = np.asarray(layer.lookup(layer.codes_of(latents)))
+    codes = np.asarray(layer.lookup(layer.to_codes(latents)))
     expected = [
         rotation_by_hand(*pair).T @ np.ones(WIDTH)
         for pair in zip(np.asarray(latents), codes, strict=True)
@@ -464,7 +464,7 @@ def test_kmeans_finds_well_separated_clusters(make):
     layer = make()
     layer.initialize_codebook(clouds.reshape(-1, WIDTH))
     found = np.asarray(layer.codebook)
-    nearest = np.asarray(layer.codes_of(clouds.mean(1)))
+    nearest = np.asarray(layer.to_codes(clouds.mean(1)))
     assert sorted(nearest) == list(range(CODES))
     np.testing.assert_allclose(found[nearest], clouds.mean(1), atol=1e-4)
 
