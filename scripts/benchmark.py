@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Arguments:
     """Measure too little for stable values, only to check that the benchmark runs."""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
 
     folder = Path(__file__).parent

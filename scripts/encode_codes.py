@@ -8,6 +8,7 @@ model). A file that the same model wrote with at least as many variants is kept.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Arguments:
     """Augmented copies (flipped, shifted) of each train slice to encode as well."""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
 
     with cli.suppress_backend_logs():

@@ -9,6 +9,7 @@ same command resumes from it.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,7 @@ class Arguments:
     training: VQVAETraining
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     selection = cli.parse_known(PresetSelection, argv)
     defaults = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load(PRESETS))
     arguments = cli.parse(Arguments, argv, defaults)

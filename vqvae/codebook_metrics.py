@@ -1,5 +1,7 @@
 """Codebook usage and perplexity, counted over the epoch and not averaged over batches."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,7 +13,7 @@ __all__ = ["CodebookPerplexity", "CodebookUsage"]
 class _CodeCounts(keras.metrics.Metric):
     """Count how often each code occurs; a subclass turns the counts into a result."""
 
-    def __init__(self, num_embeddings: int, **kwargs):
+    def __init__(self, num_embeddings: int, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         self.num_embeddings = num_embeddings
         self.counts = self.add_variable((num_embeddings,), initializer="zeros", name="counts")

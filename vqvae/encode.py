@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -82,7 +81,7 @@ def linked_archive(run: PathLike, data: PathLike | None = None) -> SliceArchive:
                 f"Run {run.path} was trained on the archive {data}, which no longer exists. Pass "
                 "its new path as --data."
             )
-    archive = SliceArchive.open(data)
+    archive = SliceArchive.open(Path(data))
     if archive.content_hash != expected_hash:
         raise InputError(
             f"{data} is not the archive that run {run.path} was trained on: its content hash is "
@@ -196,7 +195,7 @@ class _Encoder(keras.Model):
         return self.vqvae.encode_to_codes(images)
 
 
-def _encode_batches(encoder, archive, rows, variant, batch_size) -> Iterator[np.ndarray]:
+def _encode_batches(encoder, archive, rows, variant, batch_size):
     """Yield the codes, uint16 of shape (batch, r, c), of a variant of the slices in `rows`."""
     batch_size = min(batch_size, len(archive.index))
     max_shift = _max_shift(encoder.vqvae)

@@ -312,7 +312,7 @@ class VQVAE(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "VQVAE":
         return cls(**config)
 
 

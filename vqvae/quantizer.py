@@ -9,6 +9,8 @@ Where the equations of van den Oord et al. 2017 (arXiv 1711.00937) are, for late
     a code that no latent chooses restarts             -       ._restart_dead_codes
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -142,7 +144,7 @@ class VectorQuantizer(keras.layers.Layer):
         l2_normalized: bool = False,
         rotation_trick: bool = False,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.num_embeddings = num_embeddings
@@ -279,7 +281,7 @@ class VectorQuantizerEMA(VectorQuantizer):
         commitment_cost: float,
         decay: float,
         restart_threshold: float,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(num_embeddings, embedding_dim, commitment_cost, **kwargs)
         self.decay = decay
