@@ -1,6 +1,7 @@
 """The VQ-VAE: image -> latents -> codes -> image, with its preprocessing inside."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,6 +52,9 @@ class VQVAE(keras.Model):
         inputs: float tensor of shape (batch, rows, cols, 1), intensities in [0, 1].
         training: bool.
 
+    Attributes:
+        code_grid_shape: (r, c), rows and cols of the code grid.
+
     Returns:
         `{"reconstruction", "codes"}`: float32 of the shape of `inputs`, and int32 of shape
         (batch, r, c). The reconstruction is not clipped to [0, 1], because the losses need the
@@ -77,24 +81,33 @@ class VQVAE(keras.Model):
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937.
     """
 
-    def __init__(self, image_shape, crop, mean, std, seed=0, dtype=None, name="vqvae", **config):
+    def __init__(
+        self,
+        image_shape: tuple[int, int],
+        crop: tuple[int, int, int, int],
+        mean: float,
+        std: float,
+        seed: int = 0,
+        dtype: str | None = None,
+        name: str = "vqvae",
+        **config: Any,
+    ):
         super().__init__(name=name, dtype=dtype)
-        self.config = config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
-        self.image_shape, self.crop = tuple(image_shape), tuple(crop)
+        self.config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
+        rows, cols = image_shape  # a saved model has lists
+        self.image_shape, self.crop = (rows, cols), tuple(crop)
         self.mean, self.std, self.seed = mean, std, seed
         if not std > 0:
             raise InputError(f"`std` must be positive. Received: std={std}.")
         if min(self.crop[2:]) < SMALLEST_SIDE:
             raise InputError(
-                f"The crop must have sides of at least {SMALLEST_SIDE} pixels, the window of SSIM. "
+                f"`crop` must have sides of at least {SMALLEST_SIDE} pixels, the window of SSIM. "
                 f"Received: crop={self.crop} (top, left, rows, cols)."
             )
-        step = config.downsampling
-        self.code_grid_shape = tuple(
-            max(1, round(side * config.magnification / step)) for side in self.crop[2:]
-        )
-        self.coded_shape = tuple(side * step for side in self.code_grid_shape)
-        self._add_networks(config)
+        step, scale = self.config.downsampling, self.config.magnification
+        r, c = (max(1, round(side * scale / step)) for side in self.crop[2:])
+        self.code_grid_shape, self.coded_shape = (r, c), (r * step, c * step)
+        self._add_networks(self.config)
         self._add_metrics()
 
     def _add_networks(self, config):
