@@ -1,7 +1,7 @@
-"""Stage one: a VQ-VAE that encodes brain slices as grids of codes and decodes them.
+"""Stage one: a VQ-VAE that encodes brain slices to grids of codes and decodes them.
 
-`from vqvae import VQVAE` also registers the model with Keras, so that `keras.saving.load_model`
-can load it. Importing the package alone imports no backend.
+Importing the package loads neither Keras nor a backend. `from vqvae import VQVAE` does, and it
+registers the model with Keras, so that `keras.saving.load_model` can load it.
 """
 
 import lazy_loader
