@@ -178,7 +178,7 @@ class PixelCNN(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "PixelCNN":
         return cls(**config)
 
 

@@ -155,7 +155,8 @@ class RowCache:
         """
         features = state.codes @ self.first_left
         block_inputs = ops.unstack(from_vertical + state.left @ self.left)
-        inputs, gated, attended = [], [], []
+        inputs, gated = [], []
+        attended: list[KeyValue] = []
         for number, (centre, residual) in enumerate(zip(self.centre, self.residual, strict=True)):
             inputs.append(features)
             gated.append(gate(features @ centre + block_inputs[number]))

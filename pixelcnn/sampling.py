@@ -171,12 +171,14 @@ class Sampler:
     def __call__(
         self, position: np.ndarray, uniform: np.ndarray, observed: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
+        """Sample a batch of grids."""
         if observed is None:
             observed = np.full(np.shape(uniform), MASKED)
-        if np.min(observed) < MASKED or np.max(observed) >= self.model.num_embeddings:
+        low, high = np.min(observed), np.max(observed)
+        if low < MASKED or high >= self.model.num_embeddings:
             raise InputError(
-                f"`observed` must hold codes from 0 to {self.model.num_embeddings - 1}, or {MASKED} "
-                f"where masked. Received: values from {np.min(observed)} to {np.max(observed)}."
+                f"`observed` must hold codes below {self.model.num_embeddings}, or {MASKED} where "
+                f"masked. Received: values from {low} to {high}."
             )
         codes, log_prob = self.sample_grids(
             np.asarray(position, "float32"),

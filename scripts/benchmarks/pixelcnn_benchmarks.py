@@ -25,7 +25,7 @@ from brainslices.training.loop import enable_determinism
 from brainslices.training.optimizer import compile_model
 from pixelcnn.config import DEFAULT, PixelCNNConfig
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, compiled, draw, filter_logits, uniform_noise
+from pixelcnn.sampling import Sampler, compiled, filter_logits, sample_from_logits, uniform_noise
 from pixelcnn.training import CodeBatches
 from tuning.workers import call
 
@@ -63,7 +63,7 @@ class NaiveSampler:
     def __call__(self, position, uniform, count):
         codes = np.zeros(uniform.shape, "int32")
         flat = codes.reshape(len(codes), -1)
-        for cell in self.model.cells[:count]:
+        for cell in self.model.scan_order[:count]:
             chance = uniform.reshape(flat.shape)[:, cell]
             flat[:, cell] = self.draw_code(codes, position, chance, np.int32(cell))
         return codes
@@ -71,7 +71,7 @@ class NaiveSampler:
     def _draw_code(self, codes, position, chance, cell):
         logits = self.model({"codes": codes, "position": position})
         logits = ops.reshape(logits, (codes.shape[0], -1, self.model.num_embeddings))
-        return draw(filter_logits(ops.take(logits, cell, axis=1)), chance)
+        return sample_from_logits(filter_logits(ops.take(logits, cell, axis=1)), chance)
 
 
 def measure_sampling(setting: Setting) -> Iterator[Row]:
