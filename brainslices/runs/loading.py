@@ -6,6 +6,7 @@ import keras
 
 from brainslices.config import from_dict
 from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
+from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
 
 __all__ = ["load_model"]
@@ -45,4 +46,6 @@ def load_model(run: Run, kind: str, config_kind: type, dtype: str | None = None)
             f"{path} holds another architecture than {run.config_path} describes. Restore the two "
             "together, or train again into a new --run."
         )
+    # Identifies the model to whatever depends on it, as a prior does on its VQ-VAE.
+    model.file_hash = file_hash(path)
     return model
