@@ -25,10 +25,8 @@ class CodePrior(tfp.distributions.Distribution):
         model: a built `PixelCNN`.
         position: float tensor of any shape, the batch shape: slice positions in [0, 1].
         temperature: positive float, divides the logits.
-        top_k: int from 1 to num_embeddings: only the k most likely codes have a probability; None
-            for all.
-        top_p: float in (0, 1]: only the fewest most likely codes that reach this total have a
-            probability; None for all.
+        top_k: int from 1 to num_embeddings, or None: only the k most likely codes are possible.
+        top_p: float in (0, 1], or None: only the most likely codes that reach it are possible.
         validate_args: bool, check positions and codes when the graph runs.
         allow_nan_stats: bool, as in `tfp.distributions.Distribution`.
         name: str.

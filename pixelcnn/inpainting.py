@@ -31,15 +31,15 @@ def inpaint_codes(
         observed: int array of shape (r, c), codes, or `MASKED`.
         position: the slice position, in [0, 1].
         count: number of grids to return.
-        seed: int.
-        batch_size: int, grids sampled at a time.
+        seed: seed of the candidates and of the resampling.
+        batch_size: grids sampled at a time.
 
     Returns:
         What a call of `Sampler` returns, for `count` grids.
 
     Reference:
-        Rubin 1987, sampling/importance resampling; without replacement, so that no candidate is
-        returned twice. Gumbel noise on the log-weights samples without replacement.
+        Rubin 1987, sampling/importance resampling; here without replacement, by Gumbel noise on
+        the log-weights, so that no candidate is returned twice.
     """
     positions = np.full(count * CANDIDATES, position)
     candidates, evidence = _sample_candidates(sampler, observed, positions, seed, batch_size)
@@ -64,8 +64,8 @@ def most_likely_position(
         sampler: samples one grid for each position.
         observed: int array of shape (r, c), codes, or `MASKED`.
         positions: float array of shape (n,), the candidate positions, in [0, 1].
-        seed: int.
-        batch_size: int, grids sampled at a time.
+        seed: seed of the masked codes.
+        batch_size: grids sampled at a time.
 
     Returns:
         One of `positions`.

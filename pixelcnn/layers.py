@@ -5,11 +5,9 @@ import numpy as np
 from keras import layers, ops
 
 from brainslices.types import Tensor
-from pixelcnn.masks import horizontal_mask, vertical_mask
+from pixelcnn.masks import stack_mask
 
 __all__ = ["Condition", "GatedBlock", "MaskedConv2D", "RowAttention", "gate"]
-
-MASKS = {"vertical": vertical_mask, "horizontal": horizontal_mask}
 
 
 def gate(features: Tensor) -> Tensor:
@@ -44,7 +42,7 @@ class MaskedConv2D(layers.Conv2D):
     """
 
     def __init__(self, filters, size, stack, mask_type, **kwargs):
-        self.mask = MASKS[stack](size, mask_type)
+        self.mask = stack_mask(stack, size, mask_type)
         super().__init__(filters, self.mask.shape, padding="valid", **kwargs)
         self.size, self.stack, self.mask_type = size, stack, mask_type
         # Padding: rows above, and columns at either side.
@@ -105,8 +103,7 @@ class GatedBlock(layers.Layer):
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
-        vertical: float tensor of shape (batch, rows, cols, channels).
-        horizontal: float tensor of the same shape.
+        vertical, horizontal: float tensors of shape (batch, rows, cols, channels).
         condition: float tensor of shape (batch, rows, cols, any).
         training: bool.
 

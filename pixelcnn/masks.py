@@ -10,17 +10,10 @@ import numpy as np
 
 from brainslices.errors import InputError
 
-__all__ = [
-    "SCANS",
-    "MaskType",
-    "Scan",
-    "horizontal_mask",
-    "raster_mask",
-    "scan_order",
-    "vertical_mask",
-]
+__all__ = ["SCANS", "MaskType", "Scan", "Stack", "raster_mask", "scan_order", "stack_mask"]
 
 MaskType = Literal["A", "B"]
+Stack = Literal["vertical", "horizontal"]
 Scan = Literal["raster", "turned"]
 SCANS = get_args(Scan)
 
@@ -53,18 +46,21 @@ def raster_mask(size: int, mask_type: MaskType) -> np.ndarray:
     return is_before.reshape(size, size).astype("float32")
 
 
-def vertical_mask(size: int, mask_type: MaskType) -> np.ndarray:
-    """Return the mask of the vertical stack: the rows above, with type "B" the centre's row too.
+def stack_mask(stack: Stack, size: int, mask_type: MaskType) -> np.ndarray:
+    """Return the mask of the vertical or the horizontal stack.
 
-    The centre's row does not leak in any layer but the first, since each of its features already
-    depends on the rows above alone.
+    The vertical stack sees the rows above, the horizontal one the row up to the centre. The
+    vertical stack's centre row does not leak in any layer but the first, since each of its features
+    already depends on the rows above alone.
 
     Args:
+        stack: "vertical" or "horizontal".
         size: odd side of the square kernel.
-        mask_type: "A" masks the centre's row, "B" does not.
+        mask_type: "A" masks the centre, in the vertical stack its whole row; "B" does not.
 
     Returns:
-        float32 array of shape (size // 2 + 1, size); the last row is the centre's.
+        float32 array of shape (size // 2 + 1, size), ending with the centre's row, for the vertical
+        stack; of shape (1, size // 2 + 1), ending with the centre, for the horizontal one.
 
     Raises:
         InputError: as `raster_mask`.
@@ -72,25 +68,11 @@ def vertical_mask(size: int, mask_type: MaskType) -> np.ndarray:
     Reference:
         van den Oord et al. 2016, arXiv 1606.05328, section 2.2 and figure 1.
     """
-    mask = raster_mask(size, mask_type)[: size // 2 + 1]
-    mask[-1] = mask_type == "B"
-    return mask
-
-
-def horizontal_mask(size: int, mask_type: MaskType) -> np.ndarray:
-    """Return the mask of the horizontal stack: the row up to the centre, with type "B" that too.
-
-    Args:
-        size: odd side of the square kernel.
-        mask_type: "A" masks the centre, "B" does not.
-
-    Returns:
-        float32 array of shape (1, size // 2 + 1); the last entry is the centre.
-
-    Raises:
-        InputError: as `raster_mask`.
-    """
-    return raster_mask(size, mask_type)[size // 2 : size // 2 + 1, : size // 2 + 1]
+    mask, half = raster_mask(size, mask_type), size // 2
+    if stack == "horizontal":
+        return mask[half : half + 1, : half + 1]
+    mask[half] = mask_type == "B"
+    return mask[: half + 1]
 
 
 def scan_order(grid_shape: tuple[int, int], scan: Scan) -> np.ndarray:

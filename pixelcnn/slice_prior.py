@@ -82,17 +82,16 @@ class SlicePrior:
         Args:
             count: number of slices.
             position: slice position from 0 (lowest) to 1 (highest), or several that the slices
-                take in turn, ordered by position; None spreads the slices evenly over the trained
-                range.
+                take in turn; None spreads the slices evenly over the trained range.
             temperature: divides the logits of the prior.
             top_k: sample each code from the k most likely codes; None for all.
             top_p: sample each code from the fewest most likely codes that reach this total
                 probability; None for all.
-            seed: a sample depends on the seed, its index and its position.
-            batch_size: slices sampled at a time; the samples do not depend on it.
+            seed: a sample depends on the seed, its index and its position only.
+            batch_size: slices sampled at a time.
 
         Returns:
-            float32 array of shape (count, rows, cols, 1), in [0, 1].
+            float32 array of shape (count, rows, cols, 1), in [0, 1], ordered by position.
 
         Raises:
             InputError: if an argument is out of its range.
@@ -102,14 +101,11 @@ class SlicePrior:
         return _images(self.samples(sampling))
 
     def samples(self, sampling: SamplingConfig, per_position: int = 1) -> Samples:
-        """Sample novel slices lazily, with their codes and log-probabilities.
+        """Sample as `sample` does, but lazily; return the codes and log-probabilities too.
 
         Args:
             sampling: number, positions and options of the slices.
-            per_position: least number of slices at a position if `sampling` names none.
-
-        Raises:
-            InputError: as `sample`.
+            per_position: least number of slices at a position, if `sampling` names no positions.
         """
         positions = spread_positions(
             sampling.count, self.provenance.positions, sampling.position, per_position
@@ -153,15 +149,12 @@ class SlicePrior:
         hidden: tuple[int, int, int, int] | None,
         sampling: SamplingConfig,
     ) -> Samples:
-        """Inpaint the hidden part of an image, with codes and log-probabilities.
+        """Inpaint as `inpaint` does; return the codes and log-probabilities too.
 
         Args:
             image: as for `inpaint`.
             hidden: as for `inpaint`.
             sampling: number, position and options of the inpainted images.
-
-        Raises:
-            InputError: as `inpaint`.
         """
         if len(sampling.position) > 1:
             raise InputError(

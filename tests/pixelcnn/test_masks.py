@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brainslices.errors import InputError
-from pixelcnn.masks import SCANS, horizontal_mask, raster_mask, scan_order, vertical_mask
+from pixelcnn.masks import SCANS, raster_mask, scan_order, stack_mask
 
 
 def test_raster_masks_are_the_paper_s():
@@ -18,26 +18,26 @@ def test_the_receptive_fields_of_the_two_stacks_add_up_to_raster_order(size, mas
     whole = np.zeros((size, size))
     above, left = size // 2 + 1, size // 2 + 1
     # The horizontal stack gets the rows above only from the vertical stack, whatever its type.
-    whole[:above] += vertical_mask(size, "A")
-    whole[size // 2, :left] += horizontal_mask(size, mask_type)[0]
+    whole[:above] += stack_mask("vertical", size, "A")
+    whole[size // 2, :left] += stack_mask("horizontal", size, mask_type)[0]
     np.testing.assert_array_equal(whole, raster_mask(size, mask_type))
 
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_vertical_mask_includes_the_row_of_the_centre_for_type_b_only(size):
-    assert vertical_mask(size, "A").shape == (size // 2 + 1, size)
-    assert vertical_mask(size, "A")[:-1].all()
-    assert not vertical_mask(size, "A")[-1].any()
-    assert vertical_mask(size, "B").all()
+    assert stack_mask("vertical", size, "A").shape == (size // 2 + 1, size)
+    assert stack_mask("vertical", size, "A")[:-1].all()
+    assert not stack_mask("vertical", size, "A")[-1].any()
+    assert stack_mask("vertical", size, "B").all()
 
 
-@pytest.mark.parametrize("make", [raster_mask, horizontal_mask, vertical_mask])
-def test_invalid_masks_raise(make):
+@pytest.mark.parametrize("stack", ["vertical", "horizontal"])
+def test_invalid_masks_raise(stack):
     for size in (0, 2, -3):
         with pytest.raises(InputError, match=f"`size` .* Received: size={size}"):
-            make(size, "A")
+            stack_mask(stack, size, "A")
     with pytest.raises(InputError, match="`mask_type` .* Received: mask_type='C'"):
-        make(3, "C")
+        stack_mask(stack, 3, "C")
 
 
 @pytest.mark.parametrize("scan", SCANS)
