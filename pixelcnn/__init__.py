@@ -1,7 +1,7 @@
-"""Stage two: a gated PixelCNN prior over grids of codes, and samples from it.
+"""Stage two: a gated PixelCNN prior over code grids, and sampling of novel slices.
 
-`from pixelcnn import PixelCNN` also registers the model with Keras, so that
-`keras.saving.load_model` can load it. Importing the package alone imports no backend.
+`from pixelcnn import PixelCNN` registers the model with Keras for `keras.saving.load_model`.
+Importing the package alone imports neither Keras nor a backend.
 """
 
 import lazy_loader

@@ -2,6 +2,7 @@ from .config import PRESETS, PixelCNNConfig, PixelCNNTraining
 from .distribution import CodePrior
 from .model import PixelCNN
 from .sampling import Sampler
+from .slice_prior import SlicePrior
 from .training import train
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "PixelCNNConfig",
     "PixelCNNTraining",
     "Sampler",
+    "SlicePrior",
     "train",
 ]

@@ -8,6 +8,7 @@ import keras
 
 from brainslices.config import from_dict
 from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
+from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
 
@@ -49,6 +50,8 @@ def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
             f"{path} holds another architecture than {run.config_path} describes. Restore the two "
             "together, or train again into a new --run."
         )
+    # Identifies the model to whatever depends on it, as a prior does on its VQ-VAE.
+    model.file_hash = file_hash(path)
     return model
 
 

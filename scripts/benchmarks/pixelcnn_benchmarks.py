@@ -20,7 +20,7 @@ from brainslices.data.code_grids import SplitCodes
 from brainslices.training.optimizer import compile_model
 from pixelcnn.config import DEFAULT
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, compiled, draw, filter_logits, uniform_noise
+from pixelcnn.sampling import Sampler, compiled, filter_logits, sample_from_logits, uniform_noise
 from pixelcnn.training import CodeBatches
 from tuning.workers import call
 
@@ -66,7 +66,7 @@ class NaiveSampler:
     def _sample_code(self, codes, position, noise, index):
         logits = self.model({"codes": codes, "position": position})
         logits = ops.reshape(logits, (codes.shape[0], -1, self.model.num_embeddings))
-        return draw(filter_logits(ops.take(logits, index, axis=1)), noise)
+        return sample_from_logits(filter_logits(ops.take(logits, index, axis=1)), noise)
 
 
 def measure_sampling(setting: Setting) -> Iterator[Row]:

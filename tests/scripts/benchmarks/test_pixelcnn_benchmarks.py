@@ -9,7 +9,7 @@ from benchmarks import pixelcnn_benchmarks as benchmark
 from benchmarks.harness import PROCESS_STATUS, Setting
 from benchmarks.pixelcnn_benchmarks import NaiveSampler
 from helpers import ROOT
-from tiny_prior import GRID, made
+from tiny_prior import GRID, tiny_pixelcnn
 
 from pixelcnn.masks import SCANS
 from pixelcnn.sampling import Sampler, uniform_noise
@@ -37,7 +37,7 @@ MEMORY_ROWS = {
 
 @pytest.mark.parametrize("scan", SCANS)
 def test_naive_sampler_samples_the_same_codes_with_the_same_noise(fresh_keras, scan):
-    model = made(scan=scan)
+    model = tiny_pixelcnn(scan=scan)
     position, uniform = np.float32([0.1, 0.5, 0.9]), uniform_noise(3, range(3), GRID)
     codes = Sampler(model)(position, uniform)["codes"].reshape(3, -1)
     count = 13
