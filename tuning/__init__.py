@@ -1,4 +1,4 @@
-"""Search over both stages: how well slices are reconstructed, and for how many bits."""
+"""Hyperparameter search over both stages: reconstruction quality against the bits of the codes."""
 
 import lazy_loader
 
