@@ -17,12 +17,8 @@ from brainslices.errors import InputError
 from brainslices.runs.provenance import file_hash
 from brainslices.training.loop import check_batch_divides
 from brainslices.training.precision import resolve_precision
-<<<<<<< HEAD
-from pixelcnn.config import DEFAULT
-=======
 from brainslices.types import PathLike
-from pixelcnn.config import DEFAULT_MODEL, DEFAULT_TRAINING
->>>>>>> bc457d5 (Split the search into roles; retry killed trials by keras-tuner; fence its private names)
+from pixelcnn.config import DEFAULT
 from pixelcnn.model import PixelCNN
 from tuning.config import METRICS, SearchConfig
 from tuning.spaces import SPACES, build_config, declare, load_space
@@ -31,15 +27,9 @@ from vqvae.encode import code_grids
 
 __all__ = ["describe_search", "run_trial", "trial_config", "trial_folder"]
 
-<<<<<<< HEAD
-# The prior that tells what codes cost: small, and the same for all trials.
+# The prior that measures the rate of the codes: small, and the same in all trials.
 PRIOR = dataclasses.replace(DEFAULT.model, channels=48, layers=5, attention_layers=0)
 PRIOR_TRAINING = dataclasses.replace(DEFAULT.training, variants=0, warmup_steps=50, average=0.98)
-=======
-# The prior that measures the rate of the codes: small, and the same in all trials.
-PRIOR = dataclasses.replace(DEFAULT_MODEL, channels=48, layers=5, attention_layers=0)
-PRIOR_TRAINING = dataclasses.replace(DEFAULT_TRAINING, variants=0, warmup_steps=50, average=0.98)
->>>>>>> bc457d5 (Split the search into roles; retry killed trials by keras-tuner; fence its private names)
 
 
 def trial_config(
