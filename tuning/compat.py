@@ -31,8 +31,11 @@ __all__ = [
 MAX_COLLISIONS = 2000
 
 
-class _CrashSafeOracle:
+class _CrashSafeOracle(keras_tuner.Oracle):
     """Mixin: files are written atomically, and reloading restores a complete, consistent state."""
+
+    trials: dict[str, Trial]
+    _retry_queue: list[str]
 
     def __init__(self, **options: Any):
         super().__init__(**options)

@@ -46,8 +46,14 @@ class SearchScreen:
         best = best_trial(trials, OBJECTIVES[self.config.objective])
         names = [name for name in (trials[0].values if trials else ()) if name not in self._fixed()]
         names = names[: max(1, (size.width - OTHER_WIDTH) // DIMENSION_WIDTH)]
-        options = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True, "expand": True}
-        table = Table(title=Text(self._headline(trials, best)), title_justify="left", **options)
+        table = Table(
+            title=Text(self._headline(trials, best)),
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            expand=True,
+        )
         headings = [*names, *(heading for heading, _ in METRIC_COLUMNS.values()), "score"]
         for heading in ["trial", *headings]:
             table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from brainslices.distributed.devices import gpus
@@ -60,8 +61,8 @@ class WorkerPool:
     def __init__(self, data: Path, out: Path, config: SearchConfig, workers: int):
         self.arguments, self.out, self.workers = (data, out, config), Path(out), workers
         self.gpus = visible_gpus(call(_count_gpus)) if workers > 1 else []
-        self.processes, self.deaths = {}, 0
-        self.finished = self._count_finished()
+        self.processes: dict[str, BaseProcess] = {}
+        self.deaths, self.finished = 0, self._count_finished()
 
     def start(self) -> None:
         """Start all processes."""

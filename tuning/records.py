@@ -145,9 +145,9 @@ def best_trial(trials: Iterable[TrialRecord], direction: str) -> TrialRecord | N
         trials: trials of any status.
         direction: "max" or "min".
     """
-    completed = [trial for trial in trials if trial.status == "completed"]
     sign = -1 if direction == "max" else 1
-    return min(completed, key=lambda trial: sign * trial.score, default=None)
+    ranked = [(sign * trial.score, trial) for trial in trials if trial.score is not None]
+    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
 def write_table(path: PathLike, trials: Sequence[TrialRecord], run_folders: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 import numpy as np
@@ -57,7 +58,8 @@ class SearchResult:
     @property
     def best(self) -> TrialRecord:
         """The trial with the best score."""
-        return best_trial(self.trials, OBJECTIVES[self.config.objective])
+        best = best_trial(self.trials, OBJECTIVES[self.config.objective])
+        return cast(TrialRecord, best)  # there is at least one
 
     @property
     def rate(self) -> str:
@@ -110,8 +112,9 @@ def write_report(out: PathLike, config: SearchConfig) -> str:
         )
     models = [trial_config(config, trial.values)[0] for trial in completed]
     result = SearchResult(config, completed, models)
-    model, training = map(dataclasses.asdict, trial_config(config, result.best.values))
-    write_json(out / "best_config.json", {"model": model, "training": training})
+    model, training = trial_config(config, result.best.values)
+    best_config = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(training)}
+    write_json(out / "best_config.json", best_config)
     _draw_sizes(out / "figures" / "codebook.png", result)
     _draw_rate_distortion(out / "figures" / "rate_distortion.png", result)
     _draw_learning_curves(out / "figures" / "learning_curves.png", result, [*folders.values()])

@@ -84,7 +84,7 @@ def _with_stored(out, config, precision):
     return dataclasses.replace(config, precision=precision, space=space)
 
 
-def _describe(data, config, devices=None) -> dict[str, Any]:
+def _describe(data: Path, config: SearchConfig, devices: int | None = None) -> dict[str, Any]:
     tqdm.write("checking the data and the space ...", file=sys.stderr)
     try:
         description = call(describe_search, data, config, devices)

@@ -173,7 +173,7 @@ def _connect(address, port):
 
 
 @contextlib.contextmanager
-def _resume_hint(out) -> Iterator[None]:
+def _resume_hint(out: Path) -> Iterator[None]:
     """Add to an interrupt what is saved and how to resume."""
     try:
         yield

@@ -4,11 +4,12 @@ A space declares every dimension on `hp` in every call. To write your own, copy 
 below into a file, name it `space`, and pass the file as `--space`.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 from keras_tuner import HyperParameters
 from keras_tuner.engine.hyperparameters import Fixed, Int
@@ -61,10 +62,10 @@ def load_space(name: str) -> Space:
     path = Path(name)
     if not path.is_file():
         raise InputError(f"`space` must be a file that exists. Received: space={name!r}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        SourceFileLoader(path.stem, str(path)).exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be run ({type(error).__name__}: {error}).") from error
     if not callable(getattr(module, "space", None)):

@@ -86,7 +86,7 @@ def run_trial(
     """
     from filelock import FileLock
 
-    folder = trial_folder(out, config, values)
+    data, folder = Path(data), trial_folder(out, config, values)
     folder.mkdir(parents=True, exist_ok=True)
     model, training = trial_config(config, values)
     # The warm-up keeps its share of the longest training of the search.
@@ -115,7 +115,7 @@ def _shared_options(config):
     return {"seed": config.seed, "precision": config.precision}
 
 
-def _vqvae_metrics(metrics, grids: CodeGrids):
+def _vqvae_metrics(metrics: dict[str, float], grids: CodeGrids) -> dict[str, float]:
     codes, pixels = grids.splits["train"].codes, math.prod(grids.image_shape)
     nats = entropy(codes, grids.num_embeddings) * math.prod(grids.grid_shape)
     return {
@@ -158,7 +158,7 @@ def describe_search(
     Raises:
         InputError: if the archive, the space or a fixed value is invalid.
     """
-    archive = SliceArchive.open(data)
+    archive = SliceArchive.open(Path(data))
     for split in ("train", "validate"):
         archive.indices(split)
     hp = declare(load_space(config.space), config.fix)
@@ -174,7 +174,7 @@ def describe_search(
         "precision": precision,
         "fix": [f"{name}={hp.values[name]}" for name in fixed_names],
         # The dimensions alone do not show what a file makes of their values.
-        "space_hash": None if config.space in SPACES else file_hash(config.space),
+        "space_hash": None if config.space in SPACES else file_hash(Path(config.space)),
         "space": [dimension["config"] for dimension in hp.get_config()["space"]],
         "defaults": [dataclasses.asdict(model), dataclasses.asdict(training)],
     }
