@@ -50,6 +50,7 @@ class SearchScreen:
             title=Text(self._headline(trials, best)),
             title_justify="left",
             box=SIMPLE_HEAD,
+            show_edge=False,
             pad_edge=False,
             collapse_padding=True,
             expand=True,
