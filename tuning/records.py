@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,16 +159,14 @@ def write_table(path: PathLike, trials: Sequence[TrialRecord], run_folders: Sequ
     """
     dimensions = list(dict.fromkeys(name for trial in trials for name in trial.values))
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "status", "score", *dimensions, *metrics, "runs", "reason"])
-    for trial, folder in zip(trials, run_folders, strict=True):
-        row = [trial.name, trial.status, trial.score]
-        row += [trial.values.get(name) for name in dimensions]
-        row += [trial.metrics.get(name) for name in metrics]
-        writer.writerow([*row, folder, trial.reason])
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_text(text.getvalue())
+    with atomic_path(Path(path)) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["trial", "status", "score", *dimensions, *metrics, "runs", "reason"])
+        for trial, folder in zip(trials, run_folders, strict=True):
+            row = [trial.name, trial.status, trial.score]
+            row += [trial.values.get(name) for name in dimensions]
+            row += [trial.metrics.get(name) for name in metrics]
+            writer.writerow([*row, folder, trial.reason])
 
 
 def current_epoch(runs: Path) -> str:

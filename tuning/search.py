@@ -163,8 +163,8 @@ def _connect(address, port):
         try:
             socket.create_connection((address, int(port)), timeout=5).close()
             return
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) or time.monotonic() > deadline:
+        except (OSError, ValueError, OverflowError) as error:
+            if not isinstance(error, OSError) or time.monotonic() > deadline:
                 raise InputError(
                     f"The chief of the search cannot be reached at {address}:{port} ({error}). "
                     "Start it first, and check KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT."

@@ -150,9 +150,6 @@ def _parse_fixed(item, dimensions):
 def _in_range(value, dimension):
     if not dimension.min_value <= value <= dimension.max_value:
         return False
-    if isinstance(dimension, Int) and not value.is_integer():
-        return False
-    if not dimension.step or dimension.sampling in ("log", "reverse_log"):
-        return True
-    steps = (value - dimension.min_value) / dimension.step
-    return math.isclose(steps, round(steps), abs_tol=1e-9)
+    # keras-tuner's own mapping rounds to the steps of the dimension.
+    rounded = dimension.prob_to_value(dimension.value_to_prob(value))
+    return math.isclose(rounded, value, abs_tol=1e-9)
