@@ -72,8 +72,10 @@ def _check_backend() -> None:
 
 
 def _initialize_devices() -> None:
-    # Under JAX, processes that train together have to connect before any of them lists devices.
-    if not any(name.startswith("KERAS_DISTRIBUTION_") for name in os.environ):
+    # A block that has not imported Keras does not pay for it. Under JAX, processes that train
+    # together have to connect before any of them lists devices.
+    is_distributed = any(name.startswith("KERAS_DISTRIBUTION_") for name in os.environ)
+    if "keras" in sys.modules and not is_distributed:
         import keras
 
         keras.distribution.list_devices()

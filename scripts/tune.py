@@ -1,12 +1,12 @@
-"""Searches for the codebook, and what else a space varies, by rate and distortion.
+r"""Search for a codebook, and what else the space varies, by rate and distortion.
 
     python scripts/tune.py --data data/oasis --out outputs/search --trials 12
-    python scripts/tune.py --data data/oasis --out outputs/search --workers 2 --space full \\
+    python scripts/tune.py --data data/oasis --out outputs/search --workers 2 --space full \
         --fix downsampling=8 embedding_dim=32
 
 Writes OUT/trials.csv, OUT/best_config.json (for train_vqvae.py --config), OUT/figures/ and the
-trials' runs below OUT/runs/. Stopped or killed, the same command goes on; with more --trials it
-adds some. Over several machines: see the README.
+trials' runs in OUT/runs/. Rerun the same command to resume a stopped search; with more --trials
+it adds some. For several machines see the README.
 """
 
 import os
@@ -21,35 +21,35 @@ from tuning.config import SearchConfig
 
 @dataclass(frozen=True)
 class Arguments:
-    """Search for a configuration of both stages, or go on with a search that was stopped."""
+    """Search for a configuration of both stages, or resume a stopped search."""
 
     data: Path
     """Slice archive made by prepare_data.py."""
     out: Path
-    """Folder of the search to make, or to go on with."""
+    """Folder of the search, new or to resume."""
     search: SearchConfig
     workers: int = 1
-    """Trials at a time, each with its share of the cores, or a GPU of its own."""
+    """Number of trials that run at the same time, each on a GPU of its own if there are several."""
 
     def __post_init__(self):
         check_field(self, "workers", lambda value: value >= 1, "at least 1")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, search, and print the result."""
     arguments = cli.parse(Arguments, argv)
 
-    # Trials may share a GPU, and each process that looks at one would else take all its memory.
+    # Trials may share a GPU, and a process takes all of its memory by default.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with cli.suppress_backend_logs():
-        from tuning.search import VARIABLES, join, search
+        from tuning.search import ENVIRONMENT, join, search
 
-    data, out = arguments.data, arguments.out
-    if any(name in os.environ for name in VARIABLES):
-        cli.print_wrapped(join(data, out, arguments.search, arguments.workers))
-    else:
-        cli.print_wrapped(search(data, out, arguments.search, arguments.workers))
-        print(f"{out}: trials.csv, best_config.json, figures/, runs/")
+    is_distributed = any(name in os.environ for name in ENVIRONMENT)
+    run = join if is_distributed else search
+    cli.print_wrapped(run(arguments.data, arguments.out, arguments.search, arguments.workers))
+    if not is_distributed:
+        print(f"{arguments.out}: trials.csv, best_config.json, figures/, runs/")
 
 
 if __name__ == "__main__":

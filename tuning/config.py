@@ -1,4 +1,4 @@
-"""Configuration of a search, free of Keras so that the command can show it."""
+"""Configuration of a search. Imports no Keras, so that `tune.py --help` stays fast."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from brainslices.config import PRECISIONS, Precision, check_field
 
 __all__ = ["METRICS", "OBJECTIVES", "SPACE_NAMES", "SearchConfig"]
 
-# Those of tuning.spaces, which takes a while to import.
+# The keys of tuning.spaces.SPACES, which is slow to import.
 SPACE_NAMES = ("codebook", "full")
-# Objective -> which way is better.
+# Objective -> direction of keras-tuner.
 OBJECTIVES = {"val_rate_distortion": "min", "val_ssim_foreground": "max"}
 METRICS = (
     "val_rate_distortion",
@@ -26,41 +26,42 @@ METRICS = (
     "epochs",
     "seconds",
 )
-"""What is known of a finished trial; the rate under a prior only where the objective wants it."""
+"""Metrics of a completed trial, in the order of trials.csv. Those of the prior (rate-distortion,
+bits under the prior, nats) exist only if the objective needs them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """What is searched for, and how."""
+    """Search space, algorithm, objective and length of a search."""
 
     space: str = "codebook"
-    """What may vary: `codebook`, `full`, or a Python file with a function `space(hp)`."""
+    """Search space: `codebook`, `full`, or a Python file with a function `space(hp)`."""
     fix: tuple[str, ...] = ()
-    """Dimensions that keep one value: num_embeddings=512 downsampling=8 ..."""
+    """Dimensions fixed to one value: num_embeddings=512 downsampling=8 ..."""
     tuner: Literal["bayesian", "hyperband", "random"] = "bayesian"
-    """Algorithm of keras-tuner that chooses the trials."""
+    """Search algorithm of keras-tuner."""
     objective: Literal["val_rate_distortion", "val_ssim_foreground"] = "val_rate_distortion"
-    """Score of a trial, on validation: (1 - ssim_foreground) + rate_weight * bits per pixel, or
-    ssim_foreground alone, which trains no prior and prefers the largest grid."""
+    """Validation score of a trial: (1 - ssim_foreground) + rate_weight * bits per pixel, or
+    ssim_foreground alone, which trains no prior and favours the largest code grid."""
     rate_weight: float = 2.0
-    """What a bit per pixel costs against 1 of ssim_foreground."""
+    """Weight of one bit per pixel relative to 1 of ssim_foreground."""
     trials: int = 12
-    """Configurations to try."""
+    """Number of configurations to try."""
     epochs: int = 6
-    """Passes of each VQ-VAE over the training slices; the most of them with hyperband."""
+    """Training epochs of each VQ-VAE; with hyperband the maximum."""
     prior_epochs: int = 8
-    """Passes of each trial's small prior over the codes."""
+    """Training epochs of each trial's small prior."""
     precision: Precision = "auto"
-    """Arithmetic of all trainings; `auto` is decided once, as the search begins."""
+    """Precision of all trainings; `auto` is resolved once, at the start of the search."""
     seed: int = 0
-    """Fixes which configurations are tried, and every training."""
+    """Seed of the search algorithm and of every training."""
 
     def __post_init__(self):
         for name in ("trials", "epochs", "prior_epochs"):
             check_field(self, name, lambda value: value >= 1, "at least 1")
-        named = self.space in SPACE_NAMES or Path(self.space).suffix == ".py"
-        told = f"{', '.join(SPACE_NAMES)} or a Python file with a function `space(hp)`"
-        check_field(self, "space", lambda _: named, told)
+        is_space = self.space in SPACE_NAMES or Path(self.space).suffix == ".py"
+        expectation = f"{', '.join(SPACE_NAMES)} or a Python file with a function `space(hp)`"
+        check_field(self, "space", lambda _: is_space, expectation)
         check_field(self, "rate_weight", lambda value: 0 < value < math.inf, "a positive number")
         check_field(self, "objective", OBJECTIVES.__contains__, "one of " + ", ".join(OBJECTIVES))
         check_field(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))

@@ -1,9 +1,9 @@
-"""The search on the terminal: a live table of trials, or a line for each when piped."""
+"""Progress of a search: a live table on a terminal, a line for each finished trial when piped."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -15,52 +15,39 @@ from tqdm import tqdm
 
 from brainslices.errors import InputError
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import TrialRecord, best, epochs_done, finished, read_trials
+from tuning.records import best_trial, current_epoch, finished_trials, read_trials
+from tuning.trial import trial_folder
 
-__all__ = ["shown"]
+__all__ = ["SearchScreen", "live_table"]
 
-# Columns of metrics: name -> heading and format.
-METRICS = {
-    "val_ssim_foreground": ("ssim fg", ".4f"),
-    "bits_per_pixel_prior": ("bits/pixel", ".4f"),
+# Metric -> heading of its column, and format.
+METRIC_COLUMNS = {
+    "val_ssim_foreground": ("ssim\nfg", ".4f"),
+    "bits_per_pixel_prior": ("bits/\npixel", ".4f"),
     "seconds": ("seconds", ".0f"),
 }
-# Lines of the terminal that the table's rows cannot have.
-FRAME_LINES, LEAST_ROWS = 8, 3
-# Width of all columns but the space's dimensions.
-OTHER_COLUMNS = 56
+# Lines around the rows; rows shown even on a lower terminal.
+FRAME_LINES, MIN_ROWS = 8, 3
+# Width of the column of a dimension of the space, and of all other columns together.
+DIMENSION_WIDTH, OTHER_WIDTH = 13, 54
 
 
-class _Screen:
-    """Draws what the search's folder tells.
+class SearchScreen:
+    """Shows what the folder `out` of the search `config` holds."""
 
-    Args:
-        out: the search's folder.
-        config: the search.
-        folder_of: function from a trial's values to the folder of its runs.
-    """
-
-    def __init__(self, out: Path, config: SearchConfig, folder_of):
-        self.out, self.config, self.folder_of = out, config, folder_of
-        self.started, self.before = time.monotonic(), len(finished(read_trials(out)))
-        self.told = {trial.name for trial in finished(read_trials(out))}
+    def __init__(self, out: Path, config: SearchConfig):
+        self.out, self.config, self.started = out, config, time.monotonic()
+        self.printed = {trial.name for trial in finished_trials(read_trials(out))}
+        self.finished_before = len(self.printed)
 
     def table(self, size: ConsoleDimensions) -> Table:
-        """The trials so far.
-
-        Args:
-            size: of the terminal. Where its lines do not hold all trials, the last are shown that
-                are under way, and the best; of the space's dimensions as many as its width holds.
-        """
+        """Build a table of the last trials and the first dimensions that fit the terminal."""
         trials = read_trials(self.out)
-        winner = best(trials, OBJECTIVES[self.config.objective])
-        fixed = {words.partition("=")[0] for words in self.config.fix}
-        names = dict.fromkeys(name for trial in trials for name in trial.values)
-        names = [name for name in names if name not in fixed]
-        while len(names) > 1 and sum(map(_width, names)) > size.width - OTHER_COLUMNS:
-            names.pop()
+        best = best_trial(trials, OBJECTIVES[self.config.objective])
+        names = [name for name in (trials[0].values if trials else ()) if name not in self._fixed()]
+        names = names[: max(1, (size.width - OTHER_WIDTH) // DIMENSION_WIDTH)]
         table = Table(
-            title=Text(self._headline(trials)),
+            title=Text(self._headline(trials, best)),
             title_justify="left",
             box=SIMPLE_HEAD,
             show_edge=False,
@@ -68,92 +55,66 @@ class _Screen:
             collapse_padding=True,
             expand=True,
         )
-        columns = ["trial", *names, *(heading for heading, _ in METRICS.values())]
-        for heading in [*columns, "score"]:
-            table.add_column(_heading(heading), justify="right", no_wrap=True)
-        # What is left of the width; the whole of a reason is in trials.csv.
+        headings = [*names, *(heading for heading, _ in METRIC_COLUMNS.values()), "score"]
+        for heading in ["trial", *headings]:
+            table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
+        # Takes the remaining width; trials.csv has the whole reason of a failure.
         table.add_column("status", ratio=1, no_wrap=True)
-        rows = max(LEAST_ROWS, size.height - FRAME_LINES)
-        for trial in trials:
-            if trial not in trials[-rows:] and trial is not winner:
-                continue
-            style = "bold green" if trial is winner else "dim" if trial.status == "failed" else ""
-            # As text: a reason may hold brackets, which rich would take for its own marks.
-            table.add_row(*map(Text, self._cells(trial, names)), style=style)
+        for trial in trials[-max(MIN_ROWS, size.height - FRAME_LINES) :]:
+            cells = [trial.name, *(_format(trial.values.get(name)) for name in names)]
+            for name, (_, spec) in METRIC_COLUMNS.items():
+                cells.append(format(trial.metrics[name], spec) if name in trial.metrics else "")
+            cells += ["" if trial.score is None else f"{trial.score:.4f}", self._status(trial)]
+            style = "bold green" if trial is best else "dim" if trial.status == "failed" else ""
+            # As `Text`: rich would read the brackets of a reason as markup.
+            table.add_row(*map(Text, cells), style=style)
         return table
 
-    def _cells(self, trial, names):
-        values = [_short(trial.values.get(name)) for name in names]
-        metrics = [
-            format(trial.metrics[name], style) if name in trial.metrics else ""
-            for name, (_, style) in METRICS.items()
-        ]
-        score = "" if trial.score is None else f"{trial.score:.4f}"
-        return trial.name, *values, *metrics, score, self._status(trial)
+    def _fixed(self):
+        return {item.partition("=")[0] for item in self.config.fix}
 
-    def _status(self, trial: TrialRecord) -> str:
+    def _status(self, trial):
         if trial.status == "running":
-            with contextlib.suppress(InputError):  # values that make no configuration fail soon
-                return epochs_done(self.folder_of(trial.values))
+            with contextlib.suppress(InputError):  # an invalid configuration fails soon
+                return current_epoch(trial_folder(self.out, self.config, trial.values))
             return "starting"
         return f"failed: {trial.reason}" if trial.reason else "done"
 
-    def _headline(self, trials):
-        ended = len(finished(trials))
-        words = [f"{ended} of {self.config.trials} trials"]
-        winner = best(trials, OBJECTIVES[self.config.objective])
-        if winner:
-            words.append(f"best {self.config.objective} {winner.score:.4f} (trial {winner.name})")
-        now = time.monotonic() - self.started
-        words.append(f"{tqdm.format_interval(now)} so far")
-        if ended > self.before and ended < self.config.trials:
-            left = now / (ended - self.before) * (self.config.trials - ended)
-            words.append(f"{tqdm.format_interval(left)} left")
-        return ", ".join(words)
+    def _headline(self, trials, best):
+        finished, total = len(finished_trials(trials)), self.config.trials
+        elapsed = time.monotonic() - self.started
+        parts = [f"{finished} of {total} trials", f"{tqdm.format_interval(elapsed)} elapsed"]
+        if best:
+            parts[1:1] = [f"best {self.config.objective} {best.score:.4f} (trial {best.name})"]
+        if self.finished_before < finished < total:
+            remaining = elapsed / (finished - self.finished_before) * (total - finished)
+            parts.append(f"{tqdm.format_interval(remaining)} left")
+        return ", ".join(parts)
 
     def print_finished_trials(self) -> None:
-        """Print a line for each trial that has ended since the last time."""
+        """Print a line for each trial that has finished since the last call."""
         trials = read_trials(self.out)
-        for trial in finished(trials):
-            if trial.name not in self.told:
-                self.told.add(trial.name)
-                values = " ".join(f"{name}={_short(value)}" for name, value in trial.values.items())
-                score = self._status(trial) if trial.score is None else f"score {trial.score:.4f}"
-                tqdm.write(f"trial {trial.name}: {values}: {score}. {self._headline(trials)}")
+        headline = self._headline(trials, best_trial(trials, OBJECTIVES[self.config.objective]))
+        for trial in finished_trials(trials):
+            if trial.name not in self.printed:
+                self.printed.add(trial.name)
+                values = " ".join(f"{key}={_format(value)}" for key, value in trial.values.items())
+                result = self._status(trial) if trial.score is None else f"score {trial.score:.4f}"
+                tqdm.write(f"trial {trial.name}: {values}: {result}. {headline}")
 
 
-def _heading(name):
-    """A word a line, so that the column stays narrow."""
-    return Text(name.replace("_", "\n").replace("/", "/\n"))
-
-
-def _width(name):
-    """Of a dimension's column, with the gap beside it."""
-    return max(len(word) for word in name.split("_")) + 3
-
-
-def _short(value):
+def _format(value):
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager
-def shown(out: Path, config: SearchConfig, folder_of) -> Iterator:
-    """Show a search while the block runs.
-
-    Args:
-        out: the search's folder.
-        config: the search.
-        folder_of: function from a trial's values to the folder of its runs.
-
-    Yields:
-        Function to call now and then, which brings the screen up to date.
-    """
-    screen = _Screen(Path(out), config, folder_of)
+def live_table(out: Path, config: SearchConfig) -> Iterator[Callable[[], None]]:
+    """Show a search while the block runs; yields the function that refreshes the display."""
+    screen, console = SearchScreen(Path(out), config), Console()
     if not sys.stdout.isatty():
         yield screen.print_finished_trials
         screen.print_finished_trials()
         return
-    console = Console()
     with Live(screen.table(console.size), console=console, auto_refresh=False) as live:
         yield lambda: live.update(screen.table(console.size), refresh=True)
         live.update(screen.table(console.size), refresh=True)

@@ -1,15 +1,17 @@
-"""What a search has tried so far, read from its folder; no process of the search is asked."""
+"""Trials of a search, read from its folder without asking any of its processes."""
 
 import contextlib
 import csv
-import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.json_files import read_json
 from brainslices.runs.run import Run
+from brainslices.types import PathLike
 from tuning.config import METRICS
 
 __all__ = [
@@ -17,161 +19,166 @@ __all__ = [
     "ORACLE_FILE",
     "TRIALS",
     "TrialRecord",
-    "best",
+    "best_trial",
     "check_records",
-    "epochs_done",
-    "finished",
+    "current_epoch",
+    "finished_trials",
     "read_trials",
     "write_table",
 ]
 
-# keras-tuner's folder below the search's, its state there, and what a trial that failed leaves in
-# its own.
+# keras-tuner's folder in the search folder, its state file there, and the file that a failed trial
+# leaves in its own folder.
 TRIALS, ORACLE_FILE, FAILURE_FILE = "trials", "oracle.json", "failure.json"
-STATUS = {"RUNNING": "running", "COMPLETED": "completed"}
+# An INVALID trial waits for its retry; any other status than these is a failure.
+STATUS = {"RUNNING": "running", "INVALID": "running", "COMPLETED": "completed"}
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial.
 
-    Args:
-        name: its number, as keras-tuner writes it.
-        status: "running" (or interrupted, where no search runs), "completed" or "failed".
-        values: name -> value of the space's dimensions.
-        metrics: name -> value, as `tuning.config.METRICS`; empty unless completed.
+    Attributes:
+        name: number of the trial, as keras-tuner writes it.
+        status: "running" (or interrupted, if no search runs), "completed" or "failed".
+        values: dimension of the space -> value.
+        metrics: `tuning.config.METRICS` -> value; empty unless completed.
         score: the objective; None unless completed.
-        reason: why it failed; else empty.
+        reason: why the trial failed; empty unless failed.
     """
 
     name: str
     status: str
-    values: dict
-    metrics: dict
+    values: dict[str, Any]
+    metrics: dict[str, float]
     score: float | None
     reason: str
 
 
-def read_trials(out: Path) -> list[TrialRecord]:
-    """The trials of a search's folder, in the order in which they began."""
-    found = {}
+def read_trials(out: PathLike) -> list[TrialRecord]:
+    """Read the trials of a search folder, in the order of their start.
+
+    Raises:
+        InputError: if a trial's file is corrupt.
+    """
+    paths = {}
     for path in (Path(out) / TRIALS).glob("trial_*/trial.json"):
         number = path.parent.name.removeprefix("trial_")
-        if number.isdecimal():  # a folder that somebody has copied is no trial
-            found[int(number)] = path
-    records = (_read(found[number]) for number in sorted(found))
-    return [record for record in records if record]
+        if number.isdecimal():  # a copied folder is no trial
+            paths[int(number)] = path
+    records = (_read_trial(paths[number]) for number in sorted(paths))
+    return [record for record in records if record is not None]
 
 
-def _read(path):
-    """The trial of a file; None if it has gone meanwhile, with a search that begins anew."""
+def _read_trial(path):
+    """Read one trial; None if a reloading search has just removed it."""
     try:
-        told = read_json(path)
+        state = read_json(path)
     except InputError:
         if path.exists():
             raise
         return None
     try:
-        return _as_record(told, path.with_name(FAILURE_FILE))
+        return _parse_trial(state, path.with_name(FAILURE_FILE))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or "
-            "search into a new --out."
-        ) from error
+        raise _corrupt_file(path, f"{type(error).__name__}: {error}") from error
 
 
-def _as_record(told, failure):
-    status = STATUS.get(told["status"], "failed")
-    observed = told["metrics"]["metrics"] if status == "completed" else {}
-    metrics = {name: each["observations"][-1]["value"][-1] for name, each in observed.items()}
-    reason = (told["message"] or "").strip().rpartition("\n")[2].partition(": ")[2]
-    reason = read_json(failure)["reason"] if failure.is_file() else reason
-    # A chief's workers tell values and metrics in an order of their own.
-    names = [each["config"]["name"] for each in told["hyperparameters"]["space"]]
-    values = told["hyperparameters"]["values"]
-    return TrialRecord(
-        told["trial_id"],
-        status,
-        {name: values[name] for name in names if name in values},
-        {name: metrics[name] for name in METRICS if name in metrics},
-        told["score"] if status == "completed" else None,
-        (reason or "unknown; logs/ may tell more") if status == "failed" else "",
+def _corrupt_file(path, fault):
+    return InputError(
+        f"{path} is damaged ({fault}). Restore it from a copy, or search into a new --out."
     )
 
 
-def check_records(out: Path) -> None:
-    """See that what keras-tuner goes on from is whole, before any process of a search reads it.
+def _parse_trial(state, failure_path):
+    status = STATUS.get(state["status"], "failed")
+    tracked = state["metrics"]["metrics"] if status == "completed" else {}
+    metrics = {name: metric["observations"][-1]["value"][-1] for name, metric in tracked.items()}
+    reason = ""
+    if status == "failed":
+        known = failure_path.is_file()
+        reason = read_json(failure_path)["reason"] if known else "unknown; see the logs in logs/"
+    # A chief's workers report values and metrics in any order.
+    names = [dimension["config"]["name"] for dimension in state["hyperparameters"]["space"]]
+    values = state["hyperparameters"]["values"]
+    return TrialRecord(
+        state["trial_id"],
+        status,
+        {name: values[name] for name in names if name in values},
+        {name: metrics[name] for name in METRICS if name in metrics},
+        state["score"] if status == "completed" else None,
+        reason,
+    )
+
+
+def check_records(out: PathLike) -> None:
+    """Check keras-tuner's files before any process of a search resumes from them.
 
     Raises:
-        InputError: if a file is damaged, or a trial's is missing.
+        InputError: naming the file that is corrupt or missing.
     """
+    names = {trial.name for trial in read_trials(out)}
     path = Path(out) / TRIALS / ORACLE_FILE
-    known = {trial.name for trial in read_trials(out)}
     if not path.exists():
         return
     try:
-        lost = set(read_json(path)["start_order"]) - known
+        missing = set(read_json(path)["start_order"]) - names
     except (KeyError, TypeError) as error:
+        raise _corrupt_file(path, f"{type(error).__name__}: {error}") from error
+    if missing:
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or "
-            "search into a new --out."
-        ) from error
-    if lost:
-        raise InputError(
-            f"{path.parent} has lost trial.json of trial {', '.join(sorted(lost))}. Restore it "
+            f"{path.parent} has lost trial.json of trial {', '.join(sorted(missing))}. Restore it "
             "from a copy, or search into a new --out."
         )
 
 
-def finished(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Those that ended, well or not."""
+def finished_trials(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Select the completed and the failed trials."""
     return [trial for trial in trials if trial.status != "running"]
 
 
-def best(trials: list[TrialRecord], direction: str) -> TrialRecord | None:
-    """The completed trial with the best score, the first of equals; None where there is none.
+def best_trial(trials: Iterable[TrialRecord], direction: str) -> TrialRecord | None:
+    """Return the completed trial with the best score, the first of equals; None without any.
 
     Args:
-        trials: any.
+        trials: trials of any status.
         direction: "max" or "min".
     """
-    completed = [trial for trial in trials if trial.status == "completed"]
     sign = -1 if direction == "max" else 1
-    return min(completed, key=lambda trial: sign * trial.score, default=None)
+    ranked = [(sign * trial.score, trial) for trial in trials if trial.score is not None]
+    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
-def write_table(path: Path, trials: list[TrialRecord], folders: list[str]) -> None:
-    """Write a row a trial: number, status, score, the space's dimensions, metrics, folder, reason.
+def write_table(path: PathLike, trials: Sequence[TrialRecord], run_folders: Sequence[str]) -> None:
+    """Write a CSV file: trial, status, score, dimensions of the space, metrics, runs, reason.
 
     Args:
         path: CSV file.
         trials: the rows.
-        folders: names of those of the trials' runs; empty where a trial has none.
+        run_folders: folder name of each trial's runs; empty if it has none.
     """
-    values = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    dimensions = list(dict.fromkeys(name for trial in trials for name in trial.values))
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "status", "score", *values, *metrics, "runs", "reason"])
-    for trial, folder in zip(trials, folders, strict=True):
-        row = [trial.name, trial.status, trial.score]
-        row += [trial.values.get(name) for name in values]
-        row += [trial.metrics.get(name) for name in metrics]
-        writer.writerow([*row, folder, trial.reason])
-    with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue())
+    with atomic_path(Path(path)) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["trial", "status", "score", *dimensions, *metrics, "runs", "reason"])
+        for trial, folder in zip(trials, run_folders, strict=True):
+            row = [trial.name, trial.status, trial.score]
+            row += [trial.values.get(name) for name in dimensions]
+            row += [trial.metrics.get(name) for name in metrics]
+            writer.writerow([*row, folder, trial.reason])
 
 
-def epochs_done(folder: Path) -> str:
-    """How far the trainings of a trial have come, in words.
+def current_epoch(runs: Path) -> str:
+    """Describe the progress of a running trial, such as "vqvae, epoch 3".
 
     Args:
-        folder: of its runs.
+        runs: folder of the trial's runs.
     """
-    kinds = [("prior", path) for path in folder.glob("prior-*")] + [("vqvae", folder / "vqvae")]
-    for kind, path in kinds:
-        # A prior of codes that are no more may go at any moment.
+    stages = [("prior", path) for path in runs.glob("prior-*")] + [("vqvae", runs / "vqvae")]
+    for stage, path in stages:
+        # A trial removes the prior of outdated codes at any moment.
         with contextlib.suppress(FileNotFoundError):
-            lines = Run(path).history_path.read_text().splitlines()
-            return f"{kind}, epoch {len(lines) - 1}"
+            epochs = len(Run(path).history_path.read_text().splitlines()) - 1
+            return f"{stage}, epoch {epochs}"
     return "starting"

@@ -1,85 +1,142 @@
-"""What a search found: a table, the chosen configuration, figures, and a sentence."""
+"""Result of a search: a table, the best configuration, figures, and a summary."""
 
 import contextlib
 import csv
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from brainslices.errors import InputError
 from brainslices.runs.json_files import write_json
 from brainslices.runs.run import Run
+from brainslices.types import PathLike
 from brainslices.visualization.figures import BLUE, INK, ORANGE, figure_panels
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import TrialRecord, best, finished, read_trials, write_table
-from tuning.trial import configuration, folder_of
+from tuning.records import TrialRecord, best_trial, finished_trials, read_trials, write_table
+from tuning.trial import trial_config, trial_folder
+from vqvae.config import VQVAEConfig
 
-__all__ = ["best_of_each_size", "pareto_front", "describe_best", "write_report"]
+__all__ = ["SearchResult", "describe_best", "pareto_front", "write_report"]
 
 GREY, GREEN = "#b5b5b5", "#3f8f5b"
-# Rates that a trial may tell, the truest first, and their names.
+# Downsampling -> color and marker.
+STYLES = {8: (BLUE, "o"), 4: (GREEN, "^")}
+OTHER_STYLE = (INK, "s")
+RING = {"s": 110, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 2, "zorder": 3}
+# Metrics of the rate, the most realistic first, and their labels.
 RATES = {
     "bits_per_pixel_prior": "bits per pixel under the prior",
     "bits_per_pixel_order_0": "bits per pixel, order-0 entropy",
 }
 
 
-def write_report(out: Path, config: SearchConfig) -> str:
-    """Write `trials.csv`, `best_config.json` and the figures of a search that has ended.
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """The completed trials of a search, at least one.
+
+    Attributes:
+        config: the search.
+        trials: the completed trials.
+        models: configuration of each trial's VQ-VAE.
+    """
+
+    config: SearchConfig
+    trials: Sequence[TrialRecord]
+    models: Sequence[VQVAEConfig]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Codebook size of each trial."""
+        return [model.num_embeddings for model in self.models]
+
+    @property
+    def best(self) -> TrialRecord:
+        """The trial with the best score."""
+        best = best_trial(self.trials, OBJECTIVES[self.config.objective])
+        return cast(TrialRecord, best)  # there is at least one
+
+    @property
+    def rate(self) -> str:
+        """Name of the best rate metric that all trials have."""
+        return next(name for name in RATES if all(name in trial.metrics for trial in self.trials))
+
+    def metric(self, name: str) -> np.ndarray:
+        """Values of a metric, one for each trial."""
+        return np.array([trial.metrics[name] for trial in self.trials])
+
+    def group_by(self, field: str) -> dict[int, "SearchResult"]:
+        """Value of a field of the model -> the trials that have it, by ascending value."""
+        values = [getattr(model, field) for model in self.models]
+        groups = {}
+        for value in sorted(set(values)):
+            rows = [row for row, other in enumerate(values) if other == value]
+            trials, models = [self.trials[row] for row in rows], [self.models[row] for row in rows]
+            groups[value] = SearchResult(self.config, trials, models)
+        return groups
+
+    def best_by_size(self) -> dict[int, TrialRecord]:
+        """Codebook size -> the best trial of that size, by ascending size."""
+        return {size: group.best for size, group in self.group_by("num_embeddings").items()}
+
+
+def write_report(out: PathLike, config: SearchConfig) -> str:
+    """Write `trials.csv`, `best_config.json` and the figures of a finished search.
 
     Args:
-        out: the search's folder.
+        out: search folder.
         config: the search.
 
     Returns:
-        What was found, in words.
+        Summary of the result, one paragraph.
 
     Raises:
-        InputError: if no trial was completed.
+        InputError: if no trial completed.
     """
     out, trials = Path(out), read_trials(out)
-    folders = [
-        folder_of(out, config, trial.values).name if trial.status == "completed" else ""
-        for trial in trials
-    ]
-    write_table(out / "trials.csv", trials, folders)
-    winner = best(trials, OBJECTIVES[config.objective])
-    if winner is None:
-        reasons = sorted({trial.reason for trial in finished(trials)})
-        raise InputError(
-            f"All {len(trials)} trials of {out} failed: {'; '.join(reasons) or 'none has ended'}. "
-            f"{out / 'trials.csv'} lists them. Mend the cause and search into a new --out."
-        )
-    model, training = configuration(config, winner.values)
-    parts = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(training)}
-    write_json(out / "best_config.json", parts)
     completed = [trial for trial in trials if trial.status == "completed"]
-    models = [configuration(config, trial.values)[0] for trial in completed]
-    sizes = [model.num_embeddings for model in models]
-    _draw_sizes(out / "figures" / "codebook.png", completed, models, winner, config)
-    _draw_plane(out / "figures" / "rate_distortion.png", completed, models, winner, config)
-    kept = [folder_of(out, config, trial.values) for trial in completed]
-    _draw_learning(out / "figures" / "learning_curves.png", kept, sizes, completed.index(winner))
-    failed = len(finished(trials)) - len(completed)
-    counts = f"{len(completed)} trials completed, {failed} failed."
-    if len(finished(trials)) < config.trials:
-        counts += f" The space has no more than these: {config.trials} were asked for."
-    return f"{counts} {describe_best(completed, sizes, config)}"
+    folders = {trial.name: trial_folder(out, config, trial.values) for trial in completed}
+    names = [folders[trial.name].name if trial.name in folders else "" for trial in trials]
+    write_table(out / "trials.csv", trials, names)
+    finished = finished_trials(trials)
+    if not completed:
+        reasons = "; ".join(sorted({trial.reason for trial in finished})) or "none has finished"
+        raise InputError(
+            f"All {len(trials)} trials of {out} failed: {reasons}. "
+            f"{out / 'trials.csv'} lists them. Fix the cause and search into a new --out."
+        )
+    models = [trial_config(config, trial.values)[0] for trial in completed]
+    result = SearchResult(config, completed, models)
+    model, training = trial_config(config, result.best.values)
+    best_config = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(training)}
+    write_json(out / "best_config.json", best_config)
+    _draw_sizes(out / "figures" / "codebook.png", result)
+    _draw_rate_distortion(out / "figures" / "rate_distortion.png", result)
+    _draw_learning_curves(out / "figures" / "learning_curves.png", result, [*folders.values()])
+    summary = f"{len(completed)} trials completed, {len(finished) - len(completed)} failed."
+    if len(finished) < config.trials:
+        summary += f" The space has no more than these; {config.trials} were requested."
+    return f"{summary} {describe_best(result)}"
 
 
 def pareto_front(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Which points no other one beats: lower rate and higher score, one of them strictly.
+    """Find the points that no other one dominates by a lower rate or a higher score.
 
     Args:
         rates: float array of shape (n,), less is better.
         scores: float array of shape (n,), more is better.
 
     Returns:
-        int array, the rows of the front by rising rate.
+        int array, indices of the front by ascending rate.
+
+    Example:
+        >>> pareto_front([0.1, 0.2, 0.2, 0.3], [0.5, 0.8, 0.7, 0.6])
+        array([0, 1])
     """
     rates, scores = np.asarray(rates), np.asarray(scores)
     front, highest = [], -np.inf
@@ -90,179 +147,121 @@ def pareto_front(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.array(front, int)
 
 
-def best_of_each_size(
-    trials: list[TrialRecord], sizes: list[int], direction: str
-) -> dict[int, TrialRecord]:
-    """Codebook size -> the best completed trial with that many codes, by rising size."""
-    found = {}
-    for size in sorted(set(sizes)):
-        of_size = [trial for trial, each in zip(trials, sizes, strict=True) if each == size]
-        found[size] = best(of_size, direction)
-    return found
+def describe_best(result: SearchResult) -> str:
+    """Describe the best configuration beside the next smaller and larger codebooks tried."""
+    config, best = result.config, result.best
+    by_size = result.best_by_size()
+    sizes = list(by_size)
+    index = list(by_size.values()).index(best)
+    hidden = {item.partition("=")[0] for item in config.fix} | {"num_embeddings"}
+    values = [f"{name} {value}" for name, value in best.values.items() if name not in hidden]
 
+    def metrics(trial):
+        ssim, rate = trial.metrics["val_ssim_foreground"], trial.metrics[result.rate]
+        return f"ssim_foreground {ssim:.4f} at {rate:.4f} {RATES[result.rate]}"
 
-def describe_best(trials: list[TrialRecord], sizes: list[int], config: SearchConfig) -> str:
-    """Which codebook size was chosen, and why: beside the next smaller and larger ones tried.
-
-    Args:
-        trials: completed ones.
-        sizes: codebook size of each.
-        config: the search.
-    """
-    of_size = best_of_each_size(trials, sizes, OBJECTIVES[config.objective])
-    winner = best(list(of_size.values()), OBJECTIVES[config.objective])
-    order = list(of_size)
-    chosen = next(size for size in order if of_size[size] is winner)
-    known = {words.partition("=")[0] for words in config.fix} | {"num_embeddings"}
-    others = {name: value for name, value in winner.values.items() if name not in known}
-    values = ", ".join(f"{name} {value}" for name, value in others.items()) or "nothing else varied"
-    words = [
-        f"A codebook of {chosen} codes ({values}) is best by {config.objective}, "
-        f"{winner.score:.4f}: {_told(winner)}."
+    parts = [
+        f"A codebook of {sizes[index]} codes ({', '.join(values) or 'nothing else varied'}) is "
+        f"best by {config.objective}, {best.score:.4f}: {metrics(best)}."
     ]
-    place = order.index(chosen)
-    for size in [*order[max(0, place - 1) : place], *order[place + 1 : place + 2]]:
-        other = of_size[size]
-        words.append(f"With {size} codes: {_told(other)}, {other.score:.4f}.")
+    for size in [*sizes[max(0, index - 1) : index], *sizes[index + 1 : index + 2]]:
+        parts.append(f"With {size} codes: {metrics(by_size[size])}, {by_size[size].score:.4f}.")
     if config.objective == "val_rate_distortion":
-        words.append(f"A bit per pixel was weighed as {config.rate_weight:g} of ssim_foreground.")
+        parts.append(f"One bit per pixel weighs as much as {config.rate_weight:g} ssim_foreground.")
     else:
-        words.append("What the codes cost was not weighed, which favours many codes.")
-    return " ".join(words)
+        parts.append("The objective ignores the rate, which favours many codes.")
+    return " ".join(parts)
 
 
-def _told(trial):
-    name = _rate_name([trial])
-    ssim = trial.metrics["val_ssim_foreground"]
-    return f"ssim_foreground {ssim:.4f} at {trial.metrics[name]:.4f} {RATES[name]}"
+def _style(downsampling):
+    color, marker = STYLES.get(downsampling, OTHER_STYLE)
+    return {"color": color, "marker": marker}
 
 
-def _rate_name(trials):
-    return next(name for name in RATES if all(name in trial.metrics for trial in trials))
-
-
-def _draw_sizes(path, trials, models, winner, config):
-    """Score, distortion and rate by codebook size; a line through the best of each size."""
-    rate, direction = _rate_name(trials), OBJECTIVES[config.objective]
-    shown = {config.objective: config.objective, "val_ssim_foreground": "ssim_foreground"}
-    shown[rate] = RATES[rate]
-    sizes = sorted({model.num_embeddings for model in models})
-    with figure_panels(path, 1, len(shown), inches=(3.6, 3.0)) as panels:
-        for panel, (name, title) in zip(panels, shown.items(), strict=True):
-            for rows, style in _by_downsampling(models):
-                group = [trials[row] for row in rows]
-                of_group = [models[row].num_embeddings for row in rows]
-                faint = {key: style[key] for key in ("color", "marker")}
-                values = [trial.metrics[name] for trial in group]
-                panel.scatter(of_group, values, s=20, alpha=0.35, **faint)
-                bests = best_of_each_size(group, of_group, direction)
-                panel.plot([*bests], [each.metrics[name] for each in bests.values()], **style)
-            chosen = models[trials.index(winner)].num_embeddings
-            panel.scatter([chosen], [winner.metrics[name]], **_ring(), zorder=3)
-            panel.set_title(title)
-            panel.set_xlabel("codes in the codebook")
+def _draw_sizes(path, result):
+    """Draw score, distortion and rate by codebook size, a line through the best of each size."""
+    titles = {result.config.objective: result.config.objective}
+    titles |= {"val_ssim_foreground": "ssim_foreground", result.rate: RATES[result.rate]}
+    ticks = sorted(set(result.sizes))
+    best_size = result.sizes[result.trials.index(result.best)]
+    with figure_panels(path, 1, len(titles), inches=(3.6, 3.0)) as panels:
+        for panel, (name, title) in zip(panels, titles.items(), strict=True):
+            for downsampling, group in result.group_by("downsampling").items():
+                style = _style(downsampling)
+                panel.scatter(group.sizes, group.metric(name), s=20, alpha=0.35, **style)
+                line = {size: trial.metrics[name] for size, trial in group.best_by_size().items()}
+                panel.plot([*line], [*line.values()], markersize=5, label=downsampling, **style)
+            panel.scatter(best_size, result.best.metrics[name], **RING)
+            panel.set(title=title, xlabel="codes in the codebook")
             panel.set_xscale("log", base=2)
-            _mark_sizes(panel.xaxis, sizes)
+            panel.set_xticks(ticks, labels=[str(size) for size in ticks])
+            panel.xaxis.set_minor_locator(NullLocator())
         panels[0].legend(title="downsampling")
 
 
-def _by_downsampling(models):
-    """Rows of the models of each downsampling there is, with the look of their line."""
-    looks = {8: (BLUE, "o"), 4: (GREEN, "^")}
-    for downsampling in sorted({model.downsampling for model in models}, reverse=True):
-        rows = [row for row, model in enumerate(models) if model.downsampling == downsampling]
-        colour, marker = looks[downsampling]
-        style = {"color": colour, "marker": marker, "markersize": 5}
-        yield rows, {**style, "label": str(downsampling)}
-
-
-def _mark_sizes(axis, sizes):
-    axis.set_major_formatter(ScalarFormatter())
-    axis.set_ticks(sizes, labels=[str(size) for size in sizes])
-    axis.set_minor_locator(NullLocator())
-
-
-def _ring():
-    return {"s": 110, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 2}
-
-
-def _draw_plane(path, trials, models, winner, config):
-    """ssim_foreground against the rate; the front, the chosen point, and the points as good."""
-    name = _rate_name(trials)
-    rates = np.array([trial.metrics[name] for trial in trials])
-    scores = np.array([trial.metrics["val_ssim_foreground"] for trial in trials])
-    front, chosen = pareto_front(rates, scores), trials.index(winner)
+def _draw_rate_distortion(path, result):
+    """Draw ssim_foreground by rate, the Pareto front, and the line of the best score."""
+    name, best = result.rate, result.best
+    rates, scores = result.metric(name), result.metric("val_ssim_foreground")
+    front = pareto_front(rates, scores)
+    best_point = (best.metrics[name], best.metrics["val_ssim_foreground"])
     with figure_panels(path, 1, 1, inches=(6.2, 4.2)) as (panel,):
         panel.plot(rates[front], scores[front], color=GREY, label="Pareto front", zorder=1)
-        for rows, style in _by_downsampling(models):
-            label = f"downsampling {style.pop('label')}"
-            panel.plot(rates[rows], scores[rows], linestyle="none", label=label, **style)
-        for rate, score, model in zip(rates, scores, models, strict=True):
+        for downsampling, group in result.group_by("downsampling").items():
+            points = group.metric(name), group.metric("val_ssim_foreground")
+            label = f"downsampling {downsampling}"
+            panel.plot(*points, linestyle="none", label=label, **_style(downsampling))
+        for *point, size in zip(rates, scores, result.sizes, strict=True):
             offset = {"xytext": (5, -10), "textcoords": "offset points"}
-            told = str(model.num_embeddings)
-            panel.annotate(told, (rate, score), fontsize=7, color=INK, **offset)
-        panel.scatter(rates[chosen], scores[chosen], **_ring(), label="chosen", zorder=3)
-        if config.objective == "val_rate_distortion":
-            _draw_as_good(panel, rates, scores, chosen, config.rate_weight)
-        panel.set_xlabel(RATES[name])
-        panel.set_ylabel("ssim_foreground, validation")
+            panel.annotate(str(size), point, fontsize=7, color=INK, **offset)
+        panel.scatter(*best_point, **RING, label="best")
+        if result.config.objective == "val_rate_distortion":
+            weight, ends = result.config.rate_weight, np.array([rates.min(), rates.max()])
+            line = best_point[1] + weight * (ends - best_point[0])
+            label = f"equal score, rate weight {weight:g}"
+            panel.plot(ends, line, color=ORANGE, linestyle=":", label=label, zorder=1)
+            # The line may be steep: the points decide the limits.
+            margin = 0.08 * np.ptp(scores) + 1e-3
+            panel.set_ylim(scores.min() - margin, scores.max() + margin)
+        panel.set(xlabel=RATES[name], ylabel="ssim_foreground, validation")
         panel.set_title("Rate and distortion; numbers are codebook sizes")
         panel.legend(loc="lower right")
 
 
-def _draw_as_good(panel, rates, scores, chosen, rate_weight):
-    """The line of all points with the chosen one's score; what lies above it would be better."""
-    ends = np.array([rates.min(), rates.max()])
-    line = scores[chosen] + rate_weight * (ends - rates[chosen])
-    told = f"as good, a bit weighed as {rate_weight:g}"
-    panel.plot(ends, line, color=ORANGE, linestyle=":", label=told, zorder=1)
-    low, high = scores.min(), scores.max()
-    margin = 0.08 * (high - low) + 1e-3
-    panel.set_ylim(low - margin, high + margin)
-
-
-def _draw_learning(path, folders, sizes, winner):
-    """Curves of both stages, coloured by codebook size; the chosen trial's is drawn wider."""
+def _draw_learning_curves(path, result, folders):
+    """Draw the training curves of both stages, colored by codebook size, the best one wider."""
     columns = {
         "ssim_foreground, validation": ("vqvae", "val_ssim_foreground"),
         "nats per code, validation": ("prior-*", "val_nats_per_code"),
     }
     curves = {
-        title: [_history(folder, pattern, column) for folder in folders]
+        title: [_read_history(folder, pattern, column) for folder in folders]
         for title, (pattern, column) in columns.items()
     }
-    curves = {title: each for title, each in curves.items() if any(map(len, each))}
+    curves = {title: lines for title, lines in curves.items() if any(map(len, lines))}
     if not curves:
         return
+    sizes, colors = result.sizes, matplotlib.colormaps["viridis"]
     norm = LogNorm(min(sizes), max(*sizes, min(sizes) + 1))
     with figure_panels(path, 1, len(curves), inches=(4.8, 3.4)) as panels:
         for panel, (title, lines) in zip(panels, curves.items(), strict=True):
-            for number, (line, size) in enumerate(zip(lines, sizes, strict=True)):
-                width, marker = (3.0, "o") if number == winner else (1.2, ".")
-                label = str(size) if sizes.index(size) == number else None
-                colour = _colour(norm(size))
-                epochs = np.arange(1, len(line) + 1)
-                panel.plot(epochs, line, color=colour, lw=width, marker=marker, label=label)
-            panel.set_title(title)
-            panel.set_xlabel("epoch")
+            # By ascending size, so that the legend is in order.
+            for row in np.argsort(sizes, kind="stable"):
+                is_best, size = result.trials[row] is result.best, sizes[row]
+                style = {"lw": 3.0, "marker": "o"} if is_best else {"lw": 1.2, "marker": "."}
+                style["color"] = colors(0.92 * float(norm(size)))  # the last colors are too light
+                style["label"] = str(size) if row == sizes.index(size) else None
+                panel.plot(np.arange(1, len(lines[row]) + 1), lines[row], **style)
+            panel.set(title=title, xlabel="epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        handles, labels = panels[0].get_legend_handles_labels()
-        order = np.argsort([int(label) for label in labels])
-        panels[0].legend(
-            [handles[row] for row in order], [labels[row] for row in order], title="codes", ncols=2
-        )
+        panels[0].legend(title="codes", ncols=2)
 
 
-def _colour(share):
-    return matplotlib.colormaps["viridis"](0.92 * float(share))
-
-
-def _history(folder, pattern, column):
-    """Values of a column of the first training that fits the pattern; none if there is none."""
+def _read_history(folder, pattern, column):
+    """Read a column of the first training that matches the pattern; empty if there is none."""
     for path in sorted(folder.glob(pattern)):
-        if Run(path).history_path.is_file():
-            # A file cut short costs its curve, not the report.
-            damage = contextlib.suppress(ValueError, KeyError, TypeError)
-            with damage, Run(path).history_path.open() as file:
-                return [float(row[column]) for row in csv.DictReader(file)]
+        # A corrupt file leaves out its curve, not the whole report.
+        skip_errors = contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError)
+        with skip_errors, Run(path).history_path.open() as file:
+            return [float(row[column]) for row in csv.DictReader(file)]
     return []

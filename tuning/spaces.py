@@ -1,14 +1,15 @@
-"""What a search may vary: functions from keras-tuner's hyper-parameters to configurations.
+"""Search spaces: functions from keras-tuner's hyperparameters to configurations.
 
-A space declares its dimensions on `hp` as it asks for their values, all of them in every call. To
-make one, copy a function
-below into a file of its own, name it `space`, and give that file as `--space`.
+A space declares every dimension on `hp` in every call. To write your own, copy one of the functions
+below into a file, name it `space`, and pass the file as `--space`.
 """
 
-import importlib.util
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 from keras_tuner import HyperParameters
 from keras_tuner.engine.hyperparameters import Fixed, Int
@@ -16,22 +17,24 @@ from keras_tuner.engine.hyperparameters import Fixed, Int
 from brainslices.errors import InputError
 from vqvae.config import DEFAULT, VQVAEConfig, VQVAETraining
 
-__all__ = ["SPACES", "apply", "codebook", "declare", "full", "load_space"]
+__all__ = ["SPACES", "Space", "build_config", "codebook", "declare", "full", "load_space"]
+
+Space = Callable[[HyperParameters], tuple[VQVAEConfig, VQVAETraining]]
 
 CODEBOOK_SIZES = [2**power for power in range(4, 13)]
 
 
 def codebook(hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
-    """The default VQ-VAE with another codebook size, and a code for 4 x 4 or 8 x 8 pixels."""
+    """Vary the codebook size, and whether a code covers 4 x 4 or 8 x 8 pixels."""
     num_embeddings = hp.Choice("num_embeddings", CODEBOOK_SIZES, default=512)
-    levels = {4: 2, 8: 3}[hp.Choice("downsampling", [4, 8], default=8)]
-    channels = DEFAULT.model.channels[:levels]
+    stages = {4: 2, 8: 3}[hp.Choice("downsampling", [4, 8], default=8)]
+    channels = DEFAULT.model.channels[:stages]
     model = replace(DEFAULT.model, num_embeddings=num_embeddings, channels=channels)
     return model, DEFAULT.training
 
 
 def full(hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
-    """All that decides how much codes can hold, how many there are, and how they are learned."""
+    """Vary the codebook, the widths, the magnification, the commitment and the learning rate."""
     model, training = codebook(hp)
     width = hp.Choice("width", [32, 64, 96], default=64)
     model = replace(
@@ -45,24 +48,24 @@ def full(hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
     return model, replace(training, learning_rate=rate)
 
 
-SPACES = {"codebook": codebook, "full": full}
+SPACES: dict[str, Space] = {"codebook": codebook, "full": full}
 
 
-def load_space(name: str):
-    """The space of a name in `SPACES`, or the function `space` of a Python file.
+def load_space(name: str) -> Space:
+    """Load a space by its name in `SPACES`, or the function `space` of a Python file.
 
     Raises:
-        InputError: if there is no such file, or it has no such function.
+        InputError: if the file does not exist, cannot be run, or has no such function.
     """
     if name in SPACES:
         return SPACES[name]
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"The file {name} of `space` is not there. Give one that is.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
+        raise InputError(f"`space` must be a file that exists. Received: space={name!r}.")
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        SourceFileLoader(path.stem, str(path)).exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be run ({type(error).__name__}: {error}).") from error
     if not callable(getattr(module, "space", None)):
@@ -70,92 +73,83 @@ def load_space(name: str):
     return module.space
 
 
-def declare(space, fix: tuple[str, ...] = ()) -> HyperParameters:
-    """The dimensions of a space, those that are fixed with their one value.
+def declare(space: Space, fix: Sequence[str] = ()) -> HyperParameters:
+    """Declare the dimensions of a space, the fixed ones as `Fixed`.
 
     Args:
-        space: a function as those above.
+        space: a function such as `codebook`.
         fix: "name=value" for each dimension to fix.
 
     Returns:
-        Hyper-parameters whose values are the defaults.
+        Hyperparameters whose values are the defaults.
 
     Raises:
         InputError: if the space or its defaults make no valid configuration, or a fixed name or
             value is not in it.
     """
     free = HyperParameters()
-    apply(space, free)
-    chosen = HyperParameters()
-    for words in sorted(fix):  # in whatever order they were given, it is one space
-        name, value = _fixed(words, {dimension.name: dimension for dimension in free.space})
-        if name in chosen.values:
-            raise InputError(f"`fix` must name a dimension once. Received: {words!r} as well.")
-        chosen.Fixed(name, value)
-    apply(space, chosen)
-    return chosen
+    build_config(space, free)
+    dimensions = {dimension.name: dimension for dimension in free.space}
+    hp = HyperParameters()
+    for item in sorted(fix):  # one space for any order of the flags
+        name, value = _parse_fixed(item, dimensions)
+        if name in hp.values:
+            raise InputError(f"`fix` must name a dimension once. Received: {item!r} as well.")
+        hp.Fixed(name, value)
+    build_config(space, hp)
+    return hp
 
 
-def apply(space, hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
-    """The configuration that a space makes of some values.
+def build_config(space: Space, hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
+    """Build the configuration that a space makes of the values in `hp`.
 
     Raises:
         InputError: if it makes no valid one.
     """
     name = f"{space.__name__} of {space.__code__.co_filename}"
     try:
-        found = space(hp)
-    except InputError as error:
-        raise InputError(f"The space {name} makes nothing of {hp.values}: {error}") from error
+        config = space(hp)
     except Exception as error:
+        reason = error if isinstance(error, InputError) else f"{type(error).__name__}: {error}."
+        raise InputError(f"The space {name} fails for {hp.values}: {reason}") from error
+    types = [type(part) for part in config] if isinstance(config, tuple) else []
+    if types != [VQVAEConfig, VQVAETraining]:
         raise InputError(
-            f"The space {name} makes nothing of {hp.values}: {type(error).__name__}: {error}."
-        ) from error
-    kinds = [type(each) for each in found] if isinstance(found, tuple) else type(found)
-    if kinds != [VQVAEConfig, VQVAETraining]:
-        raise InputError(
-            f"The space {name} must return a VQVAEConfig and a VQVAETraining. Received: {found!r}."
+            f"The space {name} must return a VQVAEConfig and a VQVAETraining. Received: {config!r}."
         )
-    return found
+    return config
 
 
-def _fixed(words, dimensions):
-    """Name and value of "name=value"."""
-    name, _, text = words.partition("=")
+def _parse_fixed(item, dimensions):
+    """Parse "name=value" into the name and a value of that dimension."""
+    name, _, text = item.partition("=")
     if name not in dimensions or not text:
         raise InputError(
             f"`fix` must be NAME=VALUE, with a name of the space: {', '.join(dimensions)}. "
-            f"Received: {words!r}."
+            f"Received: {item!r}."
         )
-    dimension, value = dimensions[name], _number(text)
+    dimension = dimensions[name]
+    try:
+        number = float(text)
+    except ValueError:
+        number = None
     if hasattr(dimension, "min_value"):
-        if value is not None and _within(value, dimension):
-            return name, int(value) if isinstance(dimension, Int) else value
-        wanted = f"from {dimension.min_value} to {dimension.max_value}"
-        wanted += f" in steps of {dimension.step}" if dimension.step else ""
+        if number is not None and _in_range(number, dimension):
+            return name, int(number) if isinstance(dimension, Int) else number
+        expectation = f"from {dimension.min_value} to {dimension.max_value}"
+        expectation += f" in steps of {dimension.step}" if dimension.step else ""
     else:
-        values = [dimension.value] if isinstance(dimension, Fixed) else dimension.values
-        for each in values:
-            if str(each).lower() == text.lower() or value == each:
-                return name, each
-        wanted = f"one of {', '.join(map(str, values))}"
-    raise InputError(f"`{name}` must be {wanted} in this space. Received: {words!r}.")
+        choices = [dimension.value] if isinstance(dimension, Fixed) else dimension.values
+        for choice in choices:
+            if str(choice).lower() == text.lower() or number == choice:
+                return name, choice
+        expectation = f"one of {', '.join(map(str, choices))}"
+    raise InputError(f"`{name}` must be {expectation} in this space. Received: {item!r}.")
 
 
-def _within(value, dimension):
-    """Whether a number is one that a dimension with ends, and maybe steps, can have."""
+def _in_range(value, dimension):
     if not dimension.min_value <= value <= dimension.max_value:
         return False
-    if isinstance(dimension, Int) and not value.is_integer():
-        return False
-    if not dimension.step or dimension.sampling in ("log", "reverse_log"):
-        return True
-    steps = (value - dimension.min_value) / dimension.step
-    return math.isclose(steps, round(steps), abs_tol=1e-9)
-
-
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    # keras-tuner's own mapping rounds to the steps of the dimension.
+    rounded = dimension.prob_to_value(dimension.value_to_prob(value))
+    return math.isclose(rounded, value, abs_tol=1e-9)

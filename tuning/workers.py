@@ -1,4 +1,9 @@
-"""Work in processes of its own: what one allocates or breaks, the next does not feel."""
+"""Functions called in fresh Python processes, so that their memory and crashes stay there.
+
+`multiprocessing` with pickled arguments and results, not `subprocess` with JSON: configurations,
+paths and arrays pass unchanged, and each side notices the death of the other without a protocol of
+our own (`parent_process().join()`, end of file on the pipe).
+"""
 
 import contextlib
 import importlib
@@ -19,22 +24,22 @@ from typing import TypeVar
 from brainslices import cli
 from brainslices.errors import InputError
 
-__all__ = ["CallFailed", "call", "spawn", "stop"]
+__all__ = ["GRACE_S", "CallFailed", "call", "spawn", "stop"]
 
 Result = TypeVar("Result")
 
 CONTEXT = multiprocessing.get_context("spawn")
-# A stopped training finishes its step and saves its state first.
+# After SIGTERM a training finishes its step and writes a checkpoint.
 GRACE_S = 60.0
-REASON_LENGTH = 300
+MAX_REASON_LENGTH = 300
 
 
 class CallFailed(RuntimeError):
-    """The work ended without a result.
+    """A process ended without a result.
 
     Args:
-        reason: why, in one line.
-        killed: whether its process ended by a signal instead of an error.
+        reason: one line.
+        killed: whether the process died (a signal, an exit) instead of raising an exception.
     """
 
     def __init__(self, reason: str, killed: bool = False):
@@ -48,41 +53,38 @@ def call(
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Result:
-    """Call a module's function in a fresh Python, where nothing was imported or allocated yet.
+    """Call a module-level function in a fresh Python process and return its result.
 
     Args:
-        function: of a module; it, its arguments and its result are pickled.
-        *arguments: of the function.
-        log: as `spawn`.
-        environment: as `spawn`.
+        function: a module-level function; its arguments and its result are pickled.
+        *arguments: arguments of the function.
+        log: as in `spawn`.
+        environment: as in `spawn`.
 
     Raises:
-        InputError, OSError: as the function raised it.
-        CallFailed: if it raised anything else, or its process was killed.
-        KeyboardInterrupt: this process was stopped; the other one was asked to stop first.
+        InputError: raised by the function, as is `OSError`.
+        CallFailed: if the function raised anything else, or its process died.
+        KeyboardInterrupt: if this process is interrupted; the child is stopped first.
     """
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    words = (sender, *_name(function), arguments)
-    process = spawn(_answer, *words, log=log, environment=environment)
+    path = _import_path(function)
+    process = spawn(_send_result, sender, *path, arguments, log=log, environment=environment)
     sender.close()
     try:
-        kind, value = receiver.recv()
+        reply = receiver.recv()
     except EOFError:
-        kind, value = "killed", None
+        reply = None
     except BaseException:
         stop([process])
         raise
     process.join(GRACE_S)
-    stop([process], grace=0)  # what has answered has nothing left to do
-    if kind == "killed":
-        raise CallFailed(_describe_end(process.exitcode), killed=True)
-    if kind == "wrong input":
-        raise InputError(value)
-    if kind == "system error":
-        raise value
-    if kind == "failed":
-        raise CallFailed(value)
-    return value
+    stop([process], grace=0)  # the reply has arrived: nothing is lost
+    if reply is None:
+        raise CallFailed(_describe_exit(process.exitcode), killed=True)
+    error, result = reply
+    if error is not None:
+        raise error
+    return result
 
 
 def spawn(
@@ -90,27 +92,27 @@ def spawn(
     *arguments: object,
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    cores: Sequence[int] | None = None,
 ) -> BaseProcess:
-    """Start a module's function in a process that ends, whatever happens, when this one does.
+    """Start a module-level function in a process that never outlives this one.
 
-    Signals from the terminal do not reach it; SIGTERM raises KeyboardInterrupt in it.
+    The child is in its own session, so it receives no signals from the terminal. SIGTERM raises
+    KeyboardInterrupt in it.
 
     Args:
-        function: of a module; it and its arguments are pickled.
-        *arguments: of the function.
-        log: file that what it writes is added to; by default it shares this process's terminal.
-        environment: variables to set before its module is imported.
-        cores: processor cores that it may use, all of this process's by default.
+        function: a module-level function; its arguments are pickled.
+        *arguments: arguments of the function.
+        log: file that the child's output is appended to; by default it shares this terminal.
+        environment: variables set before the function's module is imported.
     """
-    surroundings = (log, dict(environment or {}), cores)
-    process = CONTEXT.Process(target=_child_main, args=(surroundings, *_name(function), arguments))
+    options = (log, dict(environment or {}))
+    path = _import_path(function)
+    process = CONTEXT.Process(target=_child_main, args=(options, *path, arguments))
     process.start()
     return process
 
 
 def stop(processes: Sequence[BaseProcess], grace: float = GRACE_S) -> None:
-    """Ask processes to stop, wait for them, and kill those that have not after `grace` seconds."""
+    """Send SIGTERM to processes, and SIGKILL to those still alive after `grace` seconds."""
     processes = [process for process in processes if process.is_alive()]
     for process in processes:
         process.terminate()
@@ -122,36 +124,35 @@ def stop(processes: Sequence[BaseProcess], grace: float = GRACE_S) -> None:
             process.join()
 
 
-def _name(function):
+def _import_path(function):
+    # Pickled by name: unpickling the function itself would import its module too early.
     return function.__module__, function.__qualname__
 
 
-def _child_main(surroundings, module, name, arguments):
-    log, environment, cores = surroundings
+def _child_main(options, module, name, arguments):
+    log, environment = options
     os.setsid()
-    signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ.update(environment)
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
     if log is not None:
-        _write_to(log)
+        _redirect_output(log)
     try:
-        _find(module, name)(*arguments)
-    except KeyboardInterrupt:  # asked for: no traceback
+        _import(module, name)(*arguments)
+    except KeyboardInterrupt:  # requested by the parent: no traceback
         sys.exit(cli.INTERRUPTED)
 
 
-def _interrupt(number, frame):
+def _raise_interrupt(number, frame):
     raise KeyboardInterrupt
 
 
-def _end_with_parent():
+def _exit_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _write_to(log):
+def _redirect_output(log):
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
@@ -159,32 +160,34 @@ def _write_to(log):
             os.dup2(file.fileno(), stream.fileno())
 
 
-def _find(module, name):
+def _import(module, name):
     with cli.suppress_backend_logs():
         return getattr(importlib.import_module(module), name)
 
 
-def _answer(sender, module, name, arguments):
+def _send_result(sender, module, name, arguments):
+    """Run in the child: send (None, result), or (exception, None) with one that can be pickled."""
+    error, result = None, None
     try:
-        answer = ("value", _find(module, name)(*arguments))
-    except InputError as error:
-        answer = ("wrong input", str(error))
-    except Exception as error:
+        result = _import(module, name)(*arguments)
+    except InputError as raised:
+        error = InputError(str(raised))
+    except Exception as raised:
         traceback.print_exc()
-        answer = ("failed", _in_a_line(error))
-        if isinstance(error, OSError) and error.errno is not None:
-            answer = ("system error", OSError(error.errno, error.strerror, error.filename))
+        error = CallFailed(_one_line(raised))
+        if isinstance(raised, OSError) and raised.errno is not None:
+            error = OSError(raised.errno, raised.strerror, raised.filename)
     with contextlib.suppress(BrokenPipeError):
-        sender.send(answer)
+        sender.send((error, result))
 
 
-def _in_a_line(error):
-    """An error's own words; those of a library may run to pages."""
-    words = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").split()
-    return textwrap.shorten(" ".join(words), REASON_LENGTH, placeholder=" ...")
+def _one_line(error):
+    """Shorten the message of a library's exception, which may fill pages."""
+    message = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
+    return textwrap.shorten(message, MAX_REASON_LENGTH, placeholder=" ...")
 
 
-def _describe_end(exit_code):
+def _describe_exit(exit_code):
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""

@@ -1,4 +1,4 @@
-"""A space of tiny VQ-VAEs; one of its learning rates cannot be trained with."""
+"""A search space of tiny VQ-VAEs; one of its learning rates makes the loss NaN."""
 
 from dataclasses import replace
 

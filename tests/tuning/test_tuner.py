@@ -1,204 +1,157 @@
-"""The oracles, without any training: scores are made up."""
+"""The oracles and the tuner, without any training: scores and failures are made up."""
 
 import errno
 import json
-import math
 import re
 
 import keras_tuner
 import numpy as np
 import pytest
+from oracle_runs import (
+    TUNERS,
+    made_up_score,
+    open_oracle,
+    run_oracle,
+    search_config,
+    short_optimization,  # noqa: F401
+)
 
+import tuning.tuner
 from brainslices.errors import InputError
-from brainslices.runs.json_files import read_json, write_json
+from brainslices.runs.json_files import read_json
 from tuning.config import SearchConfig
-from tuning.records import read_trials
-from tuning.tuner import Searcher, make_oracle
+from tuning.records import finished_trials, read_trials
+from tuning.tuner import Searcher
 from tuning.workers import CallFailed
 
-FIXED = (
-    *("width=64", "embedding_dim=32", "downsampling=8", "magnification=1.2"),
-    "commitment_cost=0.25",
-)
-TUNERS = ["random", "bayesian", "hyperband"]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
 
 
-def config(tuner, **changes):
-    options = {"space": "full", "fix": FIXED, "trials": 8, "epochs": 9, "seed": 0}
-    return SearchConfig(tuner=tuner, **{**options, **changes})
-
-
-def oracle_in(folder, settings):
-    """A new oracle, as a process makes it that goes on with a search."""
-    oracle = make_oracle(settings)
-    oracle._set_project_dir(str(folder), "trials")
-    if (folder / "trials" / "oracle.json").exists():
-        oracle.reload()
-    return oracle
-
-
-def score(values):
-    """Best at 256 codes and a learning rate of 0.001."""
-    distance = abs(math.log2(values["num_embeddings"]) - 8)
-    return distance + abs(math.log(values["learning_rate"] / 1e-3))
-
-
-def run(folder, settings, disturb=lambda moment, oracle: oracle):
-    """A search of one worker; `disturb` may put another oracle in the place of the one there is."""
-    oracle = oracle_in(folder, settings)
-    tried = []
-    while True:
-        trial = oracle.create_trial("one")
-        if trial.status == "STOPPED":
-            return tried
-        oracle = disturb("created", oracle)
-        if "one" not in oracle.ongoing_trials:
-            again = oracle.create_trial("one")
-            assert (again.trial_id, again.hyperparameters.values) == (
-                trial.trial_id,
-                trial.hyperparameters.values,
-            )
-        values = trial.hyperparameters.values
-        oracle.update_trial(trial.trial_id, {settings.objective: score(values)})
-        trial.status = "COMPLETED"
-        oracle.end_trial(trial)
-        oracle.save()
-        oracle = disturb("ended", oracle)
-        tried.append(values)
-
-
+@pytest.mark.usefixtures("short_optimization")
 @pytest.mark.parametrize("tuner", TUNERS)
-def test_a_search_read_back_at_every_moment_is_the_undisturbed(tmp_path, tuner):
-    settings = config(tuner)
-    whole = run(tmp_path / "whole", settings)
-    assert len(whole) == 8
-    cut = run(
-        tmp_path / "cut", settings, lambda moment, oracle: oracle_in(tmp_path / "cut", settings)
-    )
-    assert cut == whole
+def test_search_reloaded_after_every_step_equals_an_undisturbed_one(tmp_path, tuner):
+    config = search_config(tuner)
+    undisturbed = run_oracle(tmp_path / "a", config)
+    assert len(undisturbed) == 8
+    reloaded = run_oracle(tmp_path / "b", config, lambda *_: open_oracle(tmp_path / "b", config))
+    assert reloaded == undisturbed
 
 
+@pytest.mark.usefixtures("short_optimization")
 @pytest.mark.parametrize("tuner", TUNERS)
-def test_a_trial_that_the_oracle_does_not_know_yet_is_made_again(tmp_path, tuner):
-    """Killed between the writing of a trial's file and the oracle's."""
-    settings, path = config(tuner), tmp_path / "cut" / "trials" / "oracle.json"
+def test_trial_that_the_oracle_does_not_know_is_created_again(tmp_path, tuner):
+    """Killed between writing a trial's file and the oracle's."""
+    config, path = search_config(tuner), tmp_path / "b" / "trials" / "oracle.json"
     before = {}
 
     def disturb(moment, oracle):
         if moment == "created" and before:
             path.write_bytes(before["state"])
-            return oracle_in(tmp_path / "cut", settings)
+            return open_oracle(tmp_path / "b", config)
         before["state"] = path.read_bytes()
         return oracle
 
-    whole = run(tmp_path / "whole", settings)
-    assert run(tmp_path / "cut", settings, disturb) == whole
+    assert run_oracle(tmp_path / "b", config, disturb) == run_oracle(tmp_path / "a", config)
 
 
+@pytest.mark.usefixtures("short_optimization")
 @pytest.mark.parametrize("tuner", TUNERS)
-def test_the_seed_decides_also_where_it_is_zero(tmp_path, tuner):
-    first = run(tmp_path / "a", config(tuner))
-    assert run(tmp_path / "b", config(tuner)) == first
-    assert run(tmp_path / "c", config(tuner, seed=1)) != first
+def test_seed_decides_even_if_it_is_zero(tmp_path, tuner):
+    first = run_oracle(tmp_path / "a", search_config(tuner, trials=4))
+    assert run_oracle(tmp_path / "b", search_config(tuner, trials=4)) == first
+    assert run_oracle(tmp_path / "c", search_config(tuner, trials=4, seed=1)) != first
 
 
-def test_bayesian_search_comes_nearer_than_its_first_trials(tmp_path):
-    tried = [score(values) for values in run(tmp_path, config("bayesian", trials=14))]
-    assert min(tried[7:]) < min(tried[:6])
+@pytest.mark.slow
+def test_bayesian_search_improves_on_its_random_trials(tmp_path):
+    tried = run_oracle(tmp_path, search_config("bayesian", trials=14))
+    scores = [made_up_score(values) for values in tried]
+    assert min(scores[7:]) < min(scores[:6])
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("tuner", ["random", "bayesian"])
-def test_small_space_is_tried_out_and_nothing_twice(tmp_path, tuner, seed):
-    settings = config(tuner, space="codebook", fix=(), trials=20, seed=seed)
-    oracle, tried = oracle_in(tmp_path, settings), set()
-    while (trial := oracle.create_trial("one")).status != "STOPPED":
-        values = trial.hyperparameters.values
-        tried.add(tuple(values.items()))
-        oracle.update_trial(trial.trial_id, {settings.objective: values["num_embeddings"] / 1000})
-        trial.status = "COMPLETED"
-        oracle.end_trial(trial)
-    assert len(tried) == len(oracle.trials) == 18
+def test_hyperband_trains_better_configurations_longer(tmp_path):
+    tried = run_oracle(tmp_path, search_config("hyperband", trials=30))
+    promoted = [values for values in tried if values.get("tuner/trial_id") is not None]
+    first = [made_up_score(values) for values in tried if values["tuner/round"] == 0]
+    assert any(values["tuner/epochs"] < 9 for values in tried)
+    assert np.mean([made_up_score(values) for values in promoted]) < np.mean(first)
 
 
-def test_hyperband_trains_the_better_ones_longer(tmp_path):
-    tried = run(tmp_path, config("hyperband", trials=30))
-    short = [values for values in tried if values["tuner/epochs"] < 9]
-    longer = [values for values in tried if values.get("tuner/trial_id") is not None]
-    assert short
-    assert longer
-    first = [score(values) for values in tried if values["tuner/round"] == 0]
-    assert np.mean([score(values) for values in longer]) < np.mean(first)
+def test_more_trials_resume_a_finished_search(tmp_path):
+    undisturbed = run_oracle(tmp_path / "a", search_config("random"))
+    assert run_oracle(tmp_path / "b", search_config("random", trials=5)) == undisturbed[:5]
+    assert run_oracle(tmp_path / "b", search_config("random")) == undisturbed[5:]
 
 
-def test_more_trials_go_on_where_fewer_ended(tmp_path):
-    whole = run(tmp_path / "whole", config("random"))
-    assert run(tmp_path / "more", config("random", trials=5)) == whole[:5]
-    assert run(tmp_path / "more", config("random")) == whole[5:]
-
-
-def test_an_ended_trial_is_not_dealt_again(tmp_path):
-    """Killed before the oracle noted that the trial is no longer under way."""
-    settings = config("random", trials=12)
-    oracle = oracle_in(tmp_path, settings)
-    trial = oracle.create_trial("one")
-    trial.status, trial.message = "FAILED", "Error: reason"
-    oracle.end_trial(trial)
-    again = oracle_in(tmp_path, settings)
-    assert again.create_trial("one").trial_id != trial.trial_id
-    for _ in range(11):
-        trial = again.create_trial("one")
-        trial.status = "FAILED"
-        again.end_trial(trial)
-    assert list(oracle_in(tmp_path, settings).trials) == list(again.trials)
-
-
-def test_trial_that_the_oracle_forgot_leaves_nothing(tmp_path):
-    """Killed as it made a trial; then more are asked for, whose numbers have more digits."""
-    oracle = oracle_in(tmp_path, config("random", trials=10))
-    state = {}
-    for _ in range(2):
-        state = json.loads(json.dumps(oracle.get_state()))
+def test_failures_do_not_end_a_search(tmp_path):
+    oracle = open_oracle(tmp_path, search_config("random", trials=6))
+    for _ in range(6):
         trial = oracle.create_trial("one")
-        oracle.ongoing_trials.clear()
-    write_json(tmp_path / "trials" / "oracle.json", state)
-    again = oracle_in(tmp_path, config("random", trials=100))
-    folders = {path.name for path in (tmp_path / "trials").glob("trial_*")}
-    assert folders == {"trial_00"} == {f"trial_{name}" for name in again.trials}
-    values = again.create_trial("one").hyperparameters.values
-    assert values == trial.hyperparameters.values
+        trial.status = "FAILED"
+        oracle.end_trial(trial)
+    assert oracle.create_trial("one").status == "STOPPED"
+    files = list((tmp_path / "trials").rglob("*.json"))
+    assert len(files) == 7
+    assert all(json.loads(path.read_text()) for path in files)
+    assert not list((tmp_path / "trials").rglob(".*"))
 
 
-def test_copy_of_a_trial_takes_nobodys_place(tmp_path):
-    settings = config("random")
-    run(tmp_path, settings)
-    trial = read_json(tmp_path / "trials" / "trial_1" / "trial.json")
-    write_json(tmp_path / "trials" / "trial_1 copy" / "trial.json", {**trial, "score": -1.0})
-    assert oracle_in(tmp_path, settings).trials["1"].score == trial["score"]
+def make_searcher(data, out, monkeypatch, outcome, **changes):
+    """A searcher whose trials return or raise what `outcome(values)` does."""
+
+    def call(function, data, out, config, values, *, log):
+        return {config.objective: outcome(values)}
+
+    monkeypatch.setattr(tuning.tuner, "call", call)
+    monkeypatch.setattr(tuning.tuner, "REQUEST_INTERVAL_S", 0)
+    return Searcher(data, out, search_config(**{"tuner": "random", **changes}))
 
 
-@pytest.fixture
-def searcher(phantom_archive, tmp_path):
-    return Searcher(phantom_archive.path, tmp_path / "out", config("random"))
+@pytest.mark.usefixtures("short_optimization")
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_killed_trial_is_retried_and_the_search_stays_the_same(
+    phantom_archive, tmp_path, monkeypatch, tuner
+):
+    def search(folder, kills):
+        runs = []
+
+        def outcome(values):
+            runs.append(values)
+            if len(runs) in kills:
+                raise CallFailed("its process was killed by SIGKILL", killed=True)
+            return made_up_score(values)
+
+        out = tmp_path / folder
+        make_searcher(phantom_archive.path, out, monkeypatch, outcome, tuner=tuner).search()
+        return len(runs), read_trials(out)
+
+    (runs, trials), (runs_with_kills, trials_with_kills) = search("a", ()), search("b", {2, 3, 6})
+    assert (runs, runs_with_kills) == (8, 11)
+    assert trials_with_kills == trials
+    assert {trial.status for trial in trials} == {"completed"}
 
 
-def fail(monkeypatch, error):
-    def call(*words, log):
-        raise error
+def test_trial_killed_again_and_again_fails_with_its_reason(phantom_archive, tmp_path, monkeypatch):
+    runs = []
 
-    monkeypatch.setattr("tuning.tuner.call", call)
+    def outcome(values):
+        runs.append(values)
+        raise CallFailed("its process was killed by SIGKILL", killed=True)
+
+    make_searcher(phantom_archive.path, tmp_path, monkeypatch, outcome, trials=1).search()
+    (trial,) = read_trials(tmp_path)
+    assert (trial.status, trial.reason) == ("failed", "its process was killed by SIGKILL")
+    assert len(runs) == 3
 
 
-def test_disk_that_is_full_for_the_records_is_no_trials_fault(searcher, monkeypatch):
-    trial = searcher.oracle.create_trial("one")
-    monkeypatch.setattr("tuning.tuner.call", lambda *words, log: {searcher.config.objective: 0.5})
+def test_trial_that_waits_for_its_retry_is_not_finished(phantom_archive, tmp_path, monkeypatch):
+    def outcome(values):
+        (trial,) = read_trials(tmp_path)
+        assert (trial.status, finished_trials([trial])) == ("running", [])
+        raise CallFailed("its process was killed by SIGKILL", killed=True)
 
-    def save(trial):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(searcher.oracle, "_save_trial", save)
-    with pytest.raises(keras_tuner.errors.FatalRuntimeError, match="No space left"):
-        searcher._run_and_update_trial(trial)
+    make_searcher(phantom_archive.path, tmp_path, monkeypatch, outcome, trials=1).search()
+    assert len(finished_trials(read_trials(tmp_path))) == 1
 
 
 @pytest.mark.parametrize(
@@ -210,62 +163,55 @@ def test_disk_that_is_full_for_the_records_is_no_trials_fault(searcher, monkeypa
     ],
     ids=["input", "call", "file"],
 )
-def test_failing_trial_leaves_its_reason(searcher, monkeypatch, error, reason):
-    trial = searcher.oracle.create_trial("one")
-    fail(monkeypatch, error)
-    with pytest.raises(keras_tuner.errors.FailedTrialError, match=re.escape(reason)):
-        searcher.run_trial(trial)
-    (told,) = read_trials(searcher.out)
-    path = searcher.out / "trials" / f"trial_{trial.trial_id}" / "failure.json"
-    assert read_json(path) == {"reason": reason}
-    assert told.status == "running"
+def test_failed_trial_leaves_its_reason_and_is_not_retried(
+    phantom_archive, tmp_path, monkeypatch, error, reason
+):
+    runs = []
 
+    def outcome(values):
+        runs.append(values)
+        raise error
 
-def test_space_that_breaks_on_some_values_fails_their_trials(phantom_archive, tmp_path):
-    space = tmp_path / "space.py"
-    text = "from vqvae.config import DEFAULT\nWIDTHS = {16: 8}\n"
-    text += "def space(hp):\n    WIDTHS[hp.Choice('num_embeddings', [16, 32])]\n"
-    space.write_text(text + "    return DEFAULT.model, DEFAULT.training\n")
-    settings = SearchConfig(space=str(space), tuner="random", trials=2)
-    searcher = Searcher(phantom_archive.path, tmp_path / "out", settings)
-    trials = [searcher.oracle.create_trial(name) for name in ("one", "two")]
-    trial = next(each for each in trials if each.hyperparameters.values["num_embeddings"] == 32)
-    with pytest.raises(keras_tuner.errors.FailedTrialError, match="KeyError: 32"):
-        searcher.run_trial(trial)
+    make_searcher(phantom_archive.path, tmp_path, monkeypatch, outcome, trials=1).search()
+    (trial,) = read_trials(tmp_path)
+    assert (trial.status, trial.reason, len(runs)) == ("failed", reason, 1)
+    assert read_json(tmp_path / "trials" / "trial_0" / "failure.json") == {"reason": reason}
 
 
 @pytest.mark.parametrize("fault", ["full disk", "no data"])
-def test_machine_that_fails_is_no_failed_trial(searcher, monkeypatch, tmp_path, fault):
-    trial = searcher.oracle.create_trial("one")
-    if fault == "full disk":
-        fail(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "state.npz"))
-    else:
-        fail(monkeypatch, InputError("is no slice archive"))
+def test_fault_of_the_machine_fails_no_trial(phantom_archive, tmp_path, monkeypatch, fault):
+    def outcome(values):
+        if fault == "full disk":
+            raise OSError(errno.ENOSPC, "No space left on device", "state.npz")
         searcher.data = tmp_path / "gone"
+        raise InputError("is no slice archive")
+
+    searcher = make_searcher(phantom_archive.path, tmp_path, monkeypatch, outcome)
     with pytest.raises(keras_tuner.errors.FatalRuntimeError):
+        searcher.search()
+    assert not list(tmp_path.rglob("failure.json"))
+    assert [trial.status for trial in read_trials(tmp_path)] == ["running"]
+
+
+def test_space_that_fails_for_some_values_fails_their_trials(phantom_archive, tmp_path):
+    path = tmp_path / "space.py"
+    text = "from vqvae.config import DEFAULT\nWIDTHS = {16: 8}\n"
+    text += "def space(hp):\n    WIDTHS[hp.Choice('num_embeddings', [16, 32])]\n"
+    path.write_text(text + "    return DEFAULT.model, DEFAULT.training\n")
+    config = SearchConfig(space=str(path), tuner="random", trials=2)
+    searcher = Searcher(phantom_archive.path, tmp_path / "out", config)
+    trials = [searcher.oracle.create_trial(name) for name in ("one", "two")]
+    trial = next(one for one in trials if one.hyperparameters.values["num_embeddings"] == 32)
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match=re.escape("KeyError: 32")):
         searcher.run_trial(trial)
-    assert not list(searcher.out.rglob("failure.json"))
 
 
-def test_files_are_whole_and_failures_do_not_end_a_search(tmp_path):
-    settings = config("random", trials=6)
-    oracle = oracle_in(tmp_path, settings)
-    for number in range(6):
+def test_nan_score_is_a_failure(tmp_path):
+    config = search_config("random", trials=1)
+    oracle = open_oracle(tmp_path, config)
+    for _ in range(3):
         trial = oracle.create_trial("one")
-        trial.status, trial.message = "FAILED", f"Error: reason {number}"
+        oracle.update_trial(trial.trial_id, {config.objective: float("nan")})
+        trial.status = "COMPLETED"
         oracle.end_trial(trial)
-    assert oracle.create_trial("one").status == "STOPPED"
-    files = list((tmp_path / "trials").rglob("*.json"))
-    assert len(files) == 7
-    assert all(json.loads(path.read_text()) for path in files)
-    assert not list((tmp_path / "trials").rglob(".*"))
-
-
-def test_score_that_is_no_number_is_a_failure(tmp_path):
-    settings = config("random", trials=1)
-    oracle = oracle_in(tmp_path, settings)
-    trial = oracle.create_trial("one")
-    oracle.update_trial(trial.trial_id, {settings.objective: float("nan")})
-    trial.status = keras_tuner.engine.trial.TrialStatus.COMPLETED
-    oracle.end_trial(trial)
-    assert oracle_in(tmp_path, settings).trials[trial.trial_id].status == "FAILED"
+    assert open_oracle(tmp_path, config).trials["0"].status == "FAILED"

@@ -1,5 +1,6 @@
-"""Real processes, of functions in this very file."""
+"""Real processes that call functions of this file."""
 
+import errno
 import os
 import signal
 import sys
@@ -14,86 +15,91 @@ from brainslices.errors import InputError
 from tuning.workers import CallFailed, call, spawn, stop
 
 
-def answer(number):
-    sys.stdout.write(f"asked for {number}\n")
+def square(number):
+    sys.stdout.write(f"squares {number}\n")
     return {"square": number**2, "pid": os.getpid(), "word": os.environ.get("WORD")}
 
 
-def refuse(words):
-    raise InputError(words)
-
-
-def break_down():
-    raise ZeroDivisionError("too\nlong")
-
-
-def be_killed():
+def fail(how):
+    if how == "input":
+        raise InputError("no such slice")
+    if how == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device", "state.npz")
+    if how == "bug":
+        raise ZeroDivisionError("too\nlong")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait(path):
-    """Says its number, and when it is asked to stop."""
+def sleep(path):
+    """Write this process's number, then whether it was interrupted."""
     Path(path).write_text(str(os.getpid()))
     try:
         time.sleep(100)
     except KeyboardInterrupt:
-        Path(path).write_text("asked to stop")
+        Path(path).write_text("interrupted")
         raise
 
 
-def wait_for(path, timeout=60):
+def wait_for_text(path, timeout=60):
     deadline = time.monotonic() + timeout
     while not (path.exists() and path.read_text()):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
     return path.read_text()
 
 
-def test_result_comes_from_another_process_with_its_own_surroundings(tmp_path):
+@pytest.mark.slow
+def test_result_comes_from_a_process_with_its_own_environment_and_log(tmp_path):
     log = tmp_path / "logs" / "log.txt"
-    found = call(answer, 7, log=log, environment={"WORD": "spoken"})
-    assert (found["square"], found["word"]) == (49, "spoken")
-    assert found["pid"] != os.getpid()
+    result = call(square, 7, log=log, environment={"WORD": "value"})
+    assert (result["square"], result["word"]) == (49, "value")
+    assert result["pid"] != os.getpid()
     assert "WORD" not in os.environ
-    assert call(answer, 8, log=log)["word"] is None
-    assert log.read_text() == "asked for 7\nasked for 8\n"
+    assert call(square, 8, log=log)["word"] is None
+    assert log.read_text() == "squares 7\nsquares 8\n"
 
 
-def test_failures_are_told_apart(tmp_path):
+@pytest.mark.slow
+def test_errors_of_the_child_are_raised_in_the_parent(tmp_path):
     log = tmp_path / "log.txt"
-    with pytest.raises(InputError, match="no such slice"):
-        call(refuse, "no such slice", log=log)
+    with pytest.raises(InputError, match="^no such slice$"):
+        call(fail, "input", log=log)
+    with pytest.raises(OSError, match="No space left") as error:
+        call(fail, "disk", log=log)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "state.npz")
     with pytest.raises(CallFailed, match="^ZeroDivisionError: too long$") as failed:
-        call(break_down, log=log)
+        call(fail, "bug", log=log)
     assert not failed.value.killed
     assert "Traceback" in log.read_text()
-    with pytest.raises(CallFailed, match="killed by SIGKILL, as the system does when") as failed:
-        call(be_killed)
+    with pytest.raises(CallFailed, match="killed by SIGKILL") as failed:
+        call(fail, "kill")
     assert failed.value.killed
 
 
-def test_stopped_process_hears_of_it(tmp_path):
-    path = tmp_path / "said"
-    process = spawn(wait, path, log=tmp_path / "log.txt")
-    assert wait_for(path) == str(process.pid)
+@pytest.mark.slow
+def test_stopped_process_is_interrupted_before_it_is_killed(tmp_path):
+    path = tmp_path / "state.txt"
+    process = spawn(sleep, path, log=tmp_path / "log.txt")
+    assert wait_for_text(path) == str(process.pid)
     stop([process])
-    assert path.read_text() == "asked to stop"
+    assert path.read_text() == "interrupted"
     assert process.exitcode not in (None, 0)
 
 
 PARENT = """
-import sys, time
+import sys
 sys.path[:0] = [{tests!r}, {tests!r} + "/../support"]
 import test_workers as tests
 if __name__ == "__main__":
-    tests.spawn(tests.wait, {path!r})
-    tests.wait_for(tests.Path({path!r}))
-    tests.be_killed()
+    tests.spawn(tests.sleep, {path!r})
+    tests.wait_for_text(tests.Path({path!r}))
+    tests.fail("kill")
 """
 
 
-def test_process_does_not_outlive_the_one_that_started_it(tmp_path):
-    script, path = tmp_path / "parent.py", tmp_path / "said"
+@pytest.mark.slow
+def test_process_does_not_outlive_its_killed_parent(tmp_path):
+    script, path = tmp_path / "parent.py", tmp_path / "state.txt"
     script.write_text(PARENT.format(tests=str(Path(__file__).parent), path=str(path)))
     assert python(script).returncode == -signal.SIGKILL
     pid = int(path.read_text())

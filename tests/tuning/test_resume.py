@@ -1,0 +1,103 @@
+"""The folder of a search; the models of its space are not built."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from helpers import ROOT
+from made_up_trials import TRIALS, write_trial
+
+import tuning.resume
+from brainslices.errors import InputError
+from brainslices.runs.json_files import read_json, write_json
+from tuning.config import SearchConfig
+from tuning.resume import locked_search, resumed_config
+
+SPACE = ROOT / "tests" / "support" / "tiny_space.py"
+CONFIG = SearchConfig(space=str(SPACE), trials=5)
+DESCRIPTION = {
+    "archive_hash": "a" * 64,
+    "precision": "float32",
+    "space": [{"name": "num_embeddings"}],
+    "space_hash": "b" * 64,
+    "defaults": [{}, {}],
+}
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """What the description of a search holds; tests change it."""
+    description = dict(DESCRIPTION)
+
+    def call(function, data, config, devices):
+        return {**description, "fix": list(config.fix)}
+
+    monkeypatch.setattr(tuning.resume, "call", call)
+    return description
+
+
+def run(out, config=CONFIG):
+    with locked_search(Path("data"), out, config, None) as resumed:
+        return resumed
+
+
+def test_search_resumes_with_its_precision_and_its_copy_of_the_space(tmp_path, described):
+    first = run(tmp_path / "out")
+    assert first.space == str(tmp_path / "out" / "space.py")
+    assert Path(first.space).read_text() == SPACE.read_text()
+    described["precision"] = "mixed_bfloat16"
+    assert run(tmp_path / "out", replace(CONFIG, trials=9)) == replace(first, trials=9)
+    description = read_json(tmp_path / "out" / "search.json")
+    assert (description["kind"], description["precision"]) == ("search", "float32")
+    assert description["search"]["trials"] == 9
+    assert description["search"]["space"] == "tiny_space.py"
+    worker = resumed_config(Path("data"), tmp_path / "out", replace(CONFIG, trials=9))
+    assert worker == replace(first, trials=9)
+
+
+@pytest.mark.parametrize(
+    ("config", "description", "message"),
+    [
+        (replace(CONFIG, epochs=3), {}, "epochs=6 .*3"),
+        (replace(CONFIG, fix=("num_embeddings=8",)), {}, "fix="),
+        (CONFIG, {"archive_hash": "c" * 64}, "archive .*aaaaaaaaaaaa"),
+        (CONFIG, {"space": []}, "space"),
+        (CONFIG, {"space_hash": "c" * 64}, "function"),
+        (CONFIG, {"defaults": [{}]}, "function"),
+        (replace(CONFIG, trials=4), {}, "`trials`.*Received: trials=4"),
+    ],
+)
+def test_another_search_is_refused(tmp_path, described, config, description, message):
+    run(tmp_path)
+    for trial in TRIALS:
+        write_trial(tmp_path, trial)
+    before = (tmp_path / "search.json").read_bytes()
+    described.update(description)
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, config)
+    assert (tmp_path / "search.json").read_bytes() == before
+
+
+def test_folder_with_other_files_is_left_alone(tmp_path, described):
+    (tmp_path / "thesis.txt").write_text("words")
+    with pytest.raises(InputError, match="thesis.txt"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="is a file"):
+        run(tmp_path / "thesis.txt")
+
+
+def test_search_in_use_is_refused(tmp_path, described):
+    run(tmp_path)
+    before = (tmp_path / "search.json").read_bytes()
+    with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="in use"):
+        run(tmp_path, replace(CONFIG, trials=9))
+    assert (tmp_path / "search.json").read_bytes() == before
+
+
+def test_incomplete_description_is_refused(tmp_path, described):
+    run(tmp_path)
+    write_json(tmp_path / "search.json", {"archive_hash": "a"})
+    with pytest.raises(InputError, match="search.json .*no precision, search, space"):
+        run(tmp_path)
