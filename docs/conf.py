@@ -41,6 +41,8 @@ nb_output_stderr = "remove"
 # Docstrings write code in single backticks.
 default_role = "code"
 autodoc_member_order = "bysource"
+# Keras and TensorFlow Probability write Markdown.
+autodoc_inherit_docstrings = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_default_options = {"members": True}
