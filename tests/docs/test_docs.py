@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "scripts").glob("*.py"))}
 PACKAGES = ("brainslices", "vqvae", "pixelcnn", "tuning")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:python scripts/(\w+)\.py|\bbrainslices ([a-z-]+))([^'\n]*)")
 # Flags in running text that belong to other programs, or to every command.
 OTHER_FLAGS = {"--constraint", "--editable", "--logdir", "--tyro-print-completion"}
@@ -176,9 +176,9 @@ def test_docstring_examples_run(module):
 
 @pytest.mark.parametrize("notebook", ["reconstruct", "sample", "search"])
 def test_built_notebook_has_its_figures(notebook):
-    page = ROOT / "docs" / "_build" / "notebooks" / f"{notebook}.html"
+    page = ROOT / "docs" / "_build" / "html" / "notebooks" / f"{notebook}.html"
     if not page.is_file():
-        pytest.skip("the site is not built: python -m sphinx -W -b html docs docs/_build")
+        pytest.skip("the site is not built: python -m sphinx -W -b html docs docs/_build/html")
     text = page.read_text()
     images = re.findall(r'src="(\.\./_images/[^"]+\.png)"', text)
     assert len(images) >= 2
