@@ -16,7 +16,7 @@ from brainslices import cli
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
-SCRIPTS = {path.stem: path for path in sorted((ROOT / "scripts").glob("*.py"))}
+SCRIPTS = {path.stem: path for path in sorted((ROOT / "scripts").glob("[a-z]*.py"))}
 PACKAGES = ("brainslices", "vqvae", "pixelcnn", "tuning")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:python scripts/(\w+)\.py|\bbrainslices ([a-z-]+))([^'\n]*)")
