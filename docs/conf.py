@@ -1,6 +1,7 @@
 """Configuration of the documentation site: `python -m sphinx -W -b html docs docs/_build/html`."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -48,3 +49,16 @@ autodoc_typehints_description_target = "documented"
 autodoc_default_options = {"members": True}
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = [("Call arguments", "params_style"), ("Reference", "References")]
+
+
+def escape_markup(app, what, name, obj, options, lines):
+    """Keep |z| and *args in docstrings literal: outside of backticks they are no markup."""
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith(">>>"):
+            lines[number] = re.sub(r"(`[^`]*`)|([|*])", lambda m: m[1] or "\\" + m[2], line)
+
+
+def setup(app):
+    # Before napoleon (500), which adds markup of its own.
+    app.connect("autodoc-process-docstring", escape_markup, priority=400)

