@@ -8,7 +8,6 @@ from keras import layers, ops
 
 from brainslices.distributed.collectives import replica_count
 from brainslices.runs.loading import load_model
-from brainslices.runs.run import Run
 from brainslices.types import PathLike, Tensor
 from pixelcnn.config import PixelCNNConfig
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention

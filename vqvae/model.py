@@ -14,7 +14,6 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim, ssim_foreground
 from brainslices.runs.loading import load_model
-from brainslices.runs.run import Run
 from brainslices.types import PathLike, Tensor
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig

@@ -1,6 +1,6 @@
 import pytest
 from helpers import ROOT, flags, script_main, tiny_prior_config, tiny_prior_training
-from training_runs import contents, interrupt_after
+from training_runs import contents
 
 from brainslices import cli
 from brainslices.data.code_grids import CodeGrids
