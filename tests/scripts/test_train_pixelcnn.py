@@ -1,6 +1,6 @@
 import pytest
 from helpers import ROOT, flags, script_main, tiny_prior_config, tiny_prior_training
-from training_runs import contents
+from training_runs import contents, interrupt_after
 
 from brainslices import cli
 from brainslices.data.code_grids import CodeGrids
@@ -31,7 +31,7 @@ def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypat
     run = Run(tmp_path / "run")
     arguments = ["--vqvae", vqvae.path, "--run", run.path, *training_flags()]
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointCallback, "on_train_batch_end", interrupts([(0, 2)]))
+        interrupt_after(patch, [(0, 3)])
         assert command(*arguments) == 130
     assert f"{run.path} after epoch 0, step 3" in capsys.readouterr().err
     assert CodeGrids.load(vqvae.code_grids_path).variants.shape[:2] == (1, 40)
