@@ -107,7 +107,8 @@ def check_output_dir(
 
     Args:
         folder: the folder; it may be missing.
-        files: names that an earlier result may hold; None for any.
+        files: names that an earlier result, which will be replaced, may hold; None if the folder
+            is only added to, whatever an earlier result holds.
         kind: what the result is, for the message: "reconstruction".
         marker: name of the file that identifies an earlier result.
         flag: the command-line flag that named the folder.
@@ -124,8 +125,10 @@ def check_output_dir(
     names = {item.name for item in folder.iterdir()} if folder.exists() else set()
     is_result = marker in names
     allowed = set(names if files is None else files) if is_result else set()
-    # Hidden files are our locks and temporary files, or the file manager's.
-    unexpected = sorted(name for name in names - allowed if not name.startswith("."))
+    # Where no content is replaced, hidden files are our locks or not our business. Where all of it
+    # is replaced, a hidden file such as .git would be lost.
+    ignored = {name for name in names if name.startswith(".")} if files is None else {".DS_Store"}
+    unexpected = sorted(names - allowed - ignored)
     if unexpected:
         raise InputError(
             f"{folder} holds files that are not part of a {kind}: {', '.join(unexpected[:3])}. "
