@@ -1,3 +1,3 @@
 """Slice archives, and the images, volumes and phantoms that they are prepared from."""
 
-__all__: list[str] = []
+__all__ = []

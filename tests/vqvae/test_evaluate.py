@@ -367,7 +367,7 @@ def test_unknown_and_empty_splits_are_refused(refused, phantom_archive, tmp_path
     archive = write_archive(
         tmp_path / "archive", [(record, phantom_archive.images[0])], intensity_rule="phantom"
     )
-    assert "'test', only in: train" in refused(data=archive.path)
+    assert "split='test'" in refused(data=archive.path)
 
 
 @pytest.mark.usefixtures("loaded_once")
