@@ -141,7 +141,7 @@ def test_two_processes_train_as_one_and_resume_after_an_interrupt(
     processes = start_two_trainings(phantom_archive, tmp_path)
     wait_for_history(processes[1], tmp_path / "vqvae")
     processes[1].send_signal(signal.SIGTERM)
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGINT] * 2, outputs
     assert all("KeyboardInterrupt: Checkpoint saved in" in text for text in outputs)
     with np.load(tmp_path / "vqvae" / "state.npz") as file:
@@ -160,7 +160,7 @@ def test_loss_of_a_process_ends_the_other(phantom_archive, tmp_path, lost):
     processes = start_two_trainings(phantom_archive, tmp_path)
     wait_for_history(processes[1], tmp_path / "vqvae")
     processes[lost].kill()
-    output = processes[1 - lost].communicate(timeout=100)[0]
+    output = processes[1 - lost].communicate(timeout=300)[0]
     processes[lost].communicate()
     assert "Traceback" not in output
     if lost == 0 and processes[1].returncode == -signal.SIGABRT:
@@ -220,7 +220,7 @@ sys.exit(cli.run(main))
 )
 def test_error_of_one_process_ends_both(case, status, messages):
     processes = start_two("-c", ERRORS, case)
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [status] * 2, outputs
     for output, message in zip(outputs, messages, strict=True):
         assert message in output
@@ -232,7 +232,7 @@ sys.path.insert(0, "tests/support")
 from train_both import use_virtual_devices
 use_virtual_devices(2)
 import keras, numpy as np
-from helpers import pictures, tiny_model, tiny_training
+from helpers import tiny_model, tiny_training
 from brainslices.distributed.devices import data_parallel
 from brainslices.training.optimizer import compile_model
 constant = {"schedule": "constant", "warmup_steps": 0}
@@ -241,7 +241,8 @@ with data_parallel():
     model = tiny_model()
     compile_model(model, tiny_training(**constant), 4)
     before = np.asarray(model.quantizer.codebook)
-    model.fit(pictures(32), batch_size=8, epochs=2, verbose=0)
+    images = np.random.default_rng(0).random((32, 24, 20, 1), "float32")
+    model.fit(images, batch_size=8, epochs=2, verbose=0)
 assert not np.array_equal(before, np.asarray(model.quantizer.codebook))
 for variable in model.weights:
     replicas = [part.numpy() for part in variable.value.values]
@@ -293,7 +294,7 @@ def test_run_resumes_under_the_other_backend(phantom_archive, tmp_path):
     first = start_training(phantom_archive, moved, KERAS_BACKEND="tensorflow")
     wait_for_history(first, moved / "pixelcnn")
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=100)
+    first.communicate(timeout=300)
     with np.load(moved / "pixelcnn" / "state.npz") as file:
         assert 1 <= json.loads(file["progress"].item())["epoch"] < 3
     finish(start_training(phantom_archive, moved, KERAS_BACKEND="jax"))
