@@ -38,7 +38,7 @@ class Arguments:
     """Code the same slices with AVIF and JPEG 2000 too, at the model's rate. Takes minutes."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
 
     with cli.suppress_backend_logs():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,8 @@ SHEET_WIDTH, MIN_WIDTH, MAX_WIDTH, SEAM = 1920, 112, 384, 2  # pixels
 MIN_FONT, LINE_SPACING = 6, 1.25
 # At 72 dots per inch a point is a pixel: font sizes and figure sizes are both in pixels.
 DPI = 72
-IMAGE_STYLE = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "catrom"}
+# Catmull-Rom is the bicubic filter of image editors; matplotlib's "bicubic" blurs.
+IMAGE_STYLE: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "catrom"}
 
 
 def contact_sheet(

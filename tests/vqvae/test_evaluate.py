@@ -210,7 +210,9 @@ def test_slices_are_floats_of_the_files(phantom_archive, png_folder):
 @pytest.mark.usefixtures("loaded_once")
 def test_codecs_are_scored_at_the_models_rate(run, phantom_archive, tmp_path, monkeypatch):
     def scores(images, subjects, rate):
-        return {"codec_avif": summarize(score_slices(images, images), {}, subjects) | {"rate": rate}}
+        return {
+            "codec_avif": summarize(score_slices(images, images), {}, subjects) | {"rate": rate}
+        }
 
     monkeypatch.setattr("vqvae.evaluate.codec_scores", scores)
     metrics = reconstruct(run, phantom_archive.path, tmp_path / "out", codecs=True)

@@ -66,7 +66,9 @@ def test_ms_ssim_of_one_scale_is_ssim(heads):
 
 
 def test_ms_ssim_of_too_small_images_is_refused():
-    with pytest.raises(InputError, match=r"`first` and `second`.*Received: \(10, 40\) and \(10, 40"):
+    with pytest.raises(
+        InputError, match=r"`first` and `second`.*Received: \(10, 40\) and \(10, 40"
+    ):
         ms_ssim(np.zeros((10, 40)), np.zeros((10, 40)))
 
 

@@ -103,9 +103,7 @@ def test_many_slices_score_as_one_by_one_and_in_order(heads):
     others = np.concatenate([blurred(heads)] * 12)[..., None]
     scores = score_slices(many, others)
     for name in SCORES:
-        expected = [
-            reconstruction_scores(*pair)[name] for pair in zip(many, others, strict=True)
-        ]
+        expected = [reconstruction_scores(*pair)[name] for pair in zip(many, others, strict=True)]
         np.testing.assert_array_equal(scores[name], expected)
 
 

@@ -184,7 +184,10 @@ def test_sizes_unknown_while_tracing():
         (((2, 16, 16), (2, 16, 16)), r"`originals`.*shape \(2, 16, 16\)"),
         (((2, 16, 16, 1), (2, 16, 16, 3)), r"`reconstructions`.* \(2, 16, 16, 3\)"),
         (((2, 10, 16, 1), (2, 10, 16, 1)), r"`originals`.* \(2, 10, 16, 1\)"),
-        (((2, 16, 16, 1), (2, 16, 17, 1)), r"`reconstructions`.*\(2, 16, 16, 1\) and \(2, 16, 17, 1\)"),
+        (
+            ((2, 16, 16, 1), (2, 16, 17, 1)),
+            r"`reconstructions`.*\(2, 16, 16, 1\) and \(2, 16, 17, 1\)",
+        ),
     ],
 )
 def test_wrong_shapes_are_refused(shapes, message):

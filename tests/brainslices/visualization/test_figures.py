@@ -143,7 +143,13 @@ def sheet_images(count, shape=(52, 60)):
 
 @pytest.mark.parametrize(
     ("count", "paired"),
-    [(1, False), (1, True), (16, True), (40, False), pytest.param(300, True, marks=pytest.mark.slow)],
+    [
+        (1, False),
+        (1, True),
+        (16, True),
+        (40, False),
+        pytest.param(300, True, marks=pytest.mark.slow),
+    ],
 )
 def test_contact_sheet_of_any_number(tmp_path, count, paired):
     images = sheet_images(count)
@@ -175,7 +181,9 @@ def test_contact_sheet_draws_each_image_in_its_cell(tmp_path):
 
 def test_contact_sheet_labels_stay_below_their_image(tmp_path):
     images = np.ones((2, 50, 50), "float32")
-    contact_sheet(tmp_path / "sheet.png", images, ["a label far too long for its image " * 3, "short"])
+    contact_sheet(
+        tmp_path / "sheet.png", images, ["a label far too long for its image " * 3, "short"]
+    )
     pixels = read_figure(tmp_path / "sheet.png")
     # Of the two cells' labels the first must not reach into the second.
     middle = pixels[-40:, pixels.shape[1] // 2 - 4 : pixels.shape[1] // 2 + 4]
