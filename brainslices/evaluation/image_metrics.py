@@ -167,16 +167,16 @@ def subject_bootstrap_interval(
     Reference:
         Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
     """
-    values, subjects = np.asarray(values, "float64"), np.asarray(subjects)
-    if values.ndim != 1 or values.shape != subjects.shape:
+    values, names = np.asarray(values, "float64"), np.asarray(subjects)
+    if values.ndim != 1 or values.shape != names.shape:
         raise InputError(
             "`values` and `subjects` must have one entry a slice. Received: shapes "
-            f"{values.shape} and {subjects.shape}."
+            f"{values.shape} and {names.shape}."
         )
     is_scored = ~np.isnan(values)
     if not is_scored.any():
         return math.nan, math.nan, math.nan
-    owner = np.unique(subjects[is_scored], return_inverse=True)[1]
+    owner = np.unique(names[is_scored], return_inverse=True)[1]
     sums, counts = np.bincount(owner, weights=values[is_scored]), np.bincount(owner)
     mean = float(sums.sum() / counts.sum())
     if len(sums) == 1:  # SciPy resamples from two observations on

@@ -223,7 +223,7 @@ def _draw_slice(panels, row, last_code):
     reconstruction.imshow(row.reconstruction, **grey)
     similarity_image = similarity.imshow(row.similarity, cmap="magma", vmin=0, vmax=1)
     original.set_ylabel(row.label, fontweight="bold")
-    original.set_xlabel(row.slice_id)
+    original.set_xlabel(row.slice_id, parse_math=False)
     codes.set_xlabel(f"{row.codes.shape[0]} x {row.codes.shape[1]} codes")
     similarity.set_xlabel(f"SSIM {row.ssim:.3f}, foreground {row.ssim_foreground:.3f}")
     for panel in panels:
