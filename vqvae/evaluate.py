@@ -1,6 +1,5 @@
 """Reconstruction of unseen slices by a trained VQ-VAE: scores, floors, figure and images."""
 
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -72,7 +71,7 @@ def reconstruct(
     check_output_dir(out, FILES, "reconstruction")
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
-    slices, model = open_slices(data, split), VQVAE.from_run(run)
+    slices, model = open_slices(Path(data), split), VQVAE.from_run(run)
     _check_images(slices, model, run)
     training_mean = _load_mean_image(run)
     with atomic_folder(out) as folder:
@@ -81,8 +80,8 @@ def reconstruct(
         )
         floors = floor_scores(slices, training_mean)
         write_slice_scores(folder / "slices.csv", slices.records, scores, floors)
-        rows = list(_figure_rows(model, slices, codes, scores))
-        reconstruction_figure(folder / "reconstruction.png", rows)
+        figure_rows = list(_figure_rows(model, slices, codes, scores))
+        reconstruction_figure(folder / "reconstruction.png", figure_rows)
         metrics = {
             **summarize(scores, floors, slices.subjects),
             "bits_per_pixel_raw": model.bits_per_pixel_raw,
@@ -162,7 +161,7 @@ def _write_image(folder: Path, slice_id: str, image: np.ndarray) -> None:
     Image.fromarray(np.rint(image * 255).astype("uint8")).save(path)
 
 
-def _figure_rows(model, slices, codes, scores) -> Iterator[ReconstructionRow]:
+def _figure_rows(model, slices, codes, scores):
     """The best, the median and the worst slices, cut to what the codes cover."""
     picked = pick_extremes(scores["ssim_foreground"])
     decoded = np.asarray(model.decode_codes(codes[[row for _, row in picked]]))[..., 0]

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from brainslices.errors import InputError
-from brainslices.evaluation.image_metrics import check_image, score_slices, summarize
+from brainslices.evaluation.image_metrics import Images, check_image, score_slices, summarize
 from brainslices.progress import bar
 
 __all__ = ["CODECS", "codec_rate", "codec_scores"]
@@ -55,9 +55,7 @@ def codec_rate(
     return bits / pixels, decoded
 
 
-def codec_scores(
-    images: Sequence[np.ndarray], subjects: Sequence[str], bits_per_pixel: float
-) -> dict[str, dict]:
+def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float) -> dict[str, dict]:
     """Score each codec at its lowest rate that is not under a given one.
 
     The setting is searched on evenly spread slices, at most `SEARCH_SLICES`; a codec whose

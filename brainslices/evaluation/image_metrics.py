@@ -21,6 +21,7 @@ from brainslices.progress import track
 __all__ = [
     "PSNR_CEILING_DB",
     "SCORES",
+    "Images",
     "bits_per_pixel_raw",
     "check_image",
     "floor_scores",
@@ -32,6 +33,7 @@ __all__ = [
     "summarize",
 ]
 
+Images = Sequence[np.ndarray] | np.ndarray
 SCORES = ("ssim", "ssim_foreground", "psnr_db")
 # The rounding of an 8-bit source has variance 1 / 12 grey level^2; no smaller error is real.
 PSNR_CEILING_DB = 10 * math.log10(12 * 255**2)
@@ -82,9 +84,7 @@ def reconstruction_scores(original: np.ndarray, reconstruction: np.ndarray) -> d
 
 
 def score_slices(
-    originals: Sequence[np.ndarray],
-    reconstructions: Sequence[np.ndarray],
-    description: str | None = None,
+    originals: Images, reconstructions: Images, description: str | None = None
 ) -> dict[str, np.ndarray]:
     """Score many slices on all cores.
 
@@ -114,9 +114,7 @@ def score_slices(
     return {name: np.array([row[name] for row in rows], "float64") for name in SCORES}
 
 
-def floor_scores(
-    originals: Sequence[np.ndarray], training_mean: np.ndarray
-) -> dict[str, dict[str, np.ndarray]]:
+def floor_scores(originals: Images, training_mean: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Score what needs no model: a black image and the mean training image.
 
     Args:
@@ -169,16 +167,16 @@ def subject_bootstrap_interval(
     Reference:
         Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
     """
-    values, subjects = np.asarray(values, "float64"), np.asarray(subjects)
-    if values.ndim != 1 or values.shape != subjects.shape:
+    values, names = np.asarray(values, "float64"), np.asarray(subjects)
+    if values.ndim != 1 or values.shape != names.shape:
         raise InputError(
             "`values` and `subjects` must have one entry a slice. Received: shapes "
-            f"{values.shape} and {subjects.shape}."
+            f"{values.shape} and {names.shape}."
         )
     is_scored = ~np.isnan(values)
     if not is_scored.any():
         return math.nan, math.nan, math.nan
-    owner = np.unique(subjects[is_scored], return_inverse=True)[1]
+    owner = np.unique(names[is_scored], return_inverse=True)[1]
     sums, counts = np.bincount(owner, weights=values[is_scored]), np.bincount(owner)
     mean = float(sums.sum() / counts.sum())
     if len(sums) == 1:  # SciPy resamples from two observations on

@@ -71,9 +71,9 @@ def sample_pairs(
     Raises:
         InputError: If there is no such pair.
     """
-    positions = np.asarray(positions, "float64")
+    values = np.asarray(positions, "float64")
     # The tolerance absorbs the rounding of fractions such as k / 31.
-    is_pair = np.abs(positions[:, np.newaxis] - positions) <= MAX_PAIR_DISTANCE + 1e-9
+    is_pair = np.abs(values[:, np.newaxis] - values) <= MAX_PAIR_DISTANCE + 1e-9
     repair = "Sample more slices, or several at one position"
     if subjects is not None:
         owners = np.unique(subjects, return_inverse=True)[1]

@@ -56,12 +56,13 @@ def nearest_train(
         return rows[scores.argmax()], scores.max()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = pool.map(best, range(len(images)))
-        rows, scores = zip(*track(pairs, len(images), description, "slices"), strict=True)
-    return np.array(rows, "int64"), np.array(scores, "float64")
+        results = pool.map(best, range(len(images)))
+        matches = list(track(results, len(images), description, "slices"))
+    matched_rows, scores = zip(*matches, strict=True)
+    return np.array(matched_rows, "int64"), np.array(scores, "float64")
 
 
-def _nearest_by_thumbnail(images, archive, count):
+def _nearest_by_thumbnail(images: np.ndarray, archive: SliceArchive, count: int) -> np.ndarray:
     """Rows of the nearest training slices, int64 of shape (n, count) or narrower."""
     from sklearn.neighbors import NearestNeighbors  # slow to import, and few commands need it
 

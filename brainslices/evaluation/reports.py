@@ -79,7 +79,7 @@ def _score_row(title, scores, rate):
     return (title, *cells, None if rate is None else f"{rate:.4f}")
 
 
-def _notes(metrics) -> Iterator[str]:
+def _notes(metrics: Mapping) -> Iterator[str]:
     if metrics["archive_hash"] is None:
         yield "images from a folder: whether the model was trained on them is unknown."
     elif metrics["archive_hash"] != metrics["training_archive_hash"]:

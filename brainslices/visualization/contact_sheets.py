@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,12 +15,13 @@ from brainslices.visualization.figures import save_figure
 
 __all__ = ["contact_sheet"]
 
-BACKGROUND, LABEL_COLOUR, NEAREST_COLOUR = "#1b1d20", "#e4e4e4", "#e5a769"
+BACKGROUND, COLOURS = "#1b1d20", ("#e4e4e4", "#e5a769")  # labels of images, of nearest slices
 SHEET_WIDTH, MIN_WIDTH, MAX_WIDTH, SEAM = 1920, 112, 384, 2  # pixels
 MIN_FONT, LINE_SPACING = 6, 1.25
 # At 72 dots per inch a point is a pixel: font sizes and figure sizes are both in pixels.
 DPI = 72
-IMAGE_STYLE = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "catrom"}
+# Catmull-Rom is the bicubic filter of image editors; matplotlib's "bicubic" blurs.
+IMAGE_STYLE: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "catrom"}
 
 
 def contact_sheet(
@@ -47,27 +49,25 @@ def contact_sheet(
             `columns` is below 1.
     """
     _check_sheet(images, labels, nearest, columns)
-    cells = [list(zip(images, labels, strict=True))] + ([list(nearest)] if nearest else [])
-    columns = min(columns or math.ceil(math.sqrt(len(images) / len(cells))), len(images))
-    width = min(max(SHEET_WIDTH // (columns * len(cells)), MIN_WIDTH), MAX_WIDTH)
+    groups = [list(zip(images, labels, strict=True))] + ([list(nearest)] if nearest else [])
+    columns = min(columns or math.ceil(math.sqrt(len(images) / len(groups))), len(images))
+    width = min(max(SHEET_WIDTH // (columns * len(groups)), MIN_WIDTH), MAX_WIDTH)
     height = round(width * images.shape[1] / images.shape[2])
     gap, font = max(8, width // 14), min(max(width // 14, 10), 16)
-    lines = 1 + max(label.count("\n") for group in cells for _, label in group)
-    across = len(cells) * (width + SEAM) + gap
+    lines = 1 + max(label.count("\n") for group in groups for _, label in group)
+    across = len(groups) * (width + SEAM) + gap
     down = height + math.ceil(LINE_SPACING * font * (lines + 0.5)) + gap
     size = columns * across + gap, math.ceil(len(images) / columns) * down + gap
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": font}):
         figure, axes = _empty_sheet(size)
-        for shift, (group, colour) in enumerate(
-            zip(cells, (LABEL_COLOUR, NEAREST_COLOUR), strict=False)
-        ):
+        for offset, group, colour in zip((0, width + SEAM), groups, COLOURS, strict=False):
             for index, (image, label) in enumerate(group):
-                left = gap + index % columns * across + shift * (width + SEAM)
+                left = gap + index % columns * across + offset
                 top = gap + index // columns * down
                 extent = (left, left + width, top + height, top)
                 axes.imshow(image, extent=extent, aspect="auto", **IMAGE_STYLE)
                 place = left + width / 2, top + height + LINE_SPACING * font / 4
-                axes.text(*place, label, color=colour, ha="center", va="top")
+                axes.text(*place, label, color=colour, ha="center", va="top", parse_math=False)
         _fit_texts(figure, axes.texts, width)
         save_figure(figure, path, dpi=DPI)
 

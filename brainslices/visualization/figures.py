@@ -4,18 +4,13 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FormatStrFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-    PercentFormatter,
-)
 
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path
@@ -32,7 +27,7 @@ __all__ = [
 ]
 
 INK, BLUE, ORANGE = "#333333", "#1f5a94", "#d9822b"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -52,18 +47,14 @@ STYLE = {
     "savefig.facecolor": "white",
 }
 PANEL_INCHES = 2.0
-BOTH_SPLITS = ("training", "validation")
+SPLITS = ("training", "validation")
 # Panel title -> the format of its values, its history columns, and their labels.
 PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "Reconstruction loss": (
-        "{:.4g}",
-        ("reconstruction_loss", "val_reconstruction_loss"),
-        BOTH_SPLITS,
-    ),
+    "Reconstruction loss": ("{:.4g}", ("reconstruction_loss", "val_reconstruction_loss"), SPLITS),
     "Validation SSIM": ("{:.3f}", ("val_ssim", "val_ssim_foreground"), ("image", "foreground")),
-    "Perplexity": ("{:.0f}", ("perplexity", "val_perplexity"), BOTH_SPLITS),
-    "Codebook usage": ("{:.0%}", ("codebook_usage", "val_codebook_usage"), BOTH_SPLITS),
-    "Nats per code": ("{:.3f}", ("nats_per_code", "val_nats_per_code"), BOTH_SPLITS),
+    "Perplexity": ("{:.0f}", ("perplexity", "val_perplexity"), SPLITS),
+    "Codebook usage": ("{:.0%}", ("codebook_usage", "val_codebook_usage"), SPLITS),
+    "Nats per code": ("{:.3f}", ("nats_per_code", "val_nats_per_code"), SPLITS),
     "Learning rate": ("{:.2g}", ("learning_rate",), ("training",)),
 }
 
@@ -72,24 +63,16 @@ PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 class ReconstructionRow:
     """One slice of a reconstruction figure, cut to the model's crop so the code grid lies over it.
 
-    Args:
-        label: Why it was chosen: "best", "median", "worst".
-        slice_id: The slice.
-        original: Floating array of shape (rows, cols), intensities in [0, 1].
-        codes: Integer array of shape (code rows, code cols).
-        reconstruction: Floating array of shape (rows, cols), intensities in [0, 1].
-        similarity: Floating array of shape (rows, cols), the SSIM map.
-        ssim: Its reported mean.
-        ssim_foreground: Its reported mean over the foreground.
+    Images are floating arrays of shape (rows, cols), intensities in [0, 1].
     """
 
-    label: str
+    label: str  # why it was chosen: "best", "median", "worst"
     slice_id: str
     original: np.ndarray
-    codes: np.ndarray
+    codes: np.ndarray  # integers of shape (code rows, code cols)
     reconstruction: np.ndarray
-    similarity: np.ndarray
-    ssim: float
+    similarity: np.ndarray  # the SSIM map, of the images' shape
+    ssim: float  # its reported mean, and that over the foreground
     ssim_foreground: float
 
 
@@ -226,7 +209,7 @@ def save_figure(figure: Figure, path: PathLike, **options: Any) -> None:
         path: The PNG to write; its folder is made if missing.
         **options: Further arguments of `Figure.savefig`.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, format="png", **options)
 
 
@@ -240,7 +223,7 @@ def _draw_slice(panels, row, last_code):
     reconstruction.imshow(row.reconstruction, **grey)
     similarity_image = similarity.imshow(row.similarity, cmap="magma", vmin=0, vmax=1)
     original.set_ylabel(row.label, fontweight="bold")
-    original.set_xlabel(row.slice_id)
+    original.set_xlabel(row.slice_id, parse_math=False)
     codes.set_xlabel(f"{row.codes.shape[0]} x {row.codes.shape[1]} codes")
     similarity.set_xlabel(f"SSIM {row.ssim:.3f}, foreground {row.ssim_foreground:.3f}")
     for panel in panels:
@@ -268,14 +251,14 @@ def _draw_curves(panel, title, columns):
     panel.set_title(title, loc="left")
     panel.set_xlabel("epoch")
     panel.set_xlim(1 - 0.03 * epochs, epochs + 0.03 * epochs)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     if title == "Reconstruction loss":
         _use_log_scale(panel, [columns[name] for name in names if name in columns])
     elif title not in ("Validation SSIM", "Nats per code"):
         panel.set_ylim(bottom=0)
     if title == "Codebook usage":
         panel.set_ylim(top=1.03)
-        panel.yaxis.set_major_formatter(PercentFormatter(1))
+        panel.yaxis.set_major_formatter(ticker.PercentFormatter(1))
     is_falling = title in ("Reconstruction loss", "Nats per code", "Learning rate")
     panel.legend(loc="upper right" if is_falling else "lower right")
 
@@ -285,6 +268,6 @@ def _use_log_scale(panel, curves):
     values = np.concatenate(curves)
     if np.nanmin(values) > 0 and np.nanmax(values) > 3 * np.nanmin(values):
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        panel.yaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+        panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        panel.yaxis.set_minor_locator(ticker.NullLocator())
