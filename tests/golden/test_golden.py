@@ -90,6 +90,7 @@ def test_archive_of_an_earlier_release_opens():
     assert archive.load(archive.indices("test")).shape == (2, 32, 32, 1)
 
 
+@pytest.mark.slow
 def test_interrupted_vqvae_resumes_to_the_same_scores(interrupted):
     """Stopped after the first step of epoch 2."""
     from vqvae.config import VQVAEConfig, VQVAETraining
@@ -109,6 +110,7 @@ def test_interrupted_vqvae_resumes_to_the_same_scores(interrupted):
     assert reconstructed.shape == images.shape
 
 
+@pytest.mark.slow
 def test_interrupted_prior_resumes_to_the_same_scores(interrupted):
     """Stopped between epochs 1 and 2."""
     from pixelcnn import PixelCNN

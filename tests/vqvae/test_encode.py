@@ -1,10 +1,9 @@
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, python, tiny_config, tiny_training
+from helpers import ROOT, python
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
@@ -15,35 +14,24 @@ from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
 from vqvae.encode import augment, code_grids, summary
 from vqvae.model import VQVAE
-from vqvae.training import train
 
 COMMAND = ROOT / "scripts" / "encode_codes.py"
 
 
 @pytest.fixture(scope="module")
-def trained(phantom_archive, tmp_path_factory) -> Path:
-    """A run of one epoch; tests work on copies."""
-    path = tmp_path_factory.mktemp("runs") / "trained"
-    config = tiny_config(encoder_blocks=0, decoder_blocks=0)
-    training = tiny_training(epochs=1, schedule="constant", warmup_steps=0)
-    train(phantom_archive.path, path, config, training)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(trained):
-    return VQVAE.from_run(trained)
+def model(trained_vqvae):
+    return VQVAE.from_run(trained_vqvae)
 
 
 @pytest.fixture
-def run(trained, tmp_path) -> Run:
-    return Run(shutil.copytree(trained, tmp_path / "run"))
+def run(trained_vqvae, tmp_path) -> Run:
+    return Run(shutil.copytree(trained_vqvae, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
-def encoded(trained, tmp_path_factory):
+def encoded(trained_vqvae, tmp_path_factory):
     """A run with its code grids of 3 variants, and those code grids."""
-    path = shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "encoded")
+    path = shutil.copytree(trained_vqvae, tmp_path_factory.mktemp("runs") / "encoded")
     return path, code_grids(path, variants=3)
 
 

@@ -125,20 +125,15 @@ def test_wrong_arguments_are_refused(name, value):
         VQVAE.from_config({**config, name: value})
 
 
-@pytest.mark.parametrize("verb", ["encode", "encode_to_codes", "reconstruct"])
-@pytest.mark.parametrize(
-    "shape", [(24, 20), (24, 20, 1), (2, 24, 20), (2, 20, 24, 1), (2, 24, 20, 3)]
-)
-def test_images_of_another_size_or_rank_are_refused_with_both_shapes(verb, shape):
+def test_images_of_another_size_rank_or_type_are_refused():
     model = tiny_model()
-    with pytest.raises(InputError, match="`images`.*24, 20, 1") as caught:
-        getattr(model, verb)(np.zeros(shape, "float32"))
-    assert f"images.shape={shape}" in str(caught.value)
-
-
-def test_8_bit_images_are_refused():
-    with pytest.raises(InputError, match="images.dtype=uint8"):
-        tiny_model().reconstruct(np.zeros((2, 24, 20, 1), "uint8"))
+    for verb in (model.encode, model.encode_to_codes, model.reconstruct):
+        for shape in [(24, 20), (24, 20, 1), (2, 24, 20), (2, 20, 24, 1), (2, 24, 20, 3)]:
+            with pytest.raises(InputError, match="`images`.*24, 20, 1") as caught:
+                verb(np.zeros(shape, "float32"))
+            assert f"images.shape={shape}" in str(caught.value)
+        with pytest.raises(InputError, match="images.dtype=uint8"):
+            verb(np.zeros((2, 24, 20, 1), "uint8"))
 
 
 def test_codes_and_latents_of_another_shape_are_refused():
@@ -149,16 +144,17 @@ def test_codes_and_latents_of_another_shape_are_refused():
         model.decode(np.zeros((4, 6, 4), "float32"))
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
-def test_reconstruct_processes_any_number_of_images_in_batches(count, monkeypatch):
-    model, images = scatter_codes(tiny_model()), pictures(7)[:count]
-    expected = np.asarray(model.decode_codes(model.encode_to_codes(pictures(7))))[:count]
+def test_reconstruct_processes_any_number_of_images_in_batches(monkeypatch):
+    model, images = scatter_codes(tiny_model()), pictures(7)
+    expected = np.asarray(model.decode_codes(model.encode_to_codes(images)))
     sizes, encode = [], model.encode
     monkeypatch.setattr(model, "encode", lambda batch: sizes.append(len(batch)) or encode(batch))
-    reconstructed = model.reconstruct(images, batch_size=3)
-    assert (type(reconstructed), reconstructed.dtype) == (np.ndarray, np.float32)
-    assert sizes == {0: [], 1: [1], 7: [3, 3, 1]}[count]
-    np.testing.assert_allclose(reconstructed, expected, atol=1e-5)
+    for count, expected_sizes in ((0, []), (1, [1]), (7, [3, 3, 1])):
+        sizes.clear()
+        reconstructed = model.reconstruct(images[:count], batch_size=3)
+        assert (type(reconstructed), reconstructed.dtype) == (np.ndarray, np.float32)
+        assert sizes == expected_sizes
+        np.testing.assert_allclose(reconstructed, expected[:count], atol=1e-5)
 
 
 def test_from_run_takes_a_string_a_path_or_a_run(trained_vqvae, phantom_archive):
@@ -176,9 +172,8 @@ def test_from_run_takes_a_string_a_path_or_a_run(trained_vqvae, phantom_archive)
 )
 def test_saved_and_loaded_model_is_the_same_to_the_last_bit(tmp_path, codebook, l2_normalized):
     model = scatter_codes(tiny_model(codebook=codebook, l2_normalized=l2_normalized))
-    compile_model(model, tiny_training(), 4)
-    images = pictures(16)
-    model.fit(images, batch_size=8, verbose=0)
+    rng, images = np.random.default_rng(0), pictures(4)
+    model.set_weights([weight + 0.1 * rng.random(weight.shape) for weight in model.get_weights()])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     assert loaded.get_config() == model.get_config()
@@ -279,6 +274,7 @@ def test_validation_scores_are_those_of_scikit_image(phantom_archive):
     np.testing.assert_allclose(scores["ssim_foreground"], np.mean(foreground), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codebook", "policy"), [("ema", "mixed_float16"), ("gradient", "mixed_bfloat16")]
 )
@@ -293,6 +289,7 @@ def test_mixed_policies_train_with_quantiser_and_losses_in_float32(codebook, pol
     assert all(np.isfinite(history[key]).all() for key in history)
 
 
+@pytest.mark.slow
 @both
 def test_training_fits_one_image(codebook):
     model = scatter_codes(
