@@ -108,7 +108,7 @@ def decode_batches(
         The batches, each with its `images`.
     """
     for batch in batches:
-        yield {**batch, "images": np.asarray(decode(batch["codes"]))}
+        yield {**batch, "images": np.asarray(decode(batch["codes"]), "float32")}
 
 
 def write_samples(

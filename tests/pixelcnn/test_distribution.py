@@ -17,8 +17,13 @@ from pixelcnn.sampling import Sampler  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
-TINY = (2, 2), 2
+SMALLEST = {"layers": 1, "attention_layers": 0}
 ALL_GRIDS = np.array(list(itertools.product((0, 1), repeat=4)), "int32").reshape(16, 1, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_pixelcnn(**SMALLEST)
 
 
 def frequencies(samples):
@@ -27,8 +32,8 @@ def frequencies(samples):
     return np.array([np.mean(numbers == k, axis=0) for k in range(16)])
 
 
-def test_shapes_follow_tfp():
-    prior = CodePrior(tiny_pixelcnn(), position=[[0.1, 0.5, 0.9]])
+def test_shapes_follow_tfp(model):
+    prior = CodePrior(model, position=[[0.1, 0.5, 0.9]])
     assert prior.batch_shape == prior.batch_shape_tensor().numpy().tolist() == [1, 3]
     assert prior.event_shape == prior.event_shape_tensor().numpy().tolist() == list(GRID)
     assert prior.dtype == tf.int32
@@ -36,7 +41,7 @@ def test_shapes_follow_tfp():
     codes = prior.sample((2, 4), seed=(0, 0))
     assert codes.shape == (2, 4, 1, 3, *GRID)
     assert prior.log_prob(codes).shape == (2, 4, 1, 3)
-    assert CodePrior(tiny_pixelcnn(), 0.5).sample(5, seed=(0, 0)).shape == (5, *GRID)
+    assert CodePrior(model, 0.5).sample(5, seed=(0, 0)).shape == (5, *GRID)
     assert "batch_shape=[1, 3], event_shape=[4, 5], dtype=int32" in str(prior)
 
 
@@ -55,7 +60,7 @@ def test_log_prob_is_minus_the_summed_training_loss():
     "limits", [{}, {"temperature": 0.5}, {"top_k": 1}, {"top_p": 0.7}], ids=str
 )
 def test_probabilities_are_those_of_the_samples(limits):
-    prior = CodePrior(tiny_pixelcnn(*TINY), [0.1, 0.9], **limits)
+    prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), [0.1, 0.9], **limits)
     chances = np.exp(prior.log_prob(ALL_GRIDS))
     np.testing.assert_allclose(chances.sum(axis=0), 1, rtol=1e-5)
     shares = frequencies(prior.sample(3000, seed=(1, 2)))
@@ -64,7 +69,7 @@ def test_probabilities_are_those_of_the_samples(limits):
 
 
 def test_mean_and_entropy_by_tfp_s_monte_carlo():
-    prior = CodePrior(tiny_pixelcnn(*TINY), 0.3)
+    prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), 0.3)
     chances = np.exp(prior.log_prob(ALL_GRIDS[:, 0]))
     exact = -np.sum(chances * np.log(chances))
     estimate = tfp.monte_carlo.expectation(
@@ -76,8 +81,8 @@ def test_mean_and_entropy_by_tfp_s_monte_carlo():
     np.testing.assert_allclose(estimate, exact, rtol=0.05)
 
 
-def test_seeds_follow_tfp():
-    prior = CodePrior(tiny_pixelcnn(), [0.2, 0.8])
+def test_seeds_follow_tfp(model):
+    prior = CodePrior(model, [0.2, 0.8])
     first = prior.sample(3, seed=(4, 5))
     np.testing.assert_array_equal(first, prior.sample(3, seed=(4, 5)))
     assert (first != prior.sample(3, seed=(4, 6))).numpy().any()
@@ -88,16 +93,16 @@ def test_seeds_follow_tfp():
     assert (prior.sample(3) != prior.sample(3)).numpy().any()
 
 
-def test_samples_equal_those_of_the_sampler():
-    model = tiny_pixelcnn()
+def test_samples_equal_those_of_the_sampler(model):
     prior = CodePrior(model, [0.2, 0.8])
     uniform = tf.random.stateless_uniform((6, *GRID), tfp.random.sanitize_seed((4, 5)))
     codes = Sampler(model)(np.tile(np.float32([0.2, 0.8]), 3), uniform.numpy())["codes"]
     np.testing.assert_array_equal(prior.sample(3, seed=(4, 5)), codes.reshape(3, 2, *GRID))
 
 
+@pytest.mark.slow
 def test_it_composes_with_the_rest_of_tfp():
-    model = tiny_pixelcnn(*TINY)
+    model = tiny_pixelcnn((2, 2), 2, **SMALLEST)
     tfd = tfp.distributions
     joint = tfd.JointDistributionSequential(
         [tfd.Uniform(0.0, 1.0), lambda position: CodePrior(model, position)]
@@ -118,7 +123,7 @@ def test_it_composes_with_the_rest_of_tfp():
 
 
 def test_copies_slicing_and_graphs():
-    prior = CodePrior(tiny_pixelcnn(*TINY), [0.1, 0.9], temperature=0.8)
+    prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), [0.1, 0.9], temperature=0.8)
     assert prior.copy(position=0.4).batch_shape == []
     assert prior.copy(position=0.4).parameters["temperature"] == 0.8
     np.testing.assert_allclose(
@@ -128,8 +133,7 @@ def test_copies_slicing_and_graphs():
     np.testing.assert_array_equal(sample(), prior.sample(4, seed=(0, 1)))
 
 
-def test_validate_args_checks_positions_and_codes():
-    model = tiny_pixelcnn()
+def test_validate_args_checks_positions_and_codes(model):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"Positions must be in \[0, 1\]"):
         CodePrior(model, [0.5, 1.5], validate_args=True)
     prior = CodePrior(model, 0.5, validate_args=True)
@@ -138,8 +142,7 @@ def test_validate_args_checks_positions_and_codes():
             prior.log_prob(np.full(GRID, code, "int32"))
 
 
-def test_another_backend_raises(monkeypatch):
-    model = tiny_pixelcnn()
+def test_another_backend_raises(model, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(InputError, match="KERAS_BACKEND='jax'"):
         CodePrior(model, 0.5)
