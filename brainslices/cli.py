@@ -1,4 +1,4 @@
-"""What every command shares: flags from a dataclass, one clear message, an exit status."""
+"""Shared by all commands: flags from a dataclass, error messages, exit statuses."""
 
 import contextlib
 import errno
@@ -19,12 +19,12 @@ __all__ = [
     "DONE",
     "INTERRUPTED",
     "WRONG_USE",
-    "suppress_backend_logs",
     "parse",
     "parse_known",
-    "run",
-    "print_wrapped",
     "print_error",
+    "print_wrapped",
+    "run",
+    "suppress_backend_logs",
 ]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
@@ -34,29 +34,30 @@ Arguments = TypeVar("Arguments")
 
 
 def parse(
-    kind: type[Arguments], argv: Sequence[str] | None, default: Arguments | None = None
+    arguments_type: type[Arguments], argv: Sequence[str] | None, default: Arguments | None = None
 ) -> Arguments:
-    """Fill a dataclass from command line flags, one flag a field.
+    """Build a dataclass from command-line flags, one flag per field.
 
     Args:
-        kind: the dataclass; nested dataclasses give their fields' plain names as flags.
-        argv: the words after the command, or None for those of this process.
-        default: values of the flags that are not given, if not those of the dataclass.
+        arguments_type: the dataclass; the fields of nested dataclasses are flags without prefix.
+        argv: the arguments after the command, or None for those of this process.
+        default: replaces the defaults of the dataclass.
 
     Raises:
         SystemExit: with status 2 after a message on stderr, or 0 after `--help`.
     """
     import tyro
 
-    options = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options)
+    default = tyro.MISSING_NONPROP if default is None else default
+    config = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(arguments_type, args=argv, config=config, default=default)
 
 
-def parse_known(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
-    """Fill a dataclass from its own flags alone, leaving all others for `parse`."""
+def parse_known(arguments_type: type[Arguments], argv: Sequence[str] | None) -> Arguments:
+    """Build a dataclass from its own flags and ignore all others, `--help` among them."""
     import tyro
 
-    return tyro.cli(kind, args=argv, return_unknown_args=True, add_help=False)[0]
+    return tyro.cli(arguments_type, args=argv, return_unknown_args=True, add_help=False)[0]
 
 
 def _check_backend() -> None:
@@ -70,9 +71,9 @@ def _check_backend() -> None:
         )
 
 
-def _wake_devices() -> None:
+def _initialize_devices() -> None:
     # A block that has not imported Keras does not pay for it. Under JAX, processes that train
-    # together meet before any of them looks at its devices.
+    # together have to connect before any of them lists devices.
     is_distributed = any(name.startswith("KERAS_DISTRIBUTION_") for name in os.environ)
     if "keras" in sys.modules and not is_distributed:
         import keras
@@ -82,25 +83,25 @@ def _wake_devices() -> None:
 
 @contextlib.contextmanager
 def suppress_backend_logs() -> Iterator[None]:
-    """Keep off the terminal what TensorFlow's C++ writes while it loads; shown if that fails.
+    """Hide what TensorFlow's C++ logs while it is imported; print it if the import fails.
 
-    It notes a missing GPU and its own optimisations on every start, before any log level applies.
+    TensorFlow reports a missing GPU and its CPU optimisations before any log level applies.
 
     Raises:
-        InputError: if the backend that KERAS_BACKEND names cannot be had.
+        InputError: if KERAS_BACKEND names a backend that is unknown or not installed.
     """
     _check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
         try:
             yield
-            _wake_devices()
+            _initialize_devices()
         except Exception:
-            notes.seek(0)
-            os.write(terminal, notes.read())
+            log.seek(0)
+            os.write(terminal, log.read())
             raise
         finally:
             os.dup2(terminal, 2)
@@ -108,11 +109,11 @@ def suppress_backend_logs() -> Iterator[None]:
 
 
 def print_wrapped(text: str) -> None:
-    """Print a paragraph; on a terminal its lines break between words."""
-    sys.stdout.write(_folded(text, sys.stdout) + "\n")
+    """Print a paragraph, wrapped at the width of the terminal if there is one."""
+    sys.stdout.write(_wrapped(text, sys.stdout) + "\n")
 
 
-def _folded(text, stream):
+def _wrapped(text, stream):
     if not stream.isatty():
         return text
     options = {"break_long_words": False, "break_on_hyphens": False}
@@ -123,55 +124,55 @@ def run(main: Callable[[], None]) -> int:
     """Run a command.
 
     Args:
-        main: the command; it raises `InputError` or `OSError` for what the user can mend.
+        main: the command; it raises `InputError` or `OSError` for errors that the user can fix.
 
     Returns:
-        Exit status: 0 done, 2 wrong use or bad input (a message on stderr, no traceback),
-        130 stopped by the user.
+        Exit status: 0 success, 2 wrong use or invalid input (a message on stderr, no traceback),
+        130 interrupted.
     """
     try:
-        with _terminable():
+        with _sigterm_as_interrupt():
             main()
     except (InputError, OSError) as error:
         return print_error(error)
-    except KeyboardInterrupt as stop:
-        told = f"stopped. {stop}" if str(stop) else "stopped."
-        sys.stderr.write(f"\n{_folded(told, sys.stderr)}\n")
+    except KeyboardInterrupt as interrupt:
+        message = f"stopped. {interrupt}".rstrip()
+        sys.stderr.write(f"\n{_wrapped(message, sys.stderr)}\n")
         return INTERRUPTED
     return DONE
 
 
 @contextlib.contextmanager
-def _terminable():
-    """Let SIGTERM end a command as Ctrl-C does, so that no half-written file is left."""
+def _sigterm_as_interrupt():
+    """Handle SIGTERM like Ctrl-C, so that temporary files are removed."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def print_error(error: InputError | OSError) -> int:
-    """Write the message of what the user can mend to stderr; returns the exit status for it."""
-    message = str(error) if isinstance(error, InputError) else _explain(error)
-    sys.stderr.write(_folded(f"error: {message}", sys.stderr) + "\n")
+    """Print the message of an error that the user can fix to stderr; return the exit status."""
+    message = str(error) if isinstance(error, InputError) else _describe(error)
+    sys.stderr.write(_wrapped(f"error: {message}", sys.stderr) + "\n")
     return WRONG_USE
 
 
-def _explain(error: OSError) -> str:
-    name = error.filename  # or the number of an open file
-    place = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
-    if place and place.name.startswith(".") and not place.is_dir():
-        place = place.parent  # the file itself is one of ours, and never seen
-    where = f" ({place})" if place else ""
+def _describe(error: OSError) -> str:
+    name = error.filename  # None, a path, or the number of an open file
+    path = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
+    if path and path.name.startswith(".") and not path.is_dir():
+        path = path.parent  # a temporary file of ours, which the user does not know
+    where = f" ({path})" if path else ""
     if error.errno == errno.ENOSPC:
         return f"The disk is full{where}. Free some space and run the same command again."
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return f"No permission to write{where}. Change that, or choose another folder."
+        return f"No permission to write{where}. Change the permission, or choose another folder."
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return f"A file lies where a folder is needed{where}. Move it, or choose another folder."
+        return f"A file exists where a folder is needed{where}. Move it, or choose another folder."
     return f"{error.strerror or error}{where}."

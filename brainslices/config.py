@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, read from and written to JSON by name."""
+"""Configurations: frozen dataclasses whose fields are command-line flags and JSON keys."""
 
 import dataclasses
 import difflib
@@ -10,43 +10,46 @@ from typing import Any, Generic, Literal, TypeVar
 
 from brainslices.errors import InputError
 
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["Preset", "TrainingConfig", "check_field", "from_dict"]
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 PRECISIONS = typing.get_args(Precision)
 
-Config = TypeVar("Config")
-Model = TypeVar("Model")
-Training = TypeVar("Training")
+Config = TypeVar("Config", bound="DataclassInstance")
+Model = TypeVar("Model", bound="DataclassInstance")
+Training = TypeVar("Training", bound="DataclassInstance")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a model of either stage is trained; each stage adds what only it has."""
+    """Training of either stage; each stage adds its own fields."""
 
     epochs: int
     """Passes over the training slices."""
     batch_size: int
-    """Slices in one step."""
+    """Slices per training step."""
     learning_rate: float
-    """Adam's highest learning rate."""
+    """Peak learning rate of Adam."""
     schedule: Literal["constant", "cosine"]
-    """Learning rate over the steps: kept, or falling along a cosine to zero at the last."""
+    """Learning rate schedule: constant, or cosine decay to zero at the last step."""
     warmup_steps: int
-    """Steps over which the learning rate first rises from zero (cosine)."""
+    """Steps of linear warmup from zero (cosine schedule)."""
     beta_2: float
-    """Adam's discount of the squared gradients."""
+    """Adam's decay rate of the second moment."""
     gradient_clip: float
-    """Largest global norm of the gradients; 0 does not clip."""
+    """Maximum global norm of the gradients; 0 disables clipping."""
     average: float = 0.0
-    """Share that an average of the weights keeps in each step; it is what is scored and saved. 0
-    scores and saves the weights themselves."""
+    """Decay per step of a moving average (EMA) of the weights, which is validated and saved; 0
+    validates and saves the weights themselves."""
     patience: int = 0
-    """Stop when the validation score has not improved for so many epochs; 0 never does."""
+    """Epochs without a better validation score before early stopping; 0 disables it."""
     precision: Precision = "auto"
-    """Arithmetic of the layers; the quantiser, the losses and the scores stay float32."""
+    """Precision of the layers; the quantiser, losses and scores stay in float32."""
     seed: int = 0
-    """Fixes the initial weights, the order of the data and every draw."""
+    """Seed of the initial weights, the data order and all other random numbers."""
 
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
@@ -93,26 +96,26 @@ def check_field(
         raise InputError(f"`{name}` must be {expectation}. Received: {name}={value!r}.")
 
 
-def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
-    """Build a configuration dataclass from what a JSON file holds.
+def from_dict(config_type: type[Config], values: dict[str, Any], source: Path | str) -> Config:
+    """Build a configuration dataclass from the object of a JSON file.
 
     Args:
-        kind: the dataclass.
-        values: field name -> value; lists become tuples where the field is one.
-        source: where the values came from, for the messages.
+        config_type: the dataclass.
+        values: field name -> value; lists become tuples.
+        source: the file, for the messages.
 
     Raises:
-        InputError: if a key is unknown (the nearest known one is named) or missing, or a value is
-            of another type than its field or out of its range.
+        InputError: if a key is unknown or missing, or a value has the wrong type or is out of
+            range.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{source} must hold objects of names and values. Received: {values!r}.")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+        raise InputError(f"{source} must hold JSON objects. Received: {values!r}.")
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f" Did you mean `{close[0]}`?" if close else f" Known: {', '.join(fields)}."
-            raise InputError(f"Unknown key `{key}` in {source}.{hint}")
+            similar = difflib.get_close_matches(key, fields, n=1)
+            hint = f"Did you mean `{similar[0]}`?" if similar else f"Known: {', '.join(fields)}."
+            raise InputError(f"Unknown key `{key}` in {source}. {hint}")
     missing = [
         name
         for name, field in fields.items()
@@ -122,24 +125,24 @@ def from_dict(kind: type[Config], values: dict, source: Path | str) -> Config:
         raise InputError(
             f"Missing keys in {source}: {', '.join(missing)}. A run's config.json has all."
         )
-    frozen = {
+    arguments = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
-    for name, wanted in typing.get_type_hints(kind).items():
-        if name in frozen and not _is_of(frozen[name], wanted):
+    for name, field_type in typing.get_type_hints(config_type).items():
+        if name in arguments and not _has_type(arguments[name], field_type):
             raise InputError(
                 f"`{name}` in {source} has the wrong type. Received: {name}={values[name]!r}."
             )
-    return kind(**frozen)
+    return config_type(**arguments)
 
 
-def _is_of(value, wanted) -> bool:
-    """Whether a value read from JSON is of a field's type; an integer serves as a float."""
-    if typing.get_origin(wanted) is Literal:
+def _has_type(value: object, field_type: Any) -> bool:
+    """Whether a value read from JSON has a field's type; an integer is accepted as a float."""
+    if typing.get_origin(field_type) is Literal:
         return isinstance(value, str)
-    if typing.get_origin(wanted) is tuple:
-        each = typing.get_args(wanted)[0]
-        return isinstance(value, tuple) and all(_is_of(item, each) for item in value)
-    if wanted is float:
+    if typing.get_origin(field_type) is tuple:
+        item_type = typing.get_args(field_type)[0]
+        return isinstance(value, tuple) and all(_has_type(item, item_type) for item in value)
+    if field_type is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is wanted
+    return type(value) is field_type

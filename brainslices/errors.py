@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and those that it stands for."""
+"""The exception for errors that the user can fix, and those that a corrupt file raises."""
 
 import tokenize
 import zipfile
@@ -10,12 +10,13 @@ CORRUPT_FILE_ERRORS = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-"""What NumPy, zipfile and Keras raise for a damaged .npz or .keras file."""
+"""What NumPy, zipfile and Keras raise for a corrupt .npz or .keras file."""
 
 
 class InputError(ValueError):
-    """Wrong use or bad input: its message says what was expected, what came and how to mend it.
+    """Wrong use or invalid input.
 
-    Commands print the message alone on stderr and exit with status 2; any other exception is a
-    defect of ours and keeps its traceback.
+    The message says what was expected, what was received and how to fix it. Commands print only
+    the message on stderr and exit with status 2; any other exception is a bug of this package and
+    keeps its traceback.
     """

@@ -10,7 +10,7 @@ __all__ = ["bar", "track"]
 
 Item = TypeVar("Item")
 
-# Piped, a line every half minute tells that work goes on without filling a log.
+# Piped, one line every half minute shows progress without filling a log.
 PLAIN_INTERVAL_S = 30.0
 
 
@@ -31,14 +31,14 @@ class _LineStream:
 def bar(
     total: int | None, description: str, unit: str, initial: int = 0, silent: bool = False
 ) -> tqdm:
-    """A tqdm bar on stderr; redrawn on a terminal, one line each half minute when piped.
+    """Open a tqdm bar on stderr: redrawn on a terminal, one line each half minute when piped.
 
     Args:
-        total: number of units to come, or None if unknown.
-        description: what is being done, in a word or two.
-        unit: what is counted, such as "slices".
+        total: number of units, or None if unknown.
+        description: a word or two in front of the bar.
+        unit: name of the unit, such as "slices".
         initial: units already done.
-        silent: show nothing, where another process tells the same.
+        silent: show nothing, where another process shows the same.
     """
     common = {"total": total, "desc": description, "unit": f" {unit}", "initial": initial}
     common["disable"] = silent
@@ -51,7 +51,7 @@ def bar(
 
 def track(items: Iterable[Item], total: int, description: str, unit: str) -> Iterator[Item]:
     """Yield the items of an iterable while showing progress over them."""
-    with bar(total, description, unit) as shown:
+    with bar(total, description, unit) as progress_bar:
         for item in items:
             yield item
-            shown.update(1)
+            progress_bar.update(1)

@@ -1,10 +1,11 @@
-"""Names for types that the backends do not share."""
+"""Types used in annotations throughout."""
 
 import os
 from typing import Any
 
 __all__ = ["PathLike", "Tensor"]
 
-# A tensor of whichever backend, symbolic or not, or anything that it can be made of.
 Tensor = Any
+"""A tensor of any backend, eager or symbolic, or anything that `keras.ops` converts to one."""
 PathLike = str | os.PathLike[str]
+"""A path in the public API."""

@@ -1,18 +1,9 @@
-"""Stage two: a gated PixelCNN prior over grids of codes, and samples from it.
+"""Stage two: a gated PixelCNN prior over code grids, and sampling of novel slices.
 
-`from pixelcnn import PixelCNN` also registers the model with Keras, so that
-`keras.saving.load_model` knows it; importing the package alone loads nothing heavy.
+`from pixelcnn import PixelCNN` registers the model with Keras for `keras.saving.load_model`.
+Importing the package alone imports neither Keras nor a backend.
 """
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "config": ["PixelCNNConfig", "PixelCNNTraining"],
-        "model": ["PixelCNN"],
-        "distribution": ["CodePrior"],
-        "sampling": ["Sampler"],
-        "training": ["train"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,30 +10,30 @@ __all__ = ["DEFAULT", "PRESETS", "PixelCNNConfig", "PixelCNNTraining", "Sampling
 
 @dataclass(frozen=True)
 class PixelCNNConfig:
-    """A gated PixelCNN. Code grid and codebook size are told by the code grids."""
+    """A gated PixelCNN; the code grids set its grid shape and the number of codes."""
 
     channels: int
-    """Width of both stacks."""
+    """Channels of the vertical and of the horizontal stack."""
     layers: int
-    """Gated layers."""
+    """Number of gated blocks."""
     kernel_size: int
-    """Side of their kernels, odd."""
+    """Side of the masked kernels, odd."""
     first_kernel_size: int
-    """Side of the first kernels, which see codes, odd."""
+    """Side of the first masked kernels (mask type A), odd."""
     attention_layers: int
-    """How many causal attentions, within a row, lie between the gated layers; 0 for none."""
+    """Number of causal row-attention layers between the gated blocks; 0 for none."""
     attention_heads: int
-    """Heads of each attention."""
+    """Heads of each attention layer."""
     condition_width: int
-    """Width of what is known of each place beforehand."""
+    """Channels of the conditioning: grid cell and slice position."""
     position_frequencies: int
-    """Cosines that the slice's position is told by; 0 for a prior that knows no position."""
+    """Number of cosine features that encode the slice position; 0 for an unconditional prior."""
     head_width: int
-    """Width of the last hidden layer before the logits."""
+    """Units of the hidden layer before the logits."""
     dropout: float
-    """Share of features dropped in training."""
+    """Dropout rate in the gated blocks."""
     scan: Scan
-    """Order of the codes: raster, turned (across the head) or folded (mirror halves together)."""
+    """Scan order of the codes: raster (row by row) or turned (column by column)."""
 
     def __post_init__(self):
         for name in ("channels", "layers", "condition_width", "head_width", "attention_heads"):
@@ -53,10 +53,10 @@ class PixelCNNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelCNNTraining(TrainingConfig):
-    """How a prior is trained."""
+    """Hyperparameters of a prior's training."""
 
     variants: int
-    """Augmented copies of the train slices, mirrored and moved before they were coded."""
+    """Augmented copies of each training slice, flipped and shifted before encoding."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -65,22 +65,22 @@ class PixelCNNTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How slices are drawn from a prior."""
+    """How slices are sampled from a prior."""
 
     count: int = 16
-    """Slices to sample."""
+    """Number of slices."""
     position: tuple[float, ...] = ()
-    """Heights in the head, 0 lowest to 1 highest; by default evenly from the lowest trained on."""
+    """Slice positions, 0 lowest to 1 highest; by default spread evenly over the trained range."""
     temperature: float = 1.0
-    """Below 1: likelier slices, less unlike each other. Above 1: the other way round."""
+    """Divides the logits: below 1 for likelier and less diverse slices, above 1 for the reverse."""
     top_k: int | None = None
-    """Draw each code from the so many likeliest."""
+    """Sample each code from the k most likely codes."""
     top_p: float | None = None
-    """Draw each code from the likeliest that have this probability together."""
+    """Sample each code from the fewest most likely codes that reach this total probability."""
     seed: int = 0
-    """Same seed, same slices."""
+    """Seed of the samples."""
     batch_size: int = 16
-    """Slices sampled at a time."""
+    """Slices sampled at a time; the samples do not depend on it."""
 
     def __post_init__(self):
         check_field(self, "count", lambda value: value >= 1, "at least 1")

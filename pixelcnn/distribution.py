@@ -1,42 +1,45 @@
-"""The prior as a distribution of TensorFlow Probability; needs the TensorFlow backend."""
+"""The prior as a TensorFlow Probability distribution; needs the TensorFlow backend."""
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from brainslices.errors import InputError
+from brainslices.types import Tensor
+from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits
 
 __all__ = ["CodePrior"]
 
 
 class CodePrior(tfp.distributions.Distribution):
-    """Distribution over code grids of slices at some positions in the head.
+    """Distribution over code grids of slices at given slice positions.
 
-        p(codes) = product over places, in scan order, of p(code | codes before it, position)
+        p(codes) = product over the codes, in scan order, of p(code | codes before it, position)
 
-    `sample` is the cached exact sampler, and `log_prob` one pass of the network. Temperature, top-k
-    and top-p change the distribution itself: `log_prob` tells the probability with which `sample`
-    draws a grid.
+    `sample` is the cached exact sampler, `log_prob` one forward pass. Temperature, top-k and top-p
+    change the distribution itself: `log_prob` returns the log-probability with which `sample`
+    returns a grid.
 
     Args:
         model: a built `PixelCNN`.
-        position: float tensor of any shape, in [0, 1], slice positions: the batch shape.
-        temperature: positive float, by which the logits are divided.
-        top_k: int from 1 to num_embeddings, or None: how many codes may be drawn at a place.
-        top_p: float in (0, 1], or None: only the likeliest codes that reach it may be drawn.
+        position: float tensor of any shape, the batch shape: slice positions in [0, 1].
+        temperature: positive float, divides the logits.
+        top_k: int from 1 to num_embeddings, or None: only the k most likely codes are possible.
+        top_p: float in (0, 1], or None: only the most likely codes that reach it are possible.
         validate_args: bool, check positions and codes when the graph runs.
-        allow_nan_stats: as TFP has it.
+        allow_nan_stats: bool, as in `tfp.distributions.Distribution`.
         name: str.
 
     Raises:
-        InputError: if the backend is not TensorFlow, or temperature, top_k or top_p is out of its
-            range.
+        InputError: if the backend is not TensorFlow, or `temperature`, `top_k` or `top_p` is out
+            of its range.
 
     Example:
-        prior = CodePrior(PixelCNN.from_run(Run("runs/prior")), position=[0.25, 0.5])
-        codes = prior.sample(8, seed=(0, 1))        # int32 of shape (8, 2, r, c)
-        nats = -prior.log_prob(codes)               # float32 of shape (8, 2)
+        >>> prior = CodePrior(PixelCNN.from_run("runs/prior"), [0.25, 0.5])  # doctest: +SKIP
+        >>> codes = prior.sample(8, seed=(0, 1))  # doctest: +SKIP
+        >>> codes.shape, prior.log_prob(codes).shape  # doctest: +SKIP
+        (TensorShape([8, 2, 22, 26]), TensorShape([8, 2]))
 
     Reference:
         van den Oord et al. 2016, arXiv 1606.05328, equation 1.
@@ -44,19 +47,19 @@ class CodePrior(tfp.distributions.Distribution):
 
     def __init__(
         self,
-        model,
-        position,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        validate_args=False,
-        allow_nan_stats=True,
-        name="CodePrior",
+        model: PixelCNN,
+        position: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        validate_args: bool = False,
+        allow_nan_stats: bool = True,
+        name: str = "CodePrior",
     ):
         parameters = dict(locals())
         if keras.backend.backend() != "tensorflow":
             raise InputError(
-                "CodePrior needs the TensorFlow backend; `Sampler` works under any. "
+                "CodePrior needs the TensorFlow backend; use `Sampler` under others. "
                 f"Received: KERAS_BACKEND={keras.backend.backend()!r}."
             )
         with tf.name_scope(name) as name:
@@ -73,16 +76,16 @@ class CodePrior(tfp.distributions.Distribution):
             )
 
     @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
+    def _parameter_properties(cls, dtype: object, num_classes: int | None = None) -> dict:
         return {"position": tfp.util.ParameterProperties()}
 
     @property
-    def model(self):
+    def model(self) -> PixelCNN:
         """The `PixelCNN`."""
         return self._model
 
     @property
-    def position(self):
+    def position(self) -> tf.Tensor:
         """Slice positions, a float32 tensor of the batch shape."""
         return self._position
 
@@ -98,18 +101,18 @@ class CodePrior(tfp.distributions.Distribution):
         uniform = tf.random.stateless_uniform(
             [tf.size(position), *self.model.grid_shape], tfp.random.sanitize_seed(seed)
         )
-        chunks = -(-tf.size(position) // BATCH_SIZE)
-        # Chunks of one size, so that memory does not grow with the number of samples.
-        fill = chunks * BATCH_SIZE - tf.size(position)
+        # Batches of one size, so that memory does not grow with the number of samples.
+        batches = -(-tf.size(position) // BATCH_SIZE)
+        padding = batches * BATCH_SIZE - tf.size(position)
 
-        def chunked(values):
-            values = tf.pad(values, [[0, fill]] + [[0, 0]] * (values.shape.rank - 1))
-            return tf.reshape(values, [chunks, BATCH_SIZE, *values.shape[1:]])
+        def batched(values):
+            values = tf.pad(values, [[0, padding]] + [[0, 0]] * (values.shape.rank - 1))
+            return tf.reshape(values, [batches, BATCH_SIZE, *values.shape[1:]])
 
-        unknown = tf.fill([BATCH_SIZE, *self.model.grid_shape], MASKED)
+        all_masked = tf.fill([BATCH_SIZE, *self.model.grid_shape], MASKED)
         codes = tf.map_fn(
-            lambda chunk: self._sampler.loop(*chunk, unknown)[0],
-            (chunked(position), chunked(uniform)),
+            lambda batch: self._sampler.sample_grids(*batch, all_masked)[0],
+            (batched(position), batched(uniform)),
             fn_output_signature=tf.int32,
         )
         codes = tf.reshape(codes, [-1, *self.model.grid_shape])[: tf.size(position)]
@@ -131,10 +134,12 @@ class CodePrior(tfp.distributions.Distribution):
         if not self.validate_args:
             return []
         codes = tf.cast(value, tf.int32)
-        most = self.model.num_embeddings - 1
+        largest = self.model.num_embeddings - 1
         return [
             tf.debugging.assert_non_negative(codes, message="Codes must be at least 0."),
-            tf.debugging.assert_less_equal(codes, most, message=f"Codes must be at most {most}."),
+            tf.debugging.assert_less_equal(
+                codes, largest, message=f"Codes must be at most {largest}."
+            ),
         ]
 
     def _parameter_control_dependencies(self, is_init):

@@ -1,7 +1,9 @@
-"""From sampled code grids to a folder: pictures, contact sheet, codes and figures of merit."""
+"""Sampled slices as files: PNGs, contact sheet, codes and scores."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,13 +15,15 @@ from brainslices.evaluation.generation_metrics import check_comparable, evaluate
 from brainslices.evaluation.nearest import nearest_train
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
+from brainslices.tables import format_table
+from brainslices.types import PathLike
 from brainslices.visualization.contact_sheets import contact_sheet
 
-__all__ = ["FILES", "spread_positions", "summary", "write_samples"]
+__all__ = ["FILES", "Samples", "decode_batches", "spread_positions", "summary", "write_samples"]
 
 FILES = ("metrics.json", "contact_sheet.png", "codes.npz", "slices")
-# Levels of the head that samples are spread over, and the most that a contact sheet shows.
-LEVELS, SHOWN = 32, 96
+# The most positions that samples are spread over, and the most images on a contact sheet.
+MAX_POSITIONS, MAX_SHOWN = 32, 96
 MEASURES = {
     "pairwise_ms_ssim": "MS-SSIM between samples",
     "nearest_train_ssim": "SSIM to nearest training slice",
@@ -29,150 +33,204 @@ MEASURES = {
 }
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Slices that are sampled and decoded lazily, as `batches` is read.
+
+    Args:
+        batches: of `{"codes", "log_prob", "images"}`: int array and float32 array of shape (batch,
+            r, c), and float32 array of shape (batch, rows, cols, 1) in [0, 1]. Read once.
+        positions: float32 array of shape (samples,), rising.
+        metadata: how the slices are sampled, for `metrics.json`; `seed` and `temperature` included.
+        original: float32 array of shape (rows, cols), the image that is inpainted.
+    """
+
+    batches: Iterable[Mapping[str, np.ndarray]]
+    positions: np.ndarray
+    metadata: dict[str, Any]
+    original: np.ndarray | None = None
+
+
 def spread_positions(
     count: int,
     trained: tuple[float, float],
-    asked: tuple[float, ...] = (),
-    at_each: int = 1,
+    positions: Sequence[float] = (),
+    per_position: int = 1,
 ) -> np.ndarray:
-    """The positions at which slices are sampled.
+    """Choose the positions at which slices are sampled.
 
     Args:
         count: number of slices.
         trained: lowest and highest position of the training slices.
-        asked: the positions wanted, which the slices take in turn; none spreads the slices evenly
-            over the trained range, on at most 32 levels.
-        at_each: slices at a level, at least, where none are asked for: measures of diversity
-            compare those of one level.
+        positions: positions that the slices take in turn; if empty, at most 32 positions are spread
+            evenly over the trained range.
+        per_position: the least number of slices at each spread position: measures of diversity
+            compare slices at one position.
 
     Returns:
         float32 array of shape (count,), rising.
 
     Raises:
-        InputError: if the count is not positive, or a position is outside the trained range.
+        InputError: if `count` is not positive, or a position is outside the trained range.
+
+    Example:
+        >>> spread_positions(3, (0.0, 1.0)).tolist()
+        [0.0, 0.5, 1.0]
+        >>> spread_positions(3, (0.0, 1.0), (0.75, 0.25)).tolist()
+        [0.25, 0.75, 0.75]
     """
     if count < 1:
         raise InputError(f"`count` must be at least 1. Received: count={count}.")
     low, high = trained
-    for position in asked:
-        # In float32, as archives hold positions: 0.65 is a little more than 0.65 there.
+    for position in positions:
+        # In float32, as in archives, where 0.65 is slightly above 0.65.
         if not np.float32(low) <= np.float32(position) <= np.float32(high):
             raise InputError(
-                f"`position` must be in the head as the prior knows it, from {low:g} (lowest) to "
-                f"{high:g} (highest). Received: position={position:g}."
+                f"`position` must be in the range of the prior's training slices, from {low:g} "
+                f"(lowest) to {high:g} (highest). Received: position={position:g}."
             )
-    levels = max(1, min(count // at_each, LEVELS))
-    # A single level lies in the middle.
-    spread = np.linspace(low, high, levels) if levels > 1 else [(low + high) / 2]
-    return np.sort(np.resize(asked or spread, count)).astype("float32")
+    number = max(1, min(count // per_position, MAX_POSITIONS))
+    # A single position is the middle.
+    spread = np.linspace(low, high, number) if number > 1 else [(low + high) / 2]
+    return np.sort(np.resize(positions or spread, count)).astype("float32")
+
+
+def decode_batches(
+    batches: Iterable[Mapping[str, np.ndarray]], decode: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Add the decoded images to batches of codes.
+
+    Args:
+        batches: of `{"codes", "log_prob"}`, each of shape (batch, r, c).
+        decode: codes (batch, r, c) -> float32 images (batch, rows, cols, 1) in [0, 1].
+
+    Yields:
+        The batches, each with its `images`.
+    """
+    for batch in batches:
+        yield {**batch, "images": np.asarray(decode(batch["codes"]))}
 
 
 def write_samples(
-    out: Path,
-    drawn: Iterable[Mapping[str, np.ndarray]],
-    decode: Callable[[np.ndarray], np.ndarray],
-    positions: np.ndarray,
-    facts: Mapping[str, object],
-    *,
+    out: PathLike,
+    samples: Samples,
     crop: CropBox,
     archive: SliceArchive | None = None,
-    nearest: bool = False,
+    *,
     evaluate: bool = False,
-    original: np.ndarray | None = None,
+    nearest: bool = False,
 ) -> dict:
-    """Write samples as they are drawn; the folder appears complete or not at all.
+    """Write slices as they are sampled; the folder appears complete or not at all.
 
     Args:
-        out: folder to write: new, empty, or an earlier sampling, which is replaced. `slices/`
-            holds the pictures (8-bit grey PNGs), `contact_sheet.png` at most `SHOWN` of them,
-            `codes.npz` the code grids, `metrics.json` what is returned.
-        drawn: batches of `{"codes", "log_prob"}`, each of shape (batch, r, c).
-        decode: codes (batch, r, c) -> float32 pictures (batch, rows, cols, 1) in [0, 1].
-        positions: float array of shape (samples,), in [0, 1].
-        facts: what the samples were drawn with, `seed` among it.
-        crop: the part of a picture that the contact sheet shows.
-        archive: the training slices, for the two that follow.
-        nearest: show each sample beside its nearest training slice.
+        out: folder to write: new, empty, or an earlier sampling, which is replaced. `slices/` holds
+            the images (8-bit grey PNGs), `contact_sheet.png` at most 96 of them, `codes.npz` the
+            code grids, `metrics.json` the returned metrics.
+        samples: the slices.
+        crop: the part of an image that the contact sheet shows.
+        archive: the training slices, required by `evaluate` and `nearest`.
         evaluate: measure the samples beside real slices.
-        original: picture (rows, cols) that was completed, shown beside each completion.
+        nearest: show each sample beside its nearest training slice.
+
+    Returns:
+        The metrics: `samples`, the metadata, `nats_per_code_samples` unless inpainted, and with
+        `evaluate` the scores of `evaluate_samples`.
 
     Raises:
-        InputError: if the folder holds something else, or the archive has too little to compare
-            the samples with.
+        InputError: if the folder holds unexpected files, or the archive has too few slices to
+            compare the samples with; nothing is sampled then.
     """
     out = Path(out).resolve()
     check_output_dir(out, FILES, "sampling")
-    if evaluate:
-        check_comparable(positions, archive, facts["seed"])
-    with atomic_folder(out) as new:
-        # Positions rise: those shown are taken from all over, not from the lowest alone.
-        shown = np.linspace(0, len(positions) - 1, min(len(positions), SHOWN)).round().astype(int)
-        # Pictures are measured all together; else no more are kept than the sheet shows.
-        kept = np.arange(len(positions)) if evaluate else shown
-        codes, log_prob, images = _write_pictures(new / "slices", drawn, decode, positions, kept)
-        metrics = {"samples": len(codes), **facts}
-        if original is None:  # else most codes were given
+    count = len(samples.positions)
+    if evaluate or nearest:
+        _check_archive(archive, samples, evaluate)
+    with atomic_folder(out) as folder:
+        # Positions rise: the sheet shows samples from the whole range.
+        shown = np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int)
+        # To save memory, images that are neither measured nor on the sheet are only written.
+        held = np.arange(count) if evaluate else shown
+        codes, log_prob, images = _write_images(folder / "slices", samples, held)
+        metrics, neighbours = {"samples": count, **samples.metadata}, None
+        if samples.original is None:  # else most codes are observed
             metrics["nats_per_code_samples"] = float(-log_prob.mean())
-        found = None
         if evaluate:
-            measured = evaluate_samples(images, positions, archive, seed=facts["seed"])
-            images, found = images[shown], [each[shown] for each in measured.pop("nearest")]
-            metrics |= measured
-        beside = _beside(images, crop, original, archive if nearest else None, found)
-        labels = [f"position {position:.2f}" for position in positions[shown]]
-        contact_sheet(new / "contact_sheet.png", crop.cut(images), labels, beside)
-        np.savez(new / "codes.npz", codes=codes, positions=positions, log_prob=log_prob)
-        write_json(new / "metrics.json", metrics)
+            scores, neighbours = _evaluate(images, samples, archive)
+            metrics |= scores
+            images, neighbours = images[shown], [values[shown] for values in neighbours]
+        beside = None
+        if samples.original is not None:
+            beside = [(crop.cut(samples.original[None])[0], "original")] * len(images)
+        elif nearest:
+            beside = _nearest_slices(images, archive, crop, neighbours)
+        labels = [f"position {position:.2f}" for position in samples.positions[shown]]
+        contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside)
+        arrays = {"codes": codes, "positions": samples.positions, "log_prob": log_prob}
+        np.savez(folder / "codes.npz", **arrays)
+        write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def _beside(images, crop, original, archive, found):
-    """What the sheet shows beside each picture: the original, or its nearest training slice."""
-    if original is not None:
-        return [(crop.cut(original[None])[0], "original")] * len(images)
+def _check_archive(archive, samples, evaluate):
     if archive is None:
-        return None
-    rows, scores = found or nearest_train(images, archive)
-    pictures = crop.cut(archive.load(rows)[..., 0])
-    labels = [
-        f"{archive.index[row].slice_id}\nSSIM {score:.3f}"
-        for row, score in zip(rows, scores, strict=True)
-    ]
-    return list(zip(pictures, labels, strict=True))
+        raise InputError("`archive` must be a slice archive to compare with. Received: None.")
+    if evaluate:
+        check_comparable(samples.positions, archive, samples.metadata["seed"])
 
 
-def _write_pictures(folder, drawn, decode, positions, kept):
-    """Writes all pictures; gives all codes and log-probabilities, and the pictures `kept`."""
+def _write_images(folder, samples, held):
+    """Write all images; return all codes and log-probabilities, and the images of `held`."""
     folder.mkdir()
-    codes, log_prob, images, number = [], [], [], 0
-    for batch in drawn:
-        for image in np.rint(decode(batch["codes"])[..., 0] * 255).astype("uint8"):
-            name = f"sample_{number:04d}_position_{positions[number]:.3f}.png"
+    codes, log_prob, images, index = [], [], [], 0
+    for batch in samples.batches:
+        for image in np.rint(batch["images"][..., 0] * 255).astype("uint8"):
+            name = f"sample_{index:04d}_position_{samples.positions[index]:.3f}.png"
             Image.fromarray(image).save(folder / name)
-            if number in kept:
+            if index in held:
                 images.append(image)
-            number += 1
+            index += 1
         codes.append(batch["codes"].astype("uint16"))
         log_prob.append(batch["log_prob"])
     return np.concatenate(codes), np.concatenate(log_prob), np.stack(images) / np.float32(255)
 
 
+def _evaluate(images, samples, archive):
+    """Return the scores, and the row and SSIM of each sample's nearest training slice."""
+    scores = evaluate_samples(images, samples.positions, archive, seed=samples.metadata["seed"])
+    neighbours = scores.pop("nearest")
+    return scores, neighbours
+
+
+def _nearest_slices(images, archive, crop, neighbours):
+    """Return the nearest training slice of each image, and its label."""
+    rows, scores = neighbours or nearest_train(images, archive)
+    labels = [
+        f"{archive.index[row].slice_id}\nSSIM {score:.3f}"
+        for row, score in zip(rows, scores, strict=True)
+    ]
+    return list(zip(crop.cut(archive.load(rows)[..., 0]), labels, strict=True))
+
+
 def summary(metrics: Mapping[str, object]) -> str:
-    """The measurement of samples as a table of text, or one line where they were not measured.
+    """Describe a sampling: one line, and a table of the scores if it was evaluated.
 
     Args:
-        metrics: as `write_samples` returns it.
+        metrics: as `write_samples` returns them.
     """
     temperature = f"at temperature {metrics['temperature']:g}"
     if "completed" in metrics:
-        place = f"position {metrics['position']:.2f}, {temperature}"
-        return f"{metrics['samples']} completions of {metrics['completed']}, {place}"
+        position = f"position {metrics['position']:.2f}"
+        return (
+            f"{metrics['samples']} inpainted images of {metrics['completed']}, {position}, "
+            f"{temperature}"
+        )
     nats = f"{metrics['nats_per_code_samples']:.3f} nats per code"
     line = f"{metrics['samples']} samples {temperature}, {nats}"
     if "frechet_distance" not in metrics:
         return line
-    line += "; real: real slices of the same levels"
-    rows = [f"{'':32} {'samples':>9} {'real':>9}"]
-    for name, words in MEASURES.items():
-        rows.append(f"{words:32} {metrics[name]:9.4f} {metrics[name + '_real']:9.4f}")
-    return "\n".join([line, *rows])
+    rows = [
+        (label, f"{metrics[name]:.4f}", f"{metrics[f'{name}_real']:.4f}")
+        for name, label in MEASURES.items()
+    ]
+    table = format_table([(None, "samples", "real"), *rows], "<>")
+    return f"{line}; real: real slices at the same positions\n{table}"

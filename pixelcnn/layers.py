@@ -1,18 +1,17 @@
-"""Layers of the gated PixelCNN: masked convolutions, gated blocks of two stacks, attention."""
+"""Layers of the gated PixelCNN: masked convolution, gated block, row attention, conditioning."""
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from pixelcnn.masks import horizontal_mask, vertical_mask
+from brainslices.types import Tensor
+from pixelcnn.masks import stack_mask
 
 __all__ = ["Condition", "GatedBlock", "MaskedConv2D", "RowAttention", "gate"]
 
-MASKS = {"vertical": vertical_mask, "horizontal": horizontal_mask}
 
-
-def gate(features):
-    """tanh(one half) * sigmoid(the other half) of the channels.
+def gate(features: Tensor) -> Tensor:
+    """Apply the gated activation: tanh(first half) * sigmoid(second half) of the channels.
 
     Reference:
         arXiv 1606.05328, equation 2.
@@ -23,17 +22,17 @@ def gate(features):
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class MaskedConv2D(layers.Conv2D):
-    """Convolution of one of the two stacks: sees only what comes before in raster order.
+    """Causal convolution of the vertical or the horizontal stack.
 
-    The kernel covers the box that the stack can see, and the mask is applied inside the
-    convolution: no step, load or assignment can put weight where it must not be.
+    The mask is applied inside the convolution, so that no optimizer step, loading or assignment
+    can put weight on a masked cell.
 
     Args:
-        filters: int, width of the output.
-        size: odd int, side of the square kernel of which the box is a part.
+        filters: int, output channels.
+        size: odd int, side of the square kernel; the stored kernel is the part that `stack` uses.
         stack: "vertical" or "horizontal".
-        mask_type: "A" (first layer: hides the centre, in the vertical stack its row) or "B".
-        **kwargs: as `keras.layers.Layer`.
+        mask_type: "A" (first layer: masks the centre, in the vertical stack its row) or "B".
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: float tensor of shape (batch, rows, cols, channels).
@@ -43,29 +42,26 @@ class MaskedConv2D(layers.Conv2D):
     """
 
     def __init__(self, filters, size, stack, mask_type, **kwargs):
-        self.mask = MASKS[stack](size, mask_type)
+        self.mask = stack_mask(stack, size, mask_type)
         super().__init__(filters, self.mask.shape, padding="valid", **kwargs)
         self.size, self.stack, self.mask_type = size, stack, mask_type
-        above, left = (side - 1 for side in self.mask.shape)
-        if stack == "vertical":
-            left = right = left // 2
-        else:
-            right = 0
-        self.above, self.sides = above, (left, right)
+        # Padding: rows above, and columns at either side.
+        self.above = self.mask.shape[0] - 1
+        self.sides = (size // 2, size // 2 if stack == "vertical" else 0)
 
     def call(self, inputs):
-        return self.slide(ops.pad(inputs, ((0, 0), (self.above, 0), (0, 0), (0, 0))))
+        return self.convolve_rows(ops.pad(inputs, ((0, 0), (self.above, 0), (0, 0), (0, 0))))
 
-    def slide(self, inputs):
-        """The convolution of rows that come with the `above` rows before them."""
+    def convolve_rows(self, inputs: Tensor) -> Tensor:
+        """Convolve rows that are preceded by the `above` rows that the kernel needs."""
         inputs = ops.pad(inputs, ((0, 0), (0, 0), self.sides, (0, 0)))
-        # The sampler calls this from outside a call, where Keras casts no weight by itself.
-        found = self.convolution_op(inputs, ops.cast(self.kernel, inputs.dtype))
-        return found + ops.cast(self.bias, inputs.dtype) if self.use_bias else found
+        # The sampler calls this outside of `call`, where Keras does not cast weights.
+        outputs = self.convolution_op(inputs, ops.cast(self.kernel, inputs.dtype))
+        return outputs + ops.cast(self.bias, inputs.dtype) if self.use_bias else outputs
 
     @property
-    def matrix(self):
-        """The masked kernel as a matrix: flattened box -> filters."""
+    def matrix(self) -> Tensor:
+        """The masked kernel as a matrix, from the flattened window to the filters."""
         return ops.reshape(self._masked(self.kernel), (-1, self.filters))
 
     def _masked(self, kernel):
@@ -88,32 +84,32 @@ class MaskedConv2D(layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class GatedBlock(layers.Layer):
-    """One gated layer of both stacks.
+    """Gated block of the vertical stack v and the horizontal stack h, with condition s.
 
-        features = conv_v(v) + V s             rows above, and the condition
+        features = conv_v(v) + V s
         v' = v + gate(features)
-        y = gate(conv_h(h) + W features)       the row so far, and the rows above
+        y = gate(conv_h(h) + W features)
         h' = h + U y;   skip = Z y
 
-    Deviations from the paper: the condition enters the horizontal stack through the vertical one's
-    features, the vertical stack has a residual path too, and there are skips to the output.
+    Deviations from the paper: the condition enters the horizontal stack through the features of
+    the vertical one, the vertical stack has a residual connection too, and there are skip
+    connections to the output.
 
     Args:
-        channels: int, width of both stacks and of the skip.
+        channels: int, channels of both stacks and of the skip connection.
         kernel_size: odd int.
-        dropout: float in [0, 1), share of the gated features of the horizontal stack that training
-            drops.
-        seed: int, for the dropout.
-        **kwargs: as `keras.layers.Layer`.
+        dropout: float in [0, 1), dropout rate of the gated features of the horizontal stack.
+        seed: int, seeds the dropout.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
-        vertical: float tensor of shape (batch, rows, cols, channels).
-        horizontal: the same.
+        vertical, horizontal: float tensors of shape (batch, rows, cols, channels).
         condition: float tensor of shape (batch, rows, cols, any).
         training: bool.
 
     Returns:
-        The two stacks' new features and the skip, each of shape (batch, rows, cols, channels).
+        The new features of the vertical and the horizontal stack, and the skip connection, each of
+        shape (batch, rows, cols, channels).
 
     Reference:
         van den Oord et al. 2016, arXiv 1606.05328, equations 2 and 5 and figure 2.
@@ -136,18 +132,17 @@ class GatedBlock(layers.Layer):
         self.skip = layers.Dense(channels, name="skip", **shared)
 
     def build(self, vertical_shape, horizontal_shape, condition_shape):
-        wide = (*vertical_shape[:-1], 2 * self.channels)
         self.vertical.build(vertical_shape)
         self.horizontal.build(horizontal_shape)
         self.from_condition.build(condition_shape)
-        self.from_vertical.build(wide)
+        self.from_vertical.build((*vertical_shape[:-1], 2 * self.channels))
         self.residual.build(horizontal_shape)
         self.skip.build(horizontal_shape)
 
     def call(self, vertical, horizontal, condition, training=False):
         features = self.vertical(vertical) + self.from_condition(condition)
-        row = self.horizontal(horizontal) + self.from_vertical(features)
-        gated = self.drop(gate(row), training=training)
+        gated = gate(self.horizontal(horizontal) + self.from_vertical(features))
+        gated = self.drop(gated, training=training)
         return vertical + gate(features), horizontal + self.residual(gated), self.skip(gated)
 
     def compute_output_shape(self, vertical_shape, horizontal_shape, condition_shape):
@@ -165,25 +160,25 @@ class GatedBlock(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class RowAttention(layers.Layer):
-    """Causal attention within a row: each place of the horizontal stack to itself and its left.
+    """Causal multi-head self-attention within each row of the horizontal stack.
 
-    Where a row of the scan crosses the head it carries what convolutions forget on the way: the
-    mirror twin on the other side. Queries and keys know their place by the condition.
+    It carries what convolutions lose over a distance: where a row of the scan crosses the head,
+    the mirror-symmetric cell. Queries and keys know their cell through the condition.
 
     Args:
-        heads: int, must divide the channels of its input.
-        **kwargs: as `keras.layers.Layer`.
+        heads: int, must divide the channels of the input.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         horizontal: float tensor of shape (batch, rows, cols, channels).
         condition: float tensor of shape (batch, rows, cols, any).
 
     Returns:
-        Tensor of the shape of `horizontal`: it plus what was attended to.
+        Tensor of the shape of `horizontal`: its sum with the output of the attention.
 
     Reference:
-        Vaswani et al. 2017, arXiv 1706.03762, section 3.2; Ho et al. 2019, arXiv 1912.12180, whose
-        row attention this is.
+        Vaswani et al. 2017, arXiv 1706.03762, section 3.2; row attention: Ho et al. 2019,
+        arXiv 1912.12180.
     """
 
     def __init__(self, heads, **kwargs):
@@ -201,58 +196,69 @@ class RowAttention(layers.Layer):
 
         self.query, self.key = dense("query", with_position), dense("key", with_position)
         self.value = dense("value", horizontal_shape)
-        # Adds nothing at first: attention at random would only be noise to learn away.
+        # Zeros, so that the untrained attention adds nothing: random attention is only noise.
         self.mix = dense("mix", horizontal_shape, kernel_initializer="zeros")
 
     def call(self, horizontal, condition):
         query, key, value = self.project(horizontal, condition)
-        mask = np.tri(horizontal.shape[2], dtype=bool)
-        return horizontal + self.attend(query, key, value, mask)
+        causal_mask = np.tri(horizontal.shape[2], dtype=bool)
+        return horizontal + self.attend(query, key, value, causal_mask)
 
-    def project(self, horizontal, condition):
-        """Queries, keys and values, all heads side by side in the channels."""
+    def project(self, horizontal: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, all heads side by side in the channels."""
         with_position = ops.concatenate([horizontal, condition], axis=-1)
         return self.query(with_position), self.key(with_position), self.value(horizontal)
 
-    def attend(self, query, key, value, mask):
-        """What the queries find: the values, weighted by softmax(query key / sqrt(size)).
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Compute scaled dot-product attention, softmax(query key^T / sqrt(size)) value, mixed.
 
         Args:
             query: tensor of shape (..., queries, channels).
-            key, value: tensors of shape (..., keys, channels).
-            mask: bool array or tensor, broadcast to (queries, keys): where queries may look.
+            key: tensor of shape (..., keys, channels).
+            value: tensor of shape (..., keys, channels).
+            mask: bool array or tensor that broadcasts to (queries, keys), True where a query
+                attends to a key.
+
+        Returns:
+            Tensor of the shape of `query`.
         """
-        query, key, value = (self._split(part) for part in (query, key, value))
-        # Scaled before the sum, which float16 might not hold.
+        query, key, value = (self._split_heads(tensor) for tensor in (query, key, value))
+        # Scaled before the product, which may overflow float16.
         scores = (query / query.shape[-1] ** 0.5) @ ops.swapaxes(key, -1, -2)
         scores = ops.where(mask, ops.cast(scores, "float32"), -1e9)
-        found = ops.cast(ops.softmax(scores), value.dtype) @ value
-        found = ops.swapaxes(found, -3, -2)
-        return self.mix(ops.reshape(found, (*ops.shape(found)[:-2], value.shape[-1] * self.heads)))
+        outputs = ops.cast(ops.softmax(scores), value.dtype) @ value
+        outputs = ops.swapaxes(outputs, -3, -2)
+        channels = value.shape[-1] * self.heads
+        return self.mix(ops.reshape(outputs, (*ops.shape(outputs)[:-2], channels)))
 
-    def attend_once(self, query, key, value, mask):
-        """`attend` of a single query for each of a batch, in sums.
+    def attend_once(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Compute `attend` for a single query per batch entry, by sums.
 
-        A sampler asks for one at a time, and products of so small matrices take TensorFlow longer
-        to hand out than to compute.
+        The sampler has one query at a time: TensorFlow takes longer to dispatch matrix products
+        that small than to compute them.
 
         Args:
             query: tensor of shape (batch, channels).
-            key, value: tensors of shape (batch, keys, channels).
+            key: tensor of shape (batch, keys, channels).
+            value: tensor of shape (batch, keys, channels).
             mask: bool tensor of shape (keys,).
+
+        Returns:
+            Tensor of shape (batch, channels).
         """
         heads, size = self.heads, query.shape[-1] // self.heads
         query = ops.reshape(query / size**0.5, (-1, 1, heads, size))
-        key, value = (ops.reshape(each, (*each.shape[:2], heads, size)) for each in (key, value))
+        key = ops.reshape(key, (*key.shape[:2], heads, size))
+        value = ops.reshape(value, (*value.shape[:2], heads, size))
         scores = ops.cast(ops.sum(query * key, axis=-1), "float32")
         scores += ops.where(mask, 0.0, -1e9)[:, None]
         weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
         weights /= ops.sum(weights, axis=1, keepdims=True)
-        found = ops.sum(ops.cast(weights, value.dtype)[..., None] * value, axis=1)
-        return self.mix(ops.reshape(found, (-1, heads * size)))
+        outputs = ops.sum(ops.cast(weights, value.dtype)[..., None] * value, axis=1)
+        return self.mix(ops.reshape(outputs, (-1, heads * size)))
 
-    def _split(self, values):
-        """(..., places, channels) -> (..., heads, places, size)."""
+    def _split_heads(self, values):
+        """(..., cells, channels) -> (..., heads, cells, size)."""
         shape = (*ops.shape(values)[:-1], self.heads, values.shape[-1] // self.heads)
         return ops.swapaxes(ops.reshape(values, shape), -3, -2)
 
@@ -265,17 +271,17 @@ class RowAttention(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class Condition(layers.Layer):
-    """What is known of every code before any is: its place in the grid, the slice's position.
+    """Conditioning of every code: an embedding of its grid cell, and the slice position.
 
-    The position, continuous in [0, 1], enters as cosines of rising frequency, so that levels of the
-    head between the training slices lie between them here too.
+    The position, continuous in [0, 1], enters as cosines of increasing frequency, so that the
+    network interpolates between the positions of the training slices.
 
     Args:
         grid_shape: (rows, cols).
-        width: int, channels of the output.
+        width: int, output channels.
         frequencies: int, number of cosines, the first of which is constant; 0 leaves the position
             out.
-        **kwargs: as `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         position: float tensor of shape (batch,).
@@ -285,7 +291,7 @@ class Condition(layers.Layer):
     """
 
     def __init__(self, grid_shape, width, frequencies, **kwargs):
-        # float32 whatever the policy: the last cosines turn often.
+        # No autocast: half precision is too coarse for the highest frequencies.
         super().__init__(autocast=False, **kwargs)
         self.grid_shape, self.width, self.frequencies = tuple(grid_shape), width, frequencies
         shared = {"activation": "silu", "dtype": self.dtype_policy}
@@ -294,20 +300,21 @@ class Condition(layers.Layer):
 
     def build(self, position_shape):
         shape = (*self.grid_shape, self.width)
-        self.place = self.add_weight(name="place", shape=shape, initializer="random_normal")
+        self.cell_embedding = self.add_weight(
+            name="place", shape=shape, initializer="random_normal"
+        )
         if self.frequencies:
             self.embed.build((None, self.frequencies))
         self.mix.build((None, *shape))
 
     def call(self, position):
-        place = ops.cast(self.place, self.compute_dtype)
-        place = ops.broadcast_to(place, (ops.shape(position)[0], *place.shape))
+        features = ops.cast(self.cell_embedding, self.compute_dtype)
+        features = ops.broadcast_to(features, (ops.shape(position)[0], *features.shape))
         if self.frequencies:
-            turns = ops.cast(position, "float32")[:, None] * np.arange(
-                self.frequencies, dtype="float32"
-            )
-            place += self.embed(ops.cos(np.pi * turns))[:, None, None]
-        return self.mix(ops.silu(place))
+            frequencies = np.arange(self.frequencies, dtype="float32")
+            half_turns = ops.cast(position, "float32")[:, None] * frequencies
+            features += self.embed(ops.cos(np.pi * half_turns))[:, None, None]
+        return self.mix(ops.silu(features))
 
     def compute_output_shape(self, position_shape):
         return (*position_shape, *self.grid_shape, self.width)

@@ -1,7 +1,7 @@
-"""Which neighbours a convolution may see, and the order in which a grid is gone through.
+"""Masks of the masked convolutions, and scan orders of the code grid. Pure NumPy.
 
-Pure NumPy. A mask covers the box of a square kernel that a stack can see at all: the vertical
-stack's ends at the row of the centre, the horizontal stack's at the centre itself.
+A mask covers only the part of a square kernel that its stack can use: the vertical stack's ends
+with the row of the centre, the horizontal stack's with the centre itself.
 """
 
 from typing import Literal, get_args
@@ -10,54 +10,57 @@ import numpy as np
 
 from brainslices.errors import InputError
 
-__all__ = [
-    "SCANS",
-    "MaskType",
-    "Scan",
-    "horizontal_mask",
-    "raster_mask",
-    "scan_order",
-    "vertical_mask",
-]
+__all__ = ["SCANS", "MaskType", "Scan", "Stack", "raster_mask", "scan_order", "stack_mask"]
 
 MaskType = Literal["A", "B"]
-Scan = Literal["raster", "turned", "folded"]
+Stack = Literal["vertical", "horizontal"]
+Scan = Literal["raster", "turned"]
 SCANS = get_args(Scan)
 
 
 def raster_mask(size: int, mask_type: MaskType) -> np.ndarray:
-    """Mask of a whole square kernel: what comes before its centre in raster order.
+    """Return the mask of a whole square kernel: the cells before the centre in raster order.
 
     Args:
         size: odd side of the kernel.
-        mask_type: "A" hides the centre, "B" shows it.
+        mask_type: "A" masks the centre, "B" does not.
 
     Returns:
-        float32 array of shape (size, size), ones where the kernel may look.
+        float32 array of shape (size, size), 1 where the kernel may be nonzero.
 
     Raises:
-        InputError: if the size is even or not positive, or the type unknown.
+        InputError: if `size` is even or not positive, or `mask_type` unknown.
+
+    Example:
+        >>> raster_mask(3, "A").astype(int).tolist()
+        [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
 
     Reference:
         van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv 1601.06759, figure 2.
     """
-    _check(size, mask_type)
-    before = np.arange(size * size) < size * size // 2 + (mask_type == "B")
-    return before.reshape(size, size).astype("float32")
+    if size < 1 or size % 2 == 0:
+        raise InputError(f"`size` must be odd and positive. Received: size={size}.")
+    if mask_type not in get_args(MaskType):
+        raise InputError(f"`mask_type` must be 'A' or 'B'. Received: mask_type={mask_type!r}.")
+    is_before = np.arange(size * size) < size * size // 2 + (mask_type == "B")
+    return is_before.reshape(size, size).astype("float32")
 
 
-def vertical_mask(size: int, mask_type: MaskType) -> np.ndarray:
-    """Mask of the vertical stack: the rows above, and with type "B" the row of the centre.
+def stack_mask(stack: Stack, size: int, mask_type: MaskType) -> np.ndarray:
+    """Return the mask of the vertical or the horizontal stack.
 
-    That row is safe in all layers but the first, since each of its features already depends on the
-    rows above alone.
+    The vertical stack sees the rows above, the horizontal one the row up to the centre. The
+    vertical stack's centre row does not leak in any layer but the first, since each of its features
+    already depends on the rows above alone.
 
     Args:
+        stack: "vertical" or "horizontal".
         size: odd side of the square kernel.
-        mask_type: "A" hides the row of the centre, "B" shows it.
+        mask_type: "A" masks the centre, in the vertical stack its whole row; "B" does not.
 
     Returns:
-        float32 array of shape (size // 2 + 1, size), whose last row is the centre's.
+        float32 array of shape (size // 2 + 1, size), ending with the centre's row, for the vertical
+        stack; of shape (1, size // 2 + 1), ending with the centre, for the horizontal one.
 
     Raises:
         InputError: as `raster_mask`.
@@ -65,58 +68,33 @@ def vertical_mask(size: int, mask_type: MaskType) -> np.ndarray:
     Reference:
         van den Oord et al. 2016, arXiv 1606.05328, section 2.2 and figure 1.
     """
-    _check(size, mask_type)
-    mask = np.ones((size // 2 + 1, size), "float32")
-    mask[-1] = mask_type == "B"
-    return mask
-
-
-def horizontal_mask(size: int, mask_type: MaskType) -> np.ndarray:
-    """Mask of the horizontal stack: what lies left in the row, and with type "B" the centre.
-
-    Args:
-        size: odd side of the square kernel.
-        mask_type: "A" hides the centre, "B" shows it.
-
-    Returns:
-        float32 array of shape (1, size // 2 + 1), whose last entry is the centre.
-
-    Raises:
-        InputError: as `raster_mask`.
-    """
-    return raster_mask(size, mask_type)[size // 2 : size // 2 + 1, : size // 2 + 1]
+    mask, half = raster_mask(size, mask_type), size // 2
+    if stack == "horizontal":
+        return mask[half : half + 1, : half + 1]
+    mask[half] = mask_type == "B"
+    return mask[: half + 1]
 
 
 def scan_order(grid_shape: tuple[int, int], scan: Scan) -> np.ndarray:
-    """The order in which a code grid is gone through.
+    """Return the order in which the codes of a grid are modelled.
 
     Args:
         grid_shape: (rows, cols) of the code grid.
-        scan: "raster": row by row. "turned": column by column, so that a row of the scan crosses
-            the head from one side to the other where the rows of the slices run along it.
-            "folded": turned, and each row of the scan goes from both ends inwards, one code here
-            and one there, so that mirror halves are neighbours.
+        scan: "raster": row by row. "turned": column by column; the row index of a slice runs
+            along the left-right axis of the head, so a row of this scan crosses the midline.
 
     Returns:
-        int array of shape (scan rows, scan cols): where in the flattened grid each code of the
-        scan lies. `np.argsort` of its `ravel()` is the way back.
+        int array of shape (scan rows, scan cols): the index in the flattened grid of each cell of
+        the scan. `np.argsort` of its `ravel()` is the inverse order.
 
     Raises:
-        InputError: if the scan is unknown.
+        InputError: if `scan` is unknown.
+
+    Example:
+        >>> scan_order((3, 2), "turned").tolist()
+        [[0, 2, 4], [1, 3, 5]]
     """
     if scan not in SCANS:
         raise InputError(f"`scan` must be one of {', '.join(SCANS)}. Received: scan={scan!r}.")
     cells = np.arange(np.prod(grid_shape)).reshape(grid_shape)
-    if scan == "raster":
-        return cells
-    if scan == "turned":
-        return cells.T
-    inwards = np.stack([np.arange(grid_shape[0]), np.arange(grid_shape[0])[::-1]], axis=1)
-    return cells.T[:, inwards.ravel()[: grid_shape[0]]]
-
-
-def _check(size, mask_type):
-    if size < 1 or size % 2 == 0:
-        raise InputError(f"`size` must be odd and positive. Received: size={size}.")
-    if mask_type not in get_args(MaskType):
-        raise InputError(f"`mask_type` must be 'A' or 'B'. Received: mask_type={mask_type!r}.")
+    return cells if scan == "raster" else cells.T

@@ -1,7 +1,6 @@
-"""The gated PixelCNN: code grid -> logits of each code given those before it."""
+"""The gated PixelCNN: code grid -> logits of each code given the codes before it."""
 
 import dataclasses
-import os
 
 import keras
 import numpy as np
@@ -9,7 +8,7 @@ from keras import layers, ops
 
 from brainslices.distributed.collectives import replica_count
 from brainslices.runs.loading import load_model
-from brainslices.runs.run import Run
+from brainslices.types import PathLike, Tensor
 from pixelcnn.config import PixelCNNConfig
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention
 from pixelcnn.masks import scan_order
@@ -19,41 +18,41 @@ __all__ = ["PixelCNN"]
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class PixelCNN(keras.Model):
-    """Autoregressive prior over code grids, conditioned on the slice's position in the head.
+    """Autoregressive prior over code grids, conditioned on the slice position.
 
     p(codes | position) is the product, in scan order, of p(code | codes before it, position).
 
     Args:
         grid_shape: (r, c) of the code grid.
         num_embeddings: int, codebook size.
-        seed: int, for the dropout.
-        dtype: dtype policy of the layers; logits and losses are float32 always.
+        seed: int, seeds the dropout.
+        dtype: dtype policy of the layers; logits and losses are always float32.
         name: str, the Keras name.
         **config: the fields of `PixelCNNConfig`.
 
     Call arguments:
         inputs: `{"codes", "position"}`: int tensor of shape (batch, r, c), codes from 0 to
             num_embeddings - 1; and float tensor of shape (batch,), positions in [0, 1], which a
-            prior with `position_frequencies=0` takes no notice of.
+            prior with `position_frequencies=0` ignores.
         training: bool.
 
     Returns:
-        float32 logits of shape (batch, r, c, num_embeddings). Those of a code depend on the codes
-        before it in scan order alone.
+        float32 logits of shape (batch, r, c, num_embeddings). The logits of a code depend only on
+        the codes before it in scan order.
 
     Reference:
         van den Oord et al. 2016, arXiv 1606.05328.
     """
 
     def __init__(self, grid_shape, num_embeddings, seed=0, dtype=None, name="pixelcnn", **config):
-        # No autocast: positions stay float32 whatever the policy.
+        # No autocast: positions stay float32 under every dtype policy.
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.config = config = PixelCNNConfig(**config)
         self.grid_shape, self.num_embeddings = tuple(grid_shape), num_embeddings
         self.seed = seed
         order = scan_order(self.grid_shape, config.scan)
         self.scan_shape = order.shape
-        # Where each code of the scan lies in the flattened grid, and the other way round.
+        # The index in the flattened grid of each code of the scan, and the inverse.
         self.scan_order, self.inverse_order = order.ravel(), np.argsort(order.ravel())
         self._add_stacks(config)
         self._add_head(config)
@@ -73,10 +72,10 @@ class PixelCNN(keras.Model):
             GatedBlock(config.channels, config.kernel_size, config.dropout, seed, **shared)
             for seed in seeds
         ]
-        # Evenly between the blocks, the last after the last.
-        after = np.linspace(0, config.layers, config.attention_layers + 1)[1:].round().astype(int)
+        # Spread evenly between the blocks; the last one follows the last block.
+        ends = np.linspace(0, config.layers, config.attention_layers + 1)[1:].round().astype(int)
         self.attentions = {
-            str(number - 1): RowAttention(config.attention_heads, **shared) for number in after
+            str(end - 1): RowAttention(config.attention_heads, **shared) for end in ends
         }
 
     def _add_head(self, config):
@@ -109,38 +108,46 @@ class PixelCNN(keras.Model):
             skips += skip
             if str(number) in self.attentions:
                 horizontal = self.attentions[str(number)](horizontal, condition)
-        # Put back in the grid's order while they are few: logits are many times as wide.
+        # Reordered before the head, since the logits have many times as many channels.
         return self.head(self.from_scan(skips + horizontal))
 
-    def head(self, features):
-        """Logits from the last features, with what the gated layers skipped to the output."""
+    def head(self, features: Tensor) -> Tensor:
+        """Compute logits from the sum of the skip connections and the horizontal stack."""
         return self.logits(self.hidden(ops.relu(features)))
 
-    def to_scan(self, values):
-        """Values (batch, r, c, ...) -> the same in scan order, (batch, rows, cols, ...)."""
-        return _reordered(values, self.scan_order, self.scan_shape)
+    def to_scan(self, values: Tensor) -> Tensor:
+        """Reorder grids (batch, r, c, ...) to scan order (batch, scan rows, scan cols, ...)."""
+        return _reorder(values, self.scan_order, self.scan_shape)
 
-    def from_scan(self, values):
-        """Values (batch, rows, cols, ...) in scan order -> the same as the grid has them."""
-        return _reordered(values, self.inverse_order, self.grid_shape)
+    def from_scan(self, values: Tensor) -> Tensor:
+        """Reorder scans (batch, scan rows, scan cols, ...) to grid order (batch, r, c, ...)."""
+        return _reorder(values, self.inverse_order, self.grid_shape)
 
-    def log_prob(self, codes, position):
-        """Log-probability of each code given those before it, without dropout.
+    def log_prob(self, codes: Tensor, position: Tensor) -> Tensor:
+        """Compute the log-probability of each code given the codes before it, without dropout.
 
         Args:
             codes: int tensor of shape (batch, r, c).
             position: float tensor of shape (batch,), in [0, 1].
 
         Returns:
-            float32 tensor of shape (batch, r, c), nats; its sum is the whole grid's.
+            float32 tensor of shape (batch, r, c), in nats; its sum is the grid's log-probability.
         """
         return -self.nats(codes, self({"codes": codes, "position": position}))
 
-    def nats(self, codes, logits):
-        """Nats of each code, float32, given logits of shape (*codes.shape, num_embeddings)."""
-        # Not the sparse one, which takes TensorFlow three times as long where it is deterministic.
-        chosen = ops.one_hot(codes, self.num_embeddings)
-        return keras.losses.categorical_crossentropy(chosen, logits, from_logits=True)
+    def nats(self, codes: Tensor, logits: Tensor) -> Tensor:
+        """Compute the nats of each code.
+
+        Args:
+            codes: int tensor of any shape.
+            logits: float32 tensor of shape (*codes.shape, num_embeddings).
+
+        Returns:
+            float32 tensor of the shape of `codes`.
+        """
+        # The sparse cross-entropy is three times slower under TensorFlow's op determinism.
+        one_hot = ops.one_hot(codes, self.num_embeddings)
+        return keras.losses.categorical_crossentropy(one_hot, logits, from_logits=True)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         nats = ops.mean(self.nats(x["codes"], y_pred))
@@ -148,16 +155,16 @@ class PixelCNN(keras.Model):
         return nats / replica_count()
 
     @classmethod
-    def from_run(cls, run: str | os.PathLike) -> "PixelCNN":
-        """Load the trained prior of a run, its best epoch, in float32 whatever it was trained in.
+    def from_run(cls, run: PathLike) -> "PixelCNN":
+        """Load the best epoch of a trained prior, in float32 whatever its training precision.
 
         Args:
             run: the run folder of `train_pixelcnn.py`.
 
         Raises:
-            InputError: if the run is of another kind or format, has no model yet, or a damaged one.
+            InputError: if the run has another kind or format, no model yet, or a corrupt one.
         """
-        return load_model(Run(run), "pixelcnn", PixelCNNConfig, dtype="float32")
+        return load_model(run, "pixelcnn", dtype="float32")
 
     def get_config(self):
         return {
@@ -170,11 +177,11 @@ class PixelCNN(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "PixelCNN":
         return cls(**config)
 
 
-def _reordered(values, order, shape):
-    rest = values.shape[3:]
-    flat = ops.reshape(values, (-1, len(order), *rest))
-    return ops.reshape(ops.take(flat, order, axis=1), (-1, *shape, *rest))
+def _reorder(values, order, shape):
+    channels = values.shape[3:]
+    flat = ops.reshape(values, (-1, len(order), *channels))
+    return ops.reshape(ops.take(flat, order, axis=1), (-1, *shape, *channels))

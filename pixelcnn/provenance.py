@@ -1,7 +1,6 @@
-"""What ties a prior to the VQ-VAE whose codes it knows."""
+"""Provenance of a prior: the VQ-VAE whose codes it models."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -9,25 +8,26 @@ from brainslices.errors import InputError
 from brainslices.runs.json_files import read_json
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
+from brainslices.types import PathLike
 
 __all__ = ["Provenance", "load_provenance"]
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What ties a prior to the VQ-VAE whose codes it knows.
+    """Provenance of a prior.
 
     Args:
-        run: the VQ-VAE's run.
+        run: the run of the VQ-VAE.
         train_positions: float array of shape (n,), the positions of the training slices, rising.
-        facts: for the files that samples are told by: the hashes of both models; and, where
-            training has ended, `nats_per_code`, `bits_per_slice`, `bits_per_pixel_prior` of
-            `split` (test, else validate) and `nats_per_code_` of each split.
+        metadata: for `metrics.json` of samples: `vqvae_hash` and `prior_hash`; and, if training has
+            ended, `nats_per_code`, `bits_per_slice` and `bits_per_pixel_prior` of `split` (test,
+            else validate) and `nats_per_code_` of each split.
     """
 
     run: Run
     train_positions: np.ndarray
-    facts: dict
+    metadata: dict
 
     @property
     def positions(self) -> tuple[float, float]:
@@ -35,58 +35,77 @@ class Provenance:
         return float(self.train_positions[0]), float(self.train_positions[-1])
 
 
-def load_provenance(run: Run, vqvae: Path | None = None) -> Provenance:
-    """Find the VQ-VAE that a prior was trained on.
+def load_provenance(
+    run: PathLike, vqvae: PathLike | None = None, decoder: object = None
+) -> Provenance:
+    """Load the provenance of a prior and check it against its VQ-VAE.
 
     Args:
-        run: the prior's run.
-        vqvae: the VQ-VAE's run folder, if it no longer lies where training found it.
+        run: the prior's run folder.
+        vqvae: the VQ-VAE's run folder; None for the path that training recorded.
+        decoder: a loaded model to use instead of the VQ-VAE's run, which then need not exist. Its
+            `file_hash` is checked if it has one, as models that were loaded from a run have.
 
     Raises:
-        InputError: if it is not there, or holds another model than the one that made the codes.
+        InputError: if the VQ-VAE is missing, or not the one that encoded the prior's training data.
     """
+    run = Run(run)
     config = run.open_config("pixelcnn")
+    _check_links(run, config)
+    vqvae_run = Run(vqvae or config["vqvae_run"])
+    if decoder is None:
+        _check_hash(run, config, _vqvae_hash(run, vqvae_run), f"{vqvae_run.path} holds")
+    elif decoder_hash := getattr(decoder, "file_hash", None):
+        _check_hash(run, config, decoder_hash, "`decoder` is")
+    hashes = {
+        "vqvae_hash": config["vqvae_hash"],
+        "prior_hash": file_hash(run.trained_model_path()),
+    }
+    return Provenance(vqvae_run, np.array(config["positions"]), hashes | _rates(run))
+
+
+def _check_links(run, config):
     missing = {"vqvae_hash", "vqvae_run", "positions"} - set(config)
     if missing:
         raise InputError(
             f"{run.config_path} lacks {', '.join(sorted(missing))}. Restore it, or train into a "
             "new --run."
         )
-    train_positions = config["positions"]
-    if (
-        not isinstance(train_positions, list)
-        or not train_positions
-        or not isinstance(config["vqvae_run"], str)
-    ):
+    positions, vqvae_run = config["positions"], config["vqvae_run"]
+    if not isinstance(positions, list) or not positions or not isinstance(vqvae_run, str):
         raise InputError(
-            f"{run.config_path} is damaged: `positions` must be a list of numbers and `vqvae_run` "
-            "a path. Restore it, or train into a new --run."
+            f"{run.config_path} is corrupt: `positions` must be a list of numbers and `vqvae_run` "
+            f"a path. Received: positions={positions!r}, vqvae_run={vqvae_run!r}. Restore the "
+            "file, or train into a new --run."
         )
-    found = Run(vqvae or config["vqvae_run"])
-    if not found.model_path.is_file():
+
+
+def _vqvae_hash(run, vqvae_run):
+    if not vqvae_run.model_path.is_file():
         raise InputError(
-            f"The prior of {run.path} knows codes of the VQ-VAE in {found.path}, but there is no "
-            f"{found.model_path.name} there. Give that VQ-VAE's folder as --vqvae."
+            f"The prior of {run.path} models codes of the VQ-VAE in {vqvae_run.path}, which has no "
+            f"{vqvae_run.model_path.name}. Give that VQ-VAE's run folder as --vqvae."
         )
-    found.open_config("vqvae")
-    model_hash = file_hash(found.model_path)
+    vqvae_run.open_config("vqvae")
+    return file_hash(vqvae_run.model_path)
+
+
+def _check_hash(run, config, model_hash, holder):
     if model_hash != config["vqvae_hash"]:
         raise InputError(
-            f"The prior of {run.path} knows codes of the VQ-VAE {config['vqvae_hash'][:12]} (made "
-            f"by run {config['vqvae_run']}), but {found.path} holds {model_hash[:12]}. Give the "
-            "run that made them as --vqvae, or train a prior on this one."
+            f"The prior of {run.path} models codes of the VQ-VAE {config['vqvae_hash'][:12]} "
+            f"(encoded by run {config['vqvae_run']}), but {holder} {model_hash[:12]}. Give the run "
+            "that encoded them as --vqvae, or train a prior on this VQ-VAE."
         )
-    facts = {"vqvae_hash": model_hash, "prior_hash": file_hash(run.trained_model_path())}
-    return Provenance(found, np.array(train_positions), facts | _costs(run))
 
 
-def _costs(run):
-    """What a code costs, if it was measured: a run that went on and was stopped has new epochs."""
+def _rates(run):
+    """The rates that training measured, unless a resumed training has trained new epochs since."""
     metrics = read_json(run.metrics_path) if run.metrics_path.is_file() else {}
     splits = metrics.get("splits", {})
     epochs = len(run.history_path.read_text().splitlines()) - 1 if run.history_path.is_file() else 0
     if not splits or metrics.get("epochs") != epochs:
         return {}
-    costs = {f"nats_per_code_{name}": each["nats_per_code"] for name, each in splits.items()}
-    name = "test" if "test" in splits else "validate"
-    return {**splits[name], "split": name, **costs}
+    nats = {f"nats_per_code_{name}": split["nats_per_code"] for name, split in splits.items()}
+    reported = "test" if "test" in splits else "validate"
+    return {**splits[reported], "split": reported, **nats}

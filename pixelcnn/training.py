@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,35 +13,27 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.progress import bar
 from brainslices.runs.run import Run
-from brainslices.training.callbacks import best_epoch
-from brainslices.training.checkpoint import TrainingProgress
-from brainslices.training.loop import check_resumable, run_config, run_training
+from brainslices.tables import format_table
+from brainslices.training.stage import Objective, Stage, check_resumable, run_training
+from brainslices.types import PathLike
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
 from pixelcnn.model import PixelCNN
 
-__all__ = [
-    "CodeBatches",
-    "build_model",
-    "check_run",
-    "cost",
-    "summary",
-    "train",
-]
+__all__ = ["CodeBatches", "build_model", "check_run", "measure_rate", "summary", "train"]
 
-GOAL = ("val_nats_per_code", "min")
-KINDS = {"model": PixelCNNConfig, "training": PixelCNNTraining}
+OBJECTIVE = Objective("val_nats_per_code", "min")
 
 
 class CodeBatches(Batches):
-    """Batches of code grids, `{"codes", "position"}` as a `PixelCNN` takes them.
+    """Batches of code grids: `{"codes", "position"}`, the inputs of a `PixelCNN`.
 
     Args:
         split: the grids, with the positions of their slices.
         batch_size: grids in a batch.
-        seed: as `Batches`.
+        seed: as in `Batches`.
         variants: uint16 array of shape (variants, n, r, c), the codes of augmented copies of the
-            same slices; with a seed each slice comes as itself or as one of them.
-        **options: `epoch`, `first_step` and `devices`, as `Batches`.
+            same slices; with a seed each grid is replaced at random by one of its variants.
+        **options: `epoch`, `first_step`, `devices` and `shard` of `Batches`.
     """
 
     def __init__(
@@ -50,15 +42,15 @@ class CodeBatches(Batches):
         batch_size: int,
         seed: int | None = None,
         variants: np.ndarray | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(len(split.codes), batch_size, seed, **options)
         self.split = split
         self.variants = split.codes[:0, None] if variants is None else variants
 
-    def draw(self, count, chance):
+    def sample_augmentation(self, count, rng):
         # Which variant each grid comes as; -1 is the grid itself.
-        return chance.integers(-1, len(self.variants), count)
+        return rng.integers(-1, len(self.variants), count)
 
     def load(self, chosen, draws):
         codes = self.split.codes[chosen].astype("int32")
@@ -68,87 +60,101 @@ class CodeBatches(Batches):
         return {"codes": codes, "position": self.split.positions[chosen]}
 
 
-def check_run(path: Path, config: PixelCNNConfig, training: PixelCNNTraining) -> None:
-    """Refuse a run folder that cannot be trained in, before slices are encoded for it.
+def check_run(run: PathLike, config: PixelCNNConfig, training: PixelCNNTraining) -> None:
+    """Check that a run folder can be trained in, before slices are encoded for it.
 
     Args:
-        path: the run folder.
+        run: the run folder.
         config: the model.
-        training: how it is trained.
+        training: the training's hyperparameters.
 
     Raises:
-        InputError: if the folder holds another training, or something else.
+        InputError: if the folder holds another training or unexpected files.
     """
-    check_resumable(Run(path), run_config("pixelcnn", config, training), KINDS)
+    check_resumable(run, "pixelcnn", config, training)
 
 
-def train(grids: CodeGrids, path: Path, config: PixelCNNConfig, training: PixelCNNTraining) -> dict:
-    """Train a prior on code grids, or go on with a training that was stopped.
+def train(
+    grids: CodeGrids, run: PathLike, config: PixelCNNConfig, training: PixelCNNTraining
+) -> dict:
+    """Train a prior on code grids, or resume the training.
 
     Args:
-        grids: the codes of a VQ-VAE's slices, with `training.variants` variants.
-        path: the run folder, made if missing.
+        grids: the codes of a VQ-VAE's slices, with at least `training.variants` variants.
+        run: the run folder; created if missing.
         config: the model.
-        training: how it is trained.
+        training: the training's hyperparameters.
 
     Returns:
-        The run's metrics: what a code costs on each split, beside what it would cost without a
-        prior.
+        The run's metrics: the cost of a code on each split, and its entropy without a prior.
 
     Raises:
         InputError: if the code grids or the run folder cannot be used; nothing is changed then.
-        KeyboardInterrupt: stopped by the user, the state saved.
+        KeyboardInterrupt: interrupted by the user; a checkpoint was written.
     """
+    _check_grids(grids, training)
+    run = Run(run)
+    train_split, validation_split = grids.splits["train"], grids.splits["validate"]
+
+    def prepare(**sharding):
+        model = build_model(grids, config, training.seed)
+        size, variants = training.batch_size, grids.variants[: training.variants]
+        batches = CodeBatches(train_split, size, training.seed, variants, **sharding)
+        return model, batches, CodeBatches(validation_split, size, **sharding)
+
+    stage = Stage(
+        kind="pixelcnn",
+        model=config,
+        objective=OBJECTIVE,
+        provenance={
+            "archive_hash": grids.archive_hash,
+            "vqvae_hash": grids.vqvae_hash,
+            "vqvae_run": grids.vqvae_run,
+            "positions": np.unique(train_split.positions).tolist(),
+        },
+        metadata={"archive_hash": grids.archive_hash},
+        sample_counts=(len(train_split.codes), len(validation_split.codes)),
+        prepare=prepare,
+        measure=lambda model, progress: _metrics(run, grids, progress, training.batch_size),
+    )
+    return run_training(run, stage, training)
+
+
+def _check_grids(grids, training):
     for split in ("train", "validate"):
         if split not in grids.splits:
             raise InputError(
-                f"The code grids of {grids.vqvae_run} hold no {split} slices. Make an archive that "
-                "has some, with other --fractions or more subjects."
+                f"The code grids of {grids.vqvae_run} have no slices in the split {split!r}. "
+                "Prepare an archive with other --fractions or more subjects."
             )
     if len(grids.variants) < training.variants:
         raise InputError(
-            f"`variants` must be at most {len(grids.variants)}, as many as the code grids of "
-            f"{grids.vqvae_run} hold. Received: variants={training.variants}. Encode more."
+            f"`variants` must be at most {len(grids.variants)}, the number in the code grids of "
+            f"{grids.vqvae_run}. Received: variants={training.variants}. Encode more variants."
         )
-    run = Run(path)
-
-    def prepare(devices):
-        model = build_model(grids, config, training.seed)
-        size, variants = training.batch_size, grids.variants[: training.variants]
-        batches = CodeBatches(grids.splits["train"], size, training.seed, variants, devices=devices)
-        return model, batches, CodeBatches(grids.splits["validate"], size, devices=devices)
-
-    def measure(model, state):
-        return _metrics(run, grids, state, training.batch_size)
-
-    asked = run_config("pixelcnn", config, training, **_origin(grids))
-    facts = {"archive_hash": grids.archive_hash}
-    counts = [len(grids.splits[split].codes) for split in ("train", "validate")]
-    return run_training(run, asked, KINDS, GOAL, training, facts, counts, prepare, measure)
 
 
 def build_model(grids: CodeGrids, config: PixelCNNConfig, seed: int) -> PixelCNN:
-    """An untrained model for the code grids of a VQ-VAE.
+    """Build an untrained model for the code grids of a VQ-VAE.
 
     Args:
         grids: the code grids.
         config: the model.
-        seed: for the dropout.
+        seed: seeds the dropout.
     """
-    model = PixelCNN(
-        grids.grid_shape, grids.num_embeddings, seed=seed, **dataclasses.asdict(config)
-    )
+    parameters = dataclasses.asdict(config)
+    model = PixelCNN(grids.grid_shape, grids.num_embeddings, seed=seed, **parameters)
     model.build()
     return model
 
 
-def cost(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) -> dict:
-    """What the codes of slices cost under a prior.
+def measure_rate(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) -> dict:
+    """Measure the rate of a split's codes under a prior.
 
     Args:
         model: the prior.
-        grids: where the slices come from.
-        split: their codes.
+        grids: the code grids that the split belongs to.
+        split: the codes.
         batch_size: grids at a time.
 
     Returns:
@@ -157,71 +163,58 @@ def cost(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_size: int) 
     if not model.compiled:
         model.compile()
     batches = CodeBatches(split, batch_size)
-    with bar(count := len(split.codes), "measuring the cost", "slices") as shown:
+    with bar(count := len(split.codes), "measuring the rate", "slices") as progress_bar:
         step = keras.callbacks.LambdaCallback(
-            on_test_batch_end=lambda batch, logs: shown.update(min(batch_size, count - shown.n))
+            on_test_batch_end=lambda batch, logs: progress_bar.update(
+                min(batch_size, count - progress_bar.n)
+            )
         )
         scores = model.evaluate(batches, verbose=0, callbacks=[step], return_dict=True)
-    return _rates(scores["nats_per_code"], grids)
-
-
-def _rates(nats, grids):
-    bits = nats / math.log(2) * math.prod(grids.grid_shape)
-    pixels = math.prod(grids.image_shape)
+    bits = scores["nats_per_code"] / math.log(2) * math.prod(grids.grid_shape)
     return {
-        "nats_per_code": nats,
+        "nats_per_code": scores["nats_per_code"],
         "bits_per_slice": bits,
-        "bits_per_pixel_prior": bits / pixels,
+        "bits_per_pixel_prior": bits / math.prod(grids.image_shape),
     }
 
 
-def _origin(grids):
-    return {
-        "archive_hash": grids.archive_hash,
-        "vqvae_hash": grids.vqvae_hash,
-        "vqvae_run": grids.vqvae_run,
-        "positions": np.unique(grids.splits["train"].positions).tolist(),
-    }
-
-
-def _metrics(run, grids, state: TrainingProgress, batch_size) -> dict:
+def _metrics(run, grids, progress, batch_size):
     model = PixelCNN.from_run(run)
-    splits = {name: cost(model, grids, split, batch_size) for name, split in grids.splits.items()}
+    splits = {
+        name: measure_rate(model, grids, split, batch_size) for name, split in grids.splits.items()
+    }
     train_codes = grids.splits["train"].codes
     raw = bits_per_pixel_raw(grids.grid_shape, grids.num_embeddings, grids.image_shape)
     return {
         "split": "validate",
-        "epoch": best_epoch(state, *GOAL),
-        "epochs": state.epoch,
+        "epoch": OBJECTIVE.best_epoch(progress.history),
+        "epochs": progress.epoch,
         **splits["validate"],
         "bits_per_pixel_raw": raw,
         "splits": splits,
-        # Counted on train: what a code costs without any other code known.
+        # Baselines: the cost of a training code without a prior.
         "entropy_by_position": entropy_by_position(train_codes, grids.num_embeddings),
         "entropy": entropy(train_codes, grids.num_embeddings),
-        "seconds": state.seconds,
+        "seconds": progress.seconds,
     }
 
 
 def summary(metrics: dict) -> str:
-    """What a training reached, as a table of text.
+    """Format the metrics of a training as a text table.
 
     Args:
-        metrics: as `train` returns it.
+        metrics: the return value of `train`.
     """
-    lines = [f"{'split':9} {'nats/code':>9} {'bits/code':>9} {'bits/slice':>10} {'bits/pixel':>10}"]
+    rows = [("split", "nats/code", "bits/code", "bits/slice", "bits/pixel")]
     for name, split in metrics["splits"].items():
-        nats = split["nats_per_code"]
-        lines.append(
-            f"{name:9} {nats:9.4f} {nats / math.log(2):9.4f} {split['bits_per_slice']:10.1f} "
-            f"{split['bits_per_pixel_prior']:10.4f}"
-        )
-    order_0, nats = metrics["entropy_by_position"], metrics["nats_per_code"]
-    gain = 1 - nats / order_0
-    side = "under" if gain >= 0 else "over"
-    lines.append(
+        nats, bits = split["nats_per_code"], split["bits_per_slice"]
+        rate = f"{split['bits_per_pixel_prior']:.4f}"
+        rows.append((name, f"{nats:.4f}", f"{nats / math.log(2):.4f}", f"{bits:.1f}", rate))
+    baseline = metrics["entropy_by_position"]
+    gain = 1 - metrics["nats_per_code"] / baseline
+    return (
+        f"{format_table(rows, '<>')}\n"
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
-        f"{abs(gain):.1%} {side} the codes' entropy by position ({order_0:.4f} nats), "
-        f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
+        f"{abs(gain):.1%} {'under' if gain >= 0 else 'over'} the codes' entropy by position "
+        f"({baseline:.4f} nats), {metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
     )
-    return "\n".join(lines)

@@ -1,11 +1,11 @@
-"""Reconstructs brain slices with a trained VQ-VAE and measures how like the originals they are.
+"""Reconstruct brain slices with a trained VQ-VAE and score how similar they are to the originals.
 
     python scripts/reconstruct.py --run runs/vqvae --data data/oasis --split test --out outputs/test
-    python scripts/reconstruct.py --run runs/vqvae --data /data/pictures --out outputs/mine
+    python scripts/reconstruct.py --run runs/vqvae --data /data/images --out outputs/mine
 
 Writes OUT/metrics.json (scores with 95 % intervals by subject, beside their floors), slices.csv
 (a row a slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the best,
-the median and the worst slices) and, with --pictures, pictures/ (8-bit PNGs of the source's size).
+the median and the worst slices) and, with --pictures, pictures/ (8-bit PNGs of the source size).
 """
 
 import sys
@@ -17,7 +17,7 @@ from brainslices import cli
 
 @dataclass(frozen=True)
 class Arguments:
-    """Reconstruct brain slices with a trained VQ-VAE and measure how like the originals they are.
+    """Reconstruct brain slices with a trained VQ-VAE and score their similarity.
 
     Writes OUT/metrics.json, slices.csv, reconstruction.png and, with --pictures, pictures/.
     """
@@ -25,11 +25,11 @@ class Arguments:
     run: Path
     """Run folder of train_vqvae.py."""
     data: Path
-    """Slice archive made by prepare_data.py, or any folder of grey pictures."""
+    """Slice archive made by prepare_data.py, or any folder of grey images."""
     out: Path
     """Folder to write: new, empty, or an earlier reconstruction, which is replaced."""
     split: str | None = None
-    """train, validate or test. By default test, or all pictures of a folder without splits."""
+    """train, validate or test. By default test, or all images of a folder without splits."""
     batch_size: int = 32
     """Slices reconstructed at a time."""
     pictures: bool = False
@@ -38,11 +38,12 @@ class Arguments:
     """Code the same slices with AVIF and JPEG 2000 too, at the model's rate. Takes minutes."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
 
     with cli.suppress_backend_logs():
-        from vqvae.evaluate import reconstruct, summary
+        from brainslices.evaluation.reports import reconstruction_summary
+        from vqvae.evaluate import reconstruct
 
     metrics = reconstruct(
         arguments.run,
@@ -53,7 +54,7 @@ def main(argv=None):
         pictures=arguments.pictures,
         codecs=arguments.codecs,
     )
-    print(summary(metrics))
+    print(reconstruction_summary(metrics))
     files = "metrics.json, slices.csv, reconstruction.png" + ", pictures/" * arguments.pictures
     print(f"{arguments.out}: {files}")
 

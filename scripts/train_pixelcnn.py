@@ -1,12 +1,12 @@
-"""Trains stage two, the PixelCNN prior, or goes on with a training that was stopped.
+"""Train stage two, the PixelCNN prior, or resume its training.
 
     python scripts/train_pixelcnn.py --vqvae runs/vqvae --run runs/prior
     python scripts/train_pixelcnn.py --vqvae runs/vqvae --run runs/small --channels 64 --layers 6
 
-Codes the slices that the VQ-VAE was trained on first, into its code_grids.npz, where that was not
-done yet. Writes RUN/model.keras (best epoch), state.npz (to go on from), history.csv, metrics.json,
-config.json, environment.json, figures/training.png and logs/ for TensorBoard. Ctrl-C saves the
-state; the same command goes on from there.
+First encodes the slices that the VQ-VAE was trained on into its code_grids.npz, unless that file is
+up to date. Writes RUN/model.keras (best epoch), state.npz (checkpoint), history.csv, metrics.json,
+config.json, environment.json, figures/training.png and logs/ for TensorBoard. Ctrl-C writes a
+checkpoint; the same command resumes from there.
 """
 
 import sys
@@ -25,23 +25,23 @@ PresetSelection = Selection[Literal["default"]]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a PixelCNN prior on a VQ-VAE's codes, or go on with a training that was stopped."""
+    """Train a PixelCNN prior on the codes of a VQ-VAE, or resume its training."""
 
     vqvae: Path
     """Run folder of train_vqvae.py."""
     run: Path
-    """Run folder to make, or to go on with."""
+    """Run folder to create, or to resume."""
     selection: PresetSelection
     model: PixelCNNConfig
     training: PixelCNNTraining
     data: Path | None = None
-    """Slice archive, where it no longer lies where the VQ-VAE found it."""
+    """Slice archive of the VQ-VAE, if it was moved."""
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     selection = cli.parse_known(PresetSelection, argv)
-    given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load(PRESETS))
-    arguments = cli.parse(Arguments, argv, given)
+    defaults = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load(PRESETS))
+    arguments = cli.parse(Arguments, argv, defaults)
 
     with cli.suppress_backend_logs():
         from brainslices.distributed.collectives import run_on_primary
@@ -51,8 +51,9 @@ def main(argv=None):
 
     with distributed_session():
         run_on_primary(check_run, arguments.run, arguments.model, arguments.training)
-        wanted = arguments.vqvae, arguments.data, arguments.training.variants
-        grids = run_on_primary(code_grids, *wanted)
+        grids = run_on_primary(
+            code_grids, arguments.vqvae, arguments.data, arguments.training.variants
+        )
         metrics = train(grids, arguments.run, arguments.model, arguments.training)
     print(summary(metrics))
     print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")

@@ -1,4 +1,4 @@
-"""The arrows of the architecture, read from the sources."""
+"""The import directions of the architecture, read from the sources."""
 
 import ast
 import sys
@@ -15,8 +15,8 @@ MAY_IMPORT = {
     "tuning": {"tuning", "vqvae", "pixelcnn", "brainslices"},
     "scripts": {"tuning", "vqvae", "pixelcnn", "brainslices"},
 }
-# Inside brainslices: what each part may import beside itself; "" are the modules at its top.
-INNER = {
+# Inside brainslices: what each subpackage may import besides itself; "" are the top modules.
+MAY_IMPORT_INSIDE = {
     "": set(),
     "runs": {""},
     "distributed": {""},
@@ -25,14 +25,14 @@ INNER = {
     "visualization": {"", "runs", "data"},
     "training": {"", "runs", "distributed", "data", "evaluation", "visualization"},
 }
-# Only inside functions: the JAX backend runs without TensorFlow, and a command's --help is quick.
+# Only inside functions: the JAX backend works without TensorFlow, and --help stays fast.
 NEVER_AT_TOP = {"tensorflow", "tensorflow_probability", "jax", "tensorboard"}
-SOURCES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
-SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+SCRIPTS = sorted(path for path in (ROOT / "scripts").glob("*.py") if path.stem != "__init__")
 
 
 def imported(nodes):
-    """Full names of the modules that import statements name."""
+    """Yield the full names of the modules in import statements."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -40,14 +40,14 @@ def imported(nodes):
             yield "." * node.level + (node.module or "")
 
 
-def at_top(tree):
-    """Statements that run as the module is imported: all but the bodies of functions."""
-    waiting = list(tree.body)
-    while waiting:
-        node = waiting.pop()
+def import_time_nodes(tree):
+    """Yield the statements that run when the module is imported: all outside of functions."""
+    queue = list(tree.body)
+    while queue:
+        node = queue.pop()
         yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
+            queue += ast.iter_child_nodes(node)
 
 
 def name(path):
@@ -66,89 +66,90 @@ def test_there_are_sources():
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_imports_point_one_way(path):
-    room = path.relative_to(ROOT).parts[0]
-    names = list(imported(ast.walk(ast.parse(path.read_text()))))
-    assert not [each for each in names if each.startswith(".")], "relative imports hide the arrows"
-    ours = {each.split(".")[0] for each in names} & set(MAY_IMPORT)
-    assert ours <= MAY_IMPORT[room]
+    package = path.relative_to(ROOT).parts[0]
+    modules = list(imported(ast.walk(ast.parse(path.read_text()))))
+    assert not [module for module in modules if module.startswith(".")], "imports are absolute"
+    ours = {module.split(".")[0] for module in modules} & set(MAY_IMPORT)
+    assert ours <= MAY_IMPORT[package]
 
 
-def part(parts):
-    """The part of brainslices that a module's path or dotted name lies in."""
-    return parts[1] if len(parts) > 1 and parts[1] in INNER else ""
+def subpackage(parts):
+    """Subpackage of brainslices that holds a module, given the parts of its path or name."""
+    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT_INSIDE else ""
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "brainslices").rglob("*.py")), ids=name)
 def test_imports_inside_brainslices_point_one_way(path):
-    own = part(path.relative_to(ROOT).parts)
-    names = [each.split(".") for each in imported(ast.walk(ast.parse(path.read_text())))]
-    found = {part(each) for each in names if each[0] == "brainslices"}
-    assert found - {own} <= INNER[own]
+    own = subpackage(path.relative_to(ROOT).parts)
+    modules = [name.split(".") for name in imported(ast.walk(ast.parse(path.read_text())))]
+    used = {subpackage(parts) for parts in modules if parts[0] == "brainslices"}
+    assert used - {own} <= MAY_IMPORT_INSIDE[own]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_backends_are_imported_where_work_starts(path):
-    tops = {each.split(".")[0] for each in imported(at_top(ast.parse(path.read_text())))}
-    if path.name == "distribution.py":  # the distribution is TensorFlow Probability's
-        tops -= {"tensorflow", "tensorflow_probability"}
-    assert not tops & NEVER_AT_TOP
+def test_backends_are_imported_inside_functions(path):
+    modules = imported(import_time_nodes(ast.parse(path.read_text())))
+    roots = {module.split(".")[0] for module in modules}
+    if path.name == "distribution.py":  # it subclasses one of TensorFlow Probability
+        roots -= {"tensorflow", "tensorflow_probability"}
+    assert not roots & NEVER_AT_TOP
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_modules_say_what_they_offer(path):
+def test_modules_have_a_docstring_and_all(path):
     if path.parent.name == "scripts":
         return
     tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree), "a module says in a line what it holds"
+    assert ast.get_docstring(tree)
     names = {
         target.id
         for node in tree.body
         if isinstance(node, ast.Assign)
-        for each in node.targets
-        for target in ast.walk(each)
+        for assigned in node.targets
+        for target in ast.walk(assigned)
         if isinstance(target, ast.Name)
     }
     assert "__all__" in names
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=name)
-def test_help_imports_nothing_heavy(path):
-    code = (
-        "import atexit, runpy, sys\n"
-        "heavy = {'tensorflow', 'keras', 'jax', 'matplotlib', 'scipy', 'skimage', 'nibabel'}\n"
-        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
-        f"sys.argv = [{str(path)!r}, '--help']\n"
-        f"runpy.run_path({str(path)!r}, run_name='__main__')\n"
-    )
-    ran = python("-c", code)
-    assert ran.returncode == 0, ran.stderr
-    assert "usage" in ran.stdout.lower()
-    assert "HEAVY []" in ran.stdout
+HELP = """
+import io, runpy, sys
+from contextlib import redirect_stdout
+
+for path in sys.argv[1:]:
+    sys.argv, printed, status = [path, "--help"], io.StringIO(), 0
+    try:
+        with redirect_stdout(printed):
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code
+    heavy = {"tensorflow", "keras", "jax", "matplotlib", "scipy", "skimage", "nibabel"}
+    has_usage = "usage" in printed.getvalue().lower()
+    print(path, status or 0, has_usage, sorted(heavy & set(sys.modules)))
+"""
 
 
-@pytest.mark.parametrize("package", [p for p in PACKAGES if (ROOT / p / "__init__.py").exists()])
-def test_importing_a_package_is_light_and_gives_its_names(package):
-    code = f"import sys, {package}; print('keras' in sys.modules, {package}.__all__)"
+def test_help_imports_nothing_heavy():
+    ran = python("-c", HELP, *SCRIPTS)
+    assert ran.stdout.splitlines() == [f"{path} 0 True []" for path in SCRIPTS], ran.stderr
+
+
+def test_configurations_and_packages_import_no_backend():
+    """Other processes unpickle configurations before the logs of the backend are suppressed."""
+    modules = [*PACKAGES, *(f"{package}.config" for package in PACKAGES), "benchmarks.harness"]
+    code = f"import sys, {', '.join(modules)}; print('keras' in sys.modules)"
     ran = python("-c", code)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("False [")
+    assert (ran.returncode, ran.stdout) == (0, "False\n"), ran.stderr
 
 
 def test_names_of_the_packages_exist():
     import brainslices
     import pixelcnn
+    import tuning
     import vqvae
 
-    for package in (brainslices, vqvae, pixelcnn):
-        for each in package.__all__:
-            assert each.isupper() or getattr(package, each).__name__ == each
+    for package in (brainslices, vqvae, pixelcnn, tuning):
+        assert (Path(package.__file__).parent / "py.typed").is_file()
+        for exported in package.__all__:
+            assert exported.isupper() or getattr(package, exported).__name__ == exported
     assert Path(sys.modules["vqvae.model"].__file__).parent == ROOT / "vqvae"
-
-
-@pytest.mark.parametrize(
-    "module", ["benchmarks.harness", "tuning.config", "vqvae.config", "pixelcnn.config"]
-)
-def test_what_is_handed_to_other_processes_brings_no_backend(module):
-    """It is read there before anything can keep the backend's notes off the terminal."""
-    ran = python("-c", f"import sys, {module}; print('keras' in sys.modules)")
-    assert (ran.returncode, ran.stdout) == (0, "False\n"), ran.stderr

@@ -1,4 +1,4 @@
-"""Trainings ended again and again at moments drawn by chance, by signals, also within a write."""
+"""Trainings stopped repeatedly by signals at random moments, also during a write."""
 
 import itertools
 import json
@@ -24,16 +24,16 @@ from helpers import (
 
 from brainslices.runs.json_files import read_json
 
-# SIGKILL within a write and at any time; SIGTERM as a cluster sends it, SIGINT as Ctrl-C does.
-KINDS = ("WRITE", "TERM", "KILL", "WRITE", "INT", "KILL")
-# Longer than the training that all moments together leave time for.
-EPOCHS_AN_END = 12
-LATEST_S = 0.7
-PATIENCE_S = 30
+# SIGKILL during a write and at any time; SIGTERM as a cluster sends it, SIGINT as Ctrl-C does.
+STOPS = ("WRITE", "TERM", "KILL", "WRITE", "INT", "KILL")
+# More epochs than a process finishes before it is stopped.
+EPOCHS_PER_STOP = 12
+MAX_DELAY_S = 0.7
+STOP_TIMEOUT_S = 30
 
 
 def commands(archive, linked, epochs):
-    """Name -> the words of a training; each epoch is some tenths of a second."""
+    """Stage -> the command of a training whose epochs take a few tenths of a second."""
     prior, vqvae = linked
     short = {"epochs": epochs, "batch_size": 4}
     stage_one = [tiny_config(), tiny_training(**short, mirror=True)]
@@ -52,42 +52,42 @@ def map_flags(configs):
 
 
 def progress(run):
-    """Epochs and steps that a run's state tells of; None before there is one."""
+    """Epoch and step of a run's checkpoint; None without one."""
     if not (run / "state.npz").exists():
         return None
     with np.load(run / "state.npz") as file:
-        told = json.loads(file["progress"].item())
-    return told["epoch"], told["step"]
+        saved = json.loads(file["progress"].item())
+    return saved["epoch"], saved["step"]
 
 
-def halves(run):
-    """Files that are being written, or were when their process was killed."""
+def partial_files(run):
+    """Files whose write has not finished, or never will because the process was killed."""
     return [*run.glob(".state*-????????.npz"), *run.glob(".model-????????.keras")]
 
 
-def await_writing(process, run, old, deadline):
-    """Return at once when a file is begun."""
+def wait_for_write(process, run, old, deadline):
+    """Return as soon as a file is being written."""
     while process.poll() is None and time.monotonic() < deadline:
-        if any(item not in old for item in halves(run)):
+        if any(item not in old for item in partial_files(run)):
             return
 
 
-def end(process, run, kind, chance):
-    """End a training in the way asked for, some time after it has begun to write."""
-    deadline, old, before = time.monotonic() + 200, halves(run), progress(run)
+def stop(process, run, kind, rng):
+    """Stop a training some time after its first checkpoint: (seconds until its end, stderr)."""
+    deadline, old, before = time.monotonic() + 200, partial_files(run), progress(run)
     while process.poll() is None and time.monotonic() < deadline and progress(run) == before:
         time.sleep(0.02)
-    time.sleep(chance.uniform(0, LATEST_S))
+    time.sleep(rng.uniform(0, MAX_DELAY_S))
     if kind == "WRITE":
-        await_writing(process, run, old, deadline)
+        wait_for_write(process, run, old, deadline)
     process.send_signal(signal.SIGKILL if kind == "WRITE" else getattr(signal, f"SIG{kind}"))
     sent = time.monotonic()
-    out, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=200)
     return time.monotonic() - sent, err
 
 
 def assert_same_run(first, second):
-    """Equal to the last bit: weights, optimiser, generators, history, best model, metrics."""
+    """Equal to the last bit: checkpoint, history, best model, metrics."""
     with np.load(first / "state.npz") as one, np.load(second / "state.npz") as other:
         assert one.files == other.files
         for key in set(one.files) - {"progress"}:
@@ -101,40 +101,40 @@ def assert_same_run(first, second):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "ends"),
+    ("stage", "stops"),
     [
         ("vqvae", 2),
         pytest.param("vqvae", 12, marks=pytest.mark.long),
         pytest.param("pixelcnn", 12, marks=pytest.mark.long),
     ],
 )
-def test_training_ended_again_and_again_is_the_undisturbed_one(
-    stage, ends, phantom_archive, linked, tmp_path
+def test_training_stopped_repeatedly_equals_an_uninterrupted_one(
+    stage, stops, phantom_archive, linked, tmp_path
 ):
-    epochs = EPOCHS_AN_END * ends
-    name, *words = commands(phantom_archive, linked, epochs)[stage]
-    command = [Path(ROOT / "scripts" / name), *words]
+    epochs = EPOCHS_PER_STOP * stops
+    name, *arguments = commands(phantom_archive, linked, epochs)[stage]
+    command = [Path(ROOT / "scripts" / name), *arguments]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     ran = python(*command, "--run", whole, timeout=500)
     assert ran.returncode == 0, ran.stderr
 
-    chance, torn = np.random.default_rng(), 0
-    for number in range(ends):
-        kind = KINDS[number % len(KINDS)]
+    rng, torn_writes = np.random.default_rng(), 0
+    for number in range(stops):
+        kind = STOPS[number % len(STOPS)]
         process = start(*command, "--run", cut)
-        seconds, err = end(process, cut, kind, chance)
+        seconds, err = stop(process, cut, kind, rng)
         assert "Traceback" not in err
-        assert progress(cut)[0] < epochs, "all moments must lie within the training"
+        assert progress(cut)[0] < epochs, "the training ended before it was stopped"
         if kind in ("TERM", "INT"):
             assert process.returncode == 130, err
-            assert f"stopped. State saved in {cut} after epoch" in err
-            assert seconds < PATIENCE_S
-            assert not halves(cut)
+            assert f"stopped. Checkpoint saved in {cut} after epoch" in err
+            assert seconds < STOP_TIMEOUT_S
+            assert not partial_files(cut)
         else:
             assert process.returncode == -signal.SIGKILL, err
-            torn += len(halves(cut)) > 0
-    assert torn or len(KINDS) > ends, "no kill fell within a write"
+            torn_writes += len(partial_files(cut)) > 0
+    assert torn_writes or len(STOPS) > stops, "no kill hit a write"
     ran = python(*command, "--run", cut, timeout=500)
     assert ran.returncode == 0, ran.stderr
-    assert not halves(cut)
+    assert not partial_files(cut)
     assert_same_run(whole, cut)

@@ -15,8 +15,8 @@ from brainslices.data.code_grids import CodeGrids, entropy
 from brainslices.distributed.devices import device_count
 from brainslices.errors import InputError
 from brainslices.runs.provenance import file_hash
-from brainslices.training.loop import check_batch_divides
 from brainslices.training.precision import resolve_precision
+from brainslices.training.stage import check_batch_divides
 from brainslices.types import PathLike
 from pixelcnn.config import DEFAULT
 from pixelcnn.model import PixelCNN

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
@@ -13,64 +12,71 @@ from brainslices.errors import CORRUPT_FILE_ERRORS
 from brainslices.evaluation.image_metrics import mean_image
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
-from brainslices.training.callbacks import best_epoch
 from brainslices.training.checkpoint import TrainingProgress
-from brainslices.training.loop import run_config, run_training
+from brainslices.training.stage import Objective, Stage, run_training
+from brainslices.types import PathLike
 from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.model import VQVAE
 
-__all__ = ["GOAL", "build_model", "train"]
+__all__ = ["OBJECTIVE", "build_model", "train"]
 
-GOAL = ("val_ssim_foreground", "max")
-KINDS = {"model": VQVAEConfig, "training": VQVAETraining}
-# Latents that k-means starts from: for each code, and at most.
-KMEANS_LATENTS, MOST_KMEANS_LATENTS = 40, 2**17
+OBJECTIVE = Objective("val_ssim_foreground", "max")
+# Latents for the k-means initialisation: per code, and at most.
+KMEANS_LATENTS_PER_CODE, MAX_KMEANS_LATENTS = 40, 2**17
 STATISTICS_CHUNK = 256
 
 
-def train(data: Path, path: Path, config: VQVAEConfig, training: VQVAETraining) -> dict:
-    """Train a VQ-VAE on a slice archive, or go on with a training that was stopped.
+def train(data: PathLike, run: PathLike, config: VQVAEConfig, training: VQVAETraining) -> dict:
+    """Train a VQ-VAE on a slice archive, or resume the training.
 
     Args:
         data: the archive's folder.
-        path: the run folder, made if missing.
+        run: the run folder; created if missing.
         config: the model.
-        training: how it is trained.
+        training: the training's hyperparameters.
 
     Returns:
         The run's metrics: the best epoch's scores on the validation slices, and the rate.
 
     Raises:
         InputError: if the archive or the run folder cannot be used; nothing is changed then.
-        KeyboardInterrupt: stopped by the user, the state saved.
+        KeyboardInterrupt: interrupted by the user; a checkpoint was written.
     """
+    run = Run(run)
     archive, train_rows, validation_rows = run_on_all(_open, data)
-    run = Run(path)
 
-    def prepare(devices):
+    def prepare(**sharding):
         model = build_model(archive, train_rows, config, training.seed)
-        size, seed, mirror = training.batch_size, training.seed, training.mirror
+        size, shuffled = training.batch_size, (training.seed, training.mirror)
         run_on_primary(_write_mean_image, run, archive)
         if config.kmeans_init and not run_on_primary(run.checkpoint_path.exists):
-            _initialize_codebook(model, SliceBatches(archive, train_rows, size, seed, mirror))
-        batches = SliceBatches(archive, train_rows, size, seed, mirror, devices=devices)
-        return model, batches, SliceBatches(archive, validation_rows, size, devices=devices)
+            _initialize_codebook(model, SliceBatches(archive, train_rows, size, *shuffled))
+        batches = SliceBatches(archive, train_rows, size, *shuffled, **sharding)
+        return model, batches, SliceBatches(archive, validation_rows, size, **sharding)
 
-    asked = run_config("vqvae", config, training, archive_hash=archive.content_hash)
-    facts = {"archive": str(Path(data).resolve()), "archive_hash": archive.content_hash}
-    counts = len(train_rows), len(validation_rows)
-    return run_training(run, asked, KINDS, GOAL, training, facts, counts, prepare, _metrics)
+    provenance = {"archive_hash": archive.content_hash}
+    stage = Stage(
+        kind="vqvae",
+        model=config,
+        objective=OBJECTIVE,
+        provenance=provenance,
+        metadata={"archive": str(archive.path.resolve()), **provenance},
+        sample_counts=(len(train_rows), len(validation_rows)),
+        prepare=prepare,
+        measure=_metrics,
+    )
+    return run_training(run, stage, training)
 
 
 def _open(data):
-    """An archive, and its rows to train and to validate on."""
+    """Open an archive; return it with its training and its validation rows."""
     archive = SliceArchive.open(data)
-    _ = archive.images  # a damaged file is found before anything is written
+    _ = archive.images  # a corrupt file fails here, before anything is written
     return archive, archive.indices("train"), archive.indices("validate")
 
 
 def _write_mean_image(run, archive):
-    """The mean training image; a damaged one, or one of another archive, is written anew."""
+    """Write the mean training image, unless the file holds it already."""
     mean = mean_image(archive)
     with contextlib.suppress(*CORRUPT_FILE_ERRORS):
         if np.array_equal(np.load(run.mean_image_path), mean):
@@ -80,23 +86,19 @@ def _write_mean_image(run, archive):
 
 
 def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, seed: int) -> VQVAE:
-    """An untrained model for the pictures of an archive.
+    """Build an untrained model for the images of an archive.
 
     Args:
         archive: the slices.
-        rows: int array, the training slices, whose statistics the model holds.
+        rows: int array of shape (n,), the training slices, whose mean and standard deviation the
+            model stores.
         config: the model.
-        seed: for the codebook.
+        seed: initialises the codebook.
     """
     mean, std = _statistics(archive, rows)
-    model = VQVAE(
-        archive.image_shape,
-        dataclasses.astuple(archive.crop),
-        mean=mean,
-        std=std,
-        seed=seed,
-        **dataclasses.asdict(config),
-    )
+    crop = dataclasses.astuple(archive.crop)
+    parameters = dataclasses.asdict(config)
+    model = VQVAE(archive.image_shape, crop, mean=mean, std=std, seed=seed, **parameters)
     model.build((None, *archive.image_shape, 1))
     return model
 
@@ -115,33 +117,32 @@ def _statistics(archive, rows):
 
 
 def _initialize_codebook(model, batches):
-    """k-means centres of the first batches' latents."""
-    wanted = min(KMEANS_LATENTS * model.config.num_embeddings, MOST_KMEANS_LATENTS)
-    latents, found = [], 0
+    """Initialise the codebook with k-means centres of the first batches' latents."""
+    config, latents, count = model.config, [], 0
+    needed = min(KMEANS_LATENTS_PER_CODE * config.num_embeddings, MAX_KMEANS_LATENTS)
     for step in range(len(batches)):
-        if found >= wanted:
+        if count >= needed:
             break
         batch = np.asarray(model.encode(batches[step][0]), "float32")
-        latents.append(batch.reshape(-1, model.config.embedding_dim))
-        found += len(latents[-1])
-    latents = np.concatenate(latents)
-    if len(latents) >= model.config.num_embeddings:
-        model.quantizer.initialize_codebook(latents[:wanted])
+        latents.append(batch.reshape(-1, config.embedding_dim))
+        count += len(latents[-1])
+    if count >= config.num_embeddings:  # otherwise the codes stay random
+        model.quantizer.initialize_codebook(np.concatenate(latents)[:needed])
 
 
-def _metrics(model, state: TrainingProgress) -> dict:
-    best = best_epoch(state, *GOAL)
+def _metrics(model: VQVAE, progress: TrainingProgress) -> dict:
+    history, best = progress.history, OBJECTIVE.best_epoch(progress.history)
     scores = {
         key.removeprefix("val_"): values[best - 1]
-        for key, values in state.history.items()
+        for key, values in history.items()
         if key.startswith("val_")
     }
     return {
         "split": "validate",
         "epoch": best,
-        "epochs": state.epoch,
+        "epochs": progress.epoch,
         **scores,
         "bits_per_pixel_raw": model.bits_per_pixel_raw,
-        "train_codebook_usage": state.history["codebook_usage"][best - 1],
-        "seconds": state.seconds,
+        "train_codebook_usage": history["codebook_usage"][best - 1],
+        "seconds": progress.seconds,
     }

@@ -1,3 +1,3 @@
-"""Slices: archives, and the images, volumes and phantoms they come from."""
+"""Slice archives, and the images, volumes and phantoms that they are prepared from."""
 
 __all__ = []

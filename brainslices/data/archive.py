@@ -1,38 +1,48 @@
-"""The slice archive: one folder with the pixels, the index and the facts of a set of brain slices.
+"""Slice archive: a folder with the pixels, the index and the metadata of brain slices.
 
 `slices.npy` holds uint8 pixels of shape (slices, rows, cols), read through a memory map;
-`index.csv` says of each slice who, which split, how high in the head and from which file;
+`index.csv` gives the subject, split, position and source file of each slice;
 `archive.json` holds the counts, the crop box, the intensity rule and the content hash.
 """
 
-import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from brainslices.data import schema
 from brainslices.data.crop import CropBox
-from brainslices.errors import InputError
+from brainslices.data.csv_files import read_rows
+from brainslices.data.splits import SPLITS, normalize_split
+from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
+from brainslices.types import PathLike
 
-__all__ = ["FOREGROUND_THRESHOLD", "SPLITS", "SliceArchive", "SliceRecord", "split_name"]
+__all__ = [
+    "FOREGROUND_THRESHOLD",
+    "FORMAT_VERSION",
+    "SPLITS",
+    "SliceArchive",
+    "SliceRecord",
+    "count_splits",
+]
 
-SPLITS = ("train", "validate", "test")
-FOREGROUND_THRESHOLD = 0.02  # of full scale; the metrics' foreground and the crop use the same
+FOREGROUND_THRESHOLD = 0.02  # of full scale; the metrics' foreground and the crop share it
 FORMAT_VERSION = 1
-_SPLIT_ALIASES = {"training": "train", "validation": "validate", "val": "validate"}
-
-
-def split_name(name: str) -> str:
-    """The archive's word for a split: `val` and `validation` are `validate`.
-
-    Raises:
-        InputError: for any other word that is no split.
-    """
-    known = _SPLIT_ALIASES.get(name.lower(), name.lower())
-    if known not in SPLITS:
-        raise InputError(f"A split must be one of {', '.join(SPLITS)}. Received: split={name!r}.")
-    return known
+_METADATA = {
+    "counts": schema.COUNTS,
+    "image_shape": schema.SHAPE,
+    "crop": (lambda value: isinstance(value, dict), "a crop box"),
+    "intensity_rule": schema.STRING,
+    "content_hash": schema.SHA256,
+}
+_CROP_BOX = {
+    "top": schema.INTEGER,
+    "left": schema.INTEGER,
+    "rows": schema.POSITIVE,
+    "cols": schema.POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -41,10 +51,10 @@ class SliceRecord:
 
     Args:
         slice_id: unique name of the slice.
-        subject: whose head it is; all slices of a subject lie in one split.
+        subject: subject identifier; all slices of a subject are in one split.
         split: `train`, `validate` or `test`.
-        position: height in the head in [0, 1], 0 = lowest, 1 = highest.
-        source: the file it was read from.
+        position: slice position in [0, 1], 0 = lowest, 1 = highest.
+        source: file that the slice was read from.
     """
 
     slice_id: str
@@ -56,14 +66,14 @@ class SliceRecord:
 
 @dataclass(frozen=True)
 class SliceArchive:
-    """An opened archive; no pixel is read before `images` or `load` asks for it.
+    """An opened archive. Opening reads no pixels; `images` and `load` do.
 
     Args:
-        path: the archive's folder.
+        path: folder of the archive.
         index: a `SliceRecord` for each row of `images`.
-        image_shape: rows and cols of every picture.
+        image_shape: (rows, cols) of every image.
         crop: bounding box of the training content, sides rounded up to the grid's multiple.
-        intensity_rule: in words, how source intensities became 0..255.
+        intensity_rule: how source intensities were mapped to 0..255, in words.
         content_hash: sha256, hexadecimal, over pixels and index.
     """
 
@@ -75,69 +85,74 @@ class SliceArchive:
     content_hash: str
 
     @classmethod
-    def open(cls, folder: str | Path) -> "SliceArchive":
-        """Reads `archive.json` and `index.csv`, no pixels.
+    def open(cls, folder: PathLike) -> "SliceArchive":
+        """Read `archive.json` and `index.csv`.
 
         Raises:
-            InputError: if there is no archive, or it is damaged or of another format version.
+            InputError: if there is no archive, or it is corrupt or of another format version.
         """
         folder = Path(folder)
-        facts = _read_facts(folder)
+        metadata = _read_metadata(folder)
         index = _read_index(folder / "index.csv")
-        if _counts(index) != facts["counts"]:
-            raise _damaged(folder / "index.csv", f"it lists {len(index)} slices, not as counted")
-        return cls(
-            path=folder,
-            index=index,
-            image_shape=facts["image_shape"],
-            crop=facts["crop"],
-            intensity_rule=facts["intensity_rule"],
-            content_hash=facts["content_hash"],
-        )
+        if count_splits(index) != metadata.pop("counts"):
+            raise _corrupt(
+                folder / "index.csv",
+                f"its {len(index)} slices do not match the counts in archive.json",
+            )
+        return cls(path=folder, index=index, **metadata)
 
     @property
     def images(self) -> np.ndarray:
         """Read-only memory map, uint8 of shape (slices, rows, cols).
 
-        Opened anew each time: pages that one map has read stay resident as long as it lives, and a
-        training would end with the whole archive in memory.
+        Each access opens a new map: pages that a map has read stay resident as long as it lives,
+        so that a training with one map would end with the whole archive in memory.
         """
         path, shape = self.path / "slices.npy", (len(self.index), *self.image_shape)
         try:
             images = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(path, str(error)) from error
+        except (*CORRUPT_FILE_ERRORS, OverflowError) as error:
+            raise _corrupt(path, str(error)) from error
         if images.shape != shape or images.dtype != np.uint8:
-            raise _damaged(path, f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
+            raise _corrupt(path, f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
         return images
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Numbers of `subjects` and `slices` in each split."""
-        return _counts(self.index)
+        """Number of `subjects` and `slices` in each split."""
+        return count_splits(self.index)
 
     def indices(self, split: str) -> np.ndarray:
-        """Row numbers, int64, of the slices of a split.
+        """Return the row numbers, int64 of shape (n,), of the slices of a split.
 
         Raises:
             InputError: if the split is unknown or empty.
         """
-        split = split_name(split)
+        split = normalize_split(split)
         rows = [row for row, record in enumerate(self.index) if record.split == split]
         if not rows:
             filled = ", ".join(name for name in SPLITS if self.counts[name]["slices"])
             raise InputError(
-                f"The archive {self.path} has no slices in its split {split!r}, only in: {filled}. "
-                "Make it anew with more subjects or other fractions, or ask for another split."
+                f"`split` must be a split that has slices in {self.path}: {filled}. Received: "
+                f"split={split!r}. Choose one of them, or prepare the archive again with more "
+                "subjects or other --fractions."
             )
         return np.array(rows, np.int64)
 
-    def load(self, rows: np.ndarray) -> np.ndarray:
-        """Pictures of the rows, float32 of shape (n, rows, cols, 1), intensities in [0, 1]."""
+    def load(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Load images by row number.
+
+        Args:
+            rows: int array of shape (n,), row numbers in `index`.
+
+        Returns:
+            float32 array of shape (n, rows, cols, 1), intensities in [0, 1].
+        """
         return (self.images[rows] / np.float32(255))[..., np.newaxis]
 
 
-def _counts(index: list[SliceRecord]) -> dict[str, dict[str, int]]:
+def count_splits(index: Sequence[SliceRecord]) -> dict[str, dict[str, int]]:
+    """Count the `subjects` and `slices` of each split."""
     counts = {}
     for split in SPLITS:
         subjects = [record.subject for record in index if record.split == split]
@@ -146,45 +161,57 @@ def _counts(index: list[SliceRecord]) -> dict[str, dict[str, int]]:
 
 
 def _read_index(path: Path) -> list[SliceRecord]:
+    columns, index = [field.name for field in fields(SliceRecord)], []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        if header != [field.name for field in fields(SliceRecord)]:
-            raise ValueError(f"its columns are {', '.join(header)}")
-        return [SliceRecord(*row[:3], float(row[3]), row[4]) for row in rows]
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise _damaged(path, str(error)) from error
+        for line, row in read_rows(path).items():
+            if list(row) != columns:
+                raise ValueError(f"its columns are {', '.join(row)}")
+            position = float(row["position"])
+            if row["split"] not in SPLITS or not 0 <= position <= 1:
+                raise ValueError(
+                    f"line {line} must have a split of {', '.join(SPLITS)} and a position in "
+                    f"[0, 1]. Received: split={row['split']!r}, position={position}"
+                )
+            index.append(
+                SliceRecord(row["slice_id"], row["subject"], row["split"], position, row["source"])
+            )
+    except (OSError, ValueError) as error:
+        raise _corrupt(path, str(error)) from error
+    return index
 
 
-def _read_facts(folder: Path) -> dict:
+def _read_metadata(folder: Path) -> dict:
     path = folder / "archive.json"
     if not path.is_file():
         raise InputError(
-            f"{folder} is no slice archive: it has no archive.json. Make one with "
-            f"`python scripts/prepare_data.py --source PATH --out FOLDER`, and give that FOLDER."
+            f"{folder} is not a slice archive: it has no archive.json. Prepare one with "
+            "`python scripts/prepare_data.py --source PATH --out FOLDER`, then pass that FOLDER."
         )
     try:
-        facts = json.loads(path.read_text("utf-8"))
-        version = facts["format_version"]
+        stored = json.loads(path.read_text("utf-8"))
+        version = schema.check_fields(stored, {"format_version": schema.INTEGER})["format_version"]
         if version == FORMAT_VERSION:
-            missing = {"counts", "image_shape", "crop", "intensity_rule", "content_hash"}
-            missing -= set(facts)
-            if missing:
-                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-            rows, cols = facts["image_shape"]
-            facts["image_shape"] = (int(rows), int(cols))
-            facts["crop"] = CropBox(**facts["crop"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"cannot be read ({error!r})") from error
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {version}, this program reads {FORMAT_VERSION}. Make the "
-            "archive anew with scripts/prepare_data.py."
-        )
-    return facts
+            metadata = schema.check_fields(stored, _METADATA)
+            metadata["image_shape"] = tuple(metadata["image_shape"])
+            metadata["crop"] = _crop_box(metadata["crop"], metadata["image_shape"])
+            return metadata
+    except (OSError, ValueError, RecursionError) as error:
+        raise _corrupt(path, str(error)) from error
+    raise InputError(
+        f"{path} must have format version {FORMAT_VERSION}. Received: format_version={version}. "
+        "Prepare the archive again with scripts/prepare_data.py."
+    )
 
 
-def _damaged(path: Path, reason: str) -> InputError:
+def _crop_box(stored: dict, image_shape: tuple[int, int]) -> CropBox:
+    crop = CropBox(**schema.check_fields(stored, _CROP_BOX))
+    window, _ = crop.windows(image_shape)
+    if any(side.start >= side.stop for side in window[1:]):
+        raise ValueError(f"`crop` must overlap images of {image_shape}. Received: {crop}")
+    return crop
+
+
+def _corrupt(path: Path, reason: str) -> InputError:
     return InputError(
-        f"{path} is damaged: {reason}. Make the archive anew with scripts/prepare_data.py."
+        f"{path} is corrupt: {reason}. Prepare the archive again with scripts/prepare_data.py."
     )

@@ -13,119 +13,121 @@ import numpy as np
 from brainslices.data.archive import (
     FOREGROUND_THRESHOLD,
     FORMAT_VERSION,
-    SPLITS,
     SliceArchive,
     SliceRecord,
-    _counts,
+    count_splits,
 )
 from brainslices.data.crop import CropBox
+from brainslices.data.splits import SPLITS, check_subject_splits
 from brainslices.errors import InputError
-from brainslices.runs.atomic import atomic_folder
+from brainslices.runs.atomic import atomic_folder, check_output_dir
+from brainslices.types import PathLike
 
 __all__ = ["check_writable", "write_archive"]
-FILES = {"slices.npy", "index.csv", "archive.json"}
+
+ARCHIVE_FILES = ("slices.npy", "index.csv", "archive.json")
 POSITION_RULE = (
-    "0 = lowest slice, 1 = highest: K / (largest K of the source) for numbered pictures, "
+    "0 = lowest slice, 1 = highest: K / (largest K of the source) for numbered images, "
     "the fraction of the head's height for volumes"
 )
 
 
 def write_archive(
-    folder: str | Path,
+    folder: PathLike,
     slices: Iterable[tuple[SliceRecord, np.ndarray]],
     *,
     intensity_rule: str,
     grid_multiple: int = 8,
     overwrite: bool = False,
 ) -> SliceArchive:
-    """Writes an archive from a stream of slices, holding one of them at a time.
+    """Write an archive from a stream of slices, with one of them in memory at a time.
 
-    The folder appears complete or not at all: it is built beside its place and then renamed.
+    The write is atomic. The crop is of the training content, or of all if nothing is for training.
 
     Args:
-        folder: the archive to make; its parents are made too.
-        slices: pairs of a record and its picture, uint8 of shape (rows, cols).
-        intensity_rule: in words, how source intensities became 0..255.
-        grid_multiple: the crop's sides are multiples of this, so that a model's
-            downsampling divides them.
-        overwrite: replaces an archive that is already there.
+        folder: folder of the archive; created with its parents if missing.
+        slices: pairs of a record and its image, uint8 of shape (rows, cols).
+        intensity_rule: how source intensities were mapped to 0..255, in words.
+        grid_multiple: the sides of the crop are multiples of this, so that downsampling divides it.
+        overwrite: replace an existing archive.
 
     Returns:
         The archive, opened.
 
     Raises:
-        InputError: if `slices` is empty, mixes sizes, repeats an id, shows a subject in two
-            splits or nothing but black, or if the folder is taken.
+        InputError: if `slices` is empty, has several image sizes, a repeated id or a subject in
+            two splits, or if all training slices are black, or if `folder` cannot be written.
     """
     folder = Path(folder).resolve()
     check_writable(folder, overwrite=overwrite)
     with atomic_folder(folder) as partial:
         digest = hashlib.sha256()
-        facts, index = _write_pixels(partial / "slices.npy", slices, grid_multiple, digest)
-        text = _index_text(index)
-        (partial / "index.csv").write_bytes(text)
-        digest.update(text)
-        facts |= {"intensity_rule": intensity_rule, "content_hash": digest.hexdigest()}
-        (partial / "archive.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        index, max_projections = _write_pixels(partial / "slices.npy", slices, digest)
+        _write_index(partial / "index.csv", index, digest)
+        content = max_projections.get("train", np.max(list(max_projections.values()), axis=0))
+        metadata = {
+            "format_version": FORMAT_VERSION,
+            "counts": count_splits(index),
+            "image_shape": list(content.shape),
+            "crop": asdict(_content_box(content, grid_multiple)),
+            "position_rule": POSITION_RULE,
+            "intensity_rule": intensity_rule,
+            "content_hash": digest.hexdigest(),
+        }
+        (partial / "archive.json").write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
     return SliceArchive.open(folder)
 
 
-def check_writable(folder: str | Path, *, overwrite: bool = False) -> None:
-    """Refuses, before any work, a place where an archive cannot go.
+def check_writable(folder: PathLike, *, overwrite: bool = False) -> None:
+    """Check, before any work, that an archive can be written to a folder.
 
     Raises:
-        InputError: if it is a file, another folder with something in it, or an archive and
+        InputError: if `folder` is a file or holds other files, or if it is an archive and
             `overwrite` is false.
     """
-    folder = Path(folder)
-    if folder.is_dir():
-        found = {item.name for item in folder.iterdir()}
-        is_archive = "archive.json" in found
-        others = sorted(found - FILES if is_archive else found)
-        if others:
-            raise InputError(
-                f"{folder} holds other things than a slice archive ({', '.join(others[:3])}). Give "
-                "a new folder."
-            )
-        if is_archive and not overwrite:
-            raise InputError(
-                f"{folder} already holds a slice archive. Give another folder, or --overwrite "
-                "to replace it."
-            )
-    elif folder.exists():
-        raise InputError(f"{folder} is a file; a slice archive is a folder. Give a new folder.")
+    exists = check_output_dir(folder, ARCHIVE_FILES, "slice archive", marker="archive.json")
+    if exists and not overwrite:
+        raise InputError(
+            f"{folder} already holds a slice archive. Give another folder as --out, or pass "
+            "--overwrite to replace it."
+        )
 
 
 def _write_pixels(
-    path: Path, slices: Iterable[tuple[SliceRecord, np.ndarray]], grid_multiple: int, digest
-) -> tuple[dict, list[SliceRecord]]:
-    """Streams the pixels; returns the facts for `archive.json` and the index."""
-    index, seen, max_projection = [], _SliceValidator(), {}
-    # A plain file, not a memory map: on a full disk a write raises, a map kills the process.
+    path: Path, slices: Iterable[tuple[SliceRecord, np.ndarray]], digest: "hashlib._Hash"
+) -> tuple[list[SliceRecord], dict[str, np.ndarray]]:
+    """Stream the pixels to `path`; return the index and each split's maximum projection."""
+    index: list[SliceRecord] = []
+    source_of: dict[str, str] = {}
+    max_projections: dict[str, np.ndarray] = {}
+    first = None
+    # A plain file instead of a memory map: on a full disk a write raises, but a memory map kills
+    # the process.
     with path.open("wb") as file:
         for record, image in slices:
-            seen.add(record, image)
-            if not index:
+            if first is None:
+                first = record, image
                 _write_header(file, (0, *image.shape))
-            record = replace(record, position=float(record.position))  # NumPy's repr is no number
-            peak = max_projection.setdefault(record.split, np.zeros_like(image))
-            np.maximum(peak, image, out=peak)
+            _check_slice(record, image, first)
+            if record.slice_id in source_of:
+                raise InputError(
+                    f"Slice id {record.slice_id!r} occurs twice: from "
+                    f"{source_of[record.slice_id]} and from {record.source}. Remove one of them."
+                )
+            source_of[record.slice_id] = record.source
+            # Plain floats: the repr of a NumPy float is not a number in index.csv.
+            index.append(replace(record, position=float(record.position)))
+            projection = max_projections.setdefault(record.split, np.zeros_like(image))
+            np.maximum(projection, image, out=projection)
             pixels = np.ascontiguousarray(image).data
             digest.update(pixels)
             file.write(pixels)
-            index.append(record)
-        if not index:
-            raise InputError("A slice archive needs at least one slice. Received: none.")
+        if first is None:
+            raise InputError("`slices` must hold at least one slice. Received: none.")
+        check_subject_splits(index)
         file.seek(0)
-        _write_header(file, (len(index), *seen.shape))
-    facts = {
-        "format_version": FORMAT_VERSION,
-        "counts": _counts(index),
-        "image_shape": list(seen.shape),
-        "crop": asdict(_content_box(max_projection, grid_multiple)),
-        "position_rule": POSITION_RULE,
-    }
-    return facts, index
+        _write_header(file, (len(index), *first[1].shape))
+    return index, max_projections
 
 
 def _write_header(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
@@ -135,70 +137,49 @@ def _write_header(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
     )
 
 
-class _SliceValidator:
-    """What the slices so far bind the next one to."""
-
-    def __init__(self):
-        self.shape = None
-        self.first = None
-        self.split_of = {}
-        self.source_of = {}
-
-    def add(self, record: SliceRecord, image: np.ndarray) -> None:
-        if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
-            raise InputError(
-                f"A slice must be uint8 of shape (rows, cols). Received: {record.source} as "
-                f"{image.dtype} {image.shape}."
-            )
-        if record.split not in SPLITS or not 0 <= record.position <= 1:
-            raise InputError(
-                f"A slice needs a split of {', '.join(SPLITS)} and a position in [0, 1]. "
-                f"Received: {record}."
-            )
-        self.first = self.first or record
-        self.shape = self.shape or image.shape
-        if image.shape != self.shape:
-            raise InputError(
-                f"All pictures must have one size. {self.first.source} has "
-                f"{self.shape[0]} x {self.shape[1]} (rows x cols) but {record.source} has "
-                f"{image.shape[0]} x {image.shape[1]}. Resize or remove it."
-            )
-        if record.slice_id in self.source_of:
-            raise InputError(
-                f"Slice id {record.slice_id!r} comes twice: from "
-                f"{self.source_of[record.slice_id]} and from {record.source}. Remove one of them."
-            )
-        self.source_of[record.slice_id] = record.source
-        split, source = self.split_of.setdefault(record.subject, (record.split, record.source))
-        if split != record.split:
-            raise InputError(
-                f"Subject {record.subject!r} is in two splits: in {split!r} by {source} and in "
-                f"{record.split!r} by {record.source}. Keep each subject in one split."
-            )
+def _check_slice(record: SliceRecord, image: np.ndarray, first: tuple) -> None:
+    """Check a slice by itself and against the first record and image."""
+    if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+        raise InputError(
+            f"A slice must be uint8 of shape (rows, cols). Received: {record.source} as "
+            f"{image.dtype} {image.shape}."
+        )
+    if record.split not in SPLITS or not 0 <= record.position <= 1:
+        raise InputError(
+            f"A slice must have a split of {', '.join(SPLITS)} and a position in [0, 1]. "
+            f"Received: {record}."
+        )
+    first_record, first_image = first
+    if image.shape != first_image.shape:
+        sizes = "{} has {} x {} (rows x cols), but {} has {} x {}".format(
+            first_record.source, *first_image.shape, record.source, *image.shape
+        )
+        raise InputError(f"All images must have the same size. {sizes}. Resize or remove it.")
 
 
-def _content_box(max_projection: dict[str, np.ndarray], multiple: int) -> CropBox:
-    """Bounding box of the training content (of all, where nothing is for training)."""
-    peak = max_projection.get("train", np.max(list(max_projection.values()), axis=0))
-    content = peak > FOREGROUND_THRESHOLD * 255
+def _content_box(max_projection: np.ndarray, multiple: int) -> CropBox:
+    """Bounding box of the content, sides rounded up to the multiple."""
+    content = max_projection > FOREGROUND_THRESHOLD * 255
     if not content.any():
-        raise InputError("The training slices are black all over: there is nothing to learn from.")
+        raise InputError("All training slices are black: there is nothing to train on.")
     spans = []
     for axis in (1, 0):
         inside = np.flatnonzero(content.any(axis=axis))
         low, high, size = inside[0], inside[-1] + 1, content.shape[1 - axis]
         length = -(-(high - low) // multiple) * multiple
         start = low - (length - (high - low)) // 2
-        # Inside the picture where it fits, else evenly over both edges.
+        # Inside the image if it fits, else centred with equal margins on both sides.
         start = min(max(start, 0), size - length) if length <= size else (size - length) // 2
         spans.append((int(start), int(length)))
     (top, rows), (left, cols) = spans
     return CropBox(top, left, rows, cols)
 
 
-def _index_text(index: list[SliceRecord]) -> bytes:
+def _write_index(path: Path, index: list[SliceRecord], digest: "hashlib._Hash") -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(SliceRecord))
     writer.writerows(astuple(record) for record in index)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    digest.update(content)
+    path.write_bytes(content)

@@ -1,46 +1,50 @@
-"""Batches in an order that the seed, the epoch and the step fix; nothing larger is ever copied."""
+"""Batches in an order determined by seed, epoch and step, loaded one at a time."""
 
 import abc
 import functools
+from typing import Any
 
 import keras
 import numpy as np
 
 from brainslices.data.archive import SliceArchive
-from brainslices.distributed.collectives import process_index_and_count
 from brainslices.errors import InputError
 
 __all__ = ["Batches", "SliceBatches", "largest_even_count"]
 
 
 def largest_even_count(count: int, devices: int) -> int:
-    """As many of some items as devices can share evenly.
+    """Return the largest multiple of `devices` that is at most `count`.
 
     Raises:
-        InputError: if there is not one for each.
+        InputError: if there are fewer items than devices.
+
+    Example:
+        >>> largest_even_count(22, 4)
+        20
     """
     if count < devices:
         raise InputError(
-            f"{count} items cannot be shared by {devices} devices: there must be one for each. "
-            "Hide some devices, or make an archive with more slices in every split."
+            f"`count` must be at least 1 per device. Received: count={count}, devices={devices}. "
+            "Hide some devices, or prepare an archive with more slices in every split."
         )
     return count - count % devices
 
 
 class Batches(keras.utils.PyDataset, abc.ABC):
-    """Batches of `count` items, each a one-tuple of the model's inputs, as Keras wants them.
-
-    Where several processes train together, each gets its share of every batch.
+    """Batches of items as one-tuples of the model's inputs, the form that Keras expects.
 
     Args:
         count: number of items.
         batch_size: items in a batch.
-        seed: int to shuffle each epoch anew and drop its incomplete last batch, or None to give
-            all items in their order.
-        epoch: which epoch's order; whoever trains moves it on, since Keras ends an epoch once more
-            before the first.
-        first_step: step of the epoch to begin with, for a training that goes on within it.
-        devices: how many share each batch evenly; a last batch too small for that is cut.
+        seed: int to shuffle every epoch and drop its incomplete last batch, or None to yield all
+            items in order, without augmentation.
+        epoch: epoch whose order is used. The training loop advances it, because Keras signals
+            the end of an epoch once more before the first.
+        first_step: step of the epoch to start at, to resume within an epoch.
+        devices: number of devices that share each batch evenly; a remainder is dropped.
+        shard: (index, count) of the process, where several train together: each loads its shard of
+            every batch.
     """
 
     def __init__(
@@ -51,17 +55,18 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         epoch: int = 0,
         first_step: int = 0,
         devices: int = 1,
+        shard: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         even = largest_even_count(count, devices)
         self.count = even if seed is None else count
         self.batch_size = min(batch_size, even)
-        self.share, self.shares = process_index_and_count() if devices > 1 else (0, 1)
+        self.shard = shard
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in a whole epoch."""
+        """Number of batches in a whole epoch."""
         if self.seed is None:
             return -(-self.count // self.batch_size)
         return self.count // self.batch_size
@@ -70,39 +75,40 @@ class Batches(keras.utils.PyDataset, abc.ABC):
         return self.steps_per_epoch - self.first_step
 
     def __getitem__(self, index: int) -> tuple:
-        """One batch, or this process's share of it: `load`'s in a tuple of its own."""
+        """Load one batch, or this process's shard of it, as a one-tuple."""
         step = self.first_step + index
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.seed is None:
-            chosen, draws = np.arange(self.count)[span], None
+            indices, augmentation = np.arange(self.count)[span], None
         else:
-            chosen = _order(self.count, self.seed, self.epoch)[span]
-            chance = np.random.default_rng([self.seed, self.epoch, step])
-            # For the whole batch, so that they do not depend on who loads which share.
-            draws = self.draw(len(chosen), chance)
-        size = len(chosen) // self.shares
-        own = slice(self.share * size, (self.share + 1) * size)
-        return (self.load(chosen[own], None if draws is None else draws[own]),)
+            indices = _epoch_order(self.count, self.seed, self.epoch)[span]
+            rng = np.random.default_rng([self.seed, self.epoch, step])
+            # Sampled for the whole batch, so that it does not depend on the number of processes.
+            augmentation = self.sample_augmentation(len(indices), rng)
+        shard, shards = self.shard
+        size = len(indices) // shards
+        own = slice(shard * size, (shard + 1) * size)
+        return (self.load(indices[own], None if augmentation is None else augmentation[own]),)
 
     @abc.abstractmethod
-    def draw(self, count: int, chance: np.random.Generator) -> np.ndarray:
-        """What a step draws by chance for its items.
+    def sample_augmentation(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Sample the random augmentation of a step's items.
 
         Args:
             count: number of items.
-            chance: generator of this step's draws.
+            rng: generator of this step.
 
         Returns:
             Array of shape (count,), for `load`.
         """
 
     @abc.abstractmethod
-    def load(self, chosen: np.ndarray, draws: np.ndarray | None):
-        """The model's inputs for some items.
+    def load(self, indices: np.ndarray, augmentation: np.ndarray | None) -> Any:
+        """Load the model's inputs for some items.
 
         Args:
-            chosen: int array, numbers of the items.
-            draws: what `draw` drew for them; None where items are given as they are.
+            indices: int array of shape (n,), which items.
+            augmentation: their part of `sample_augmentation`; None for no augmentation.
         """
 
 
@@ -111,11 +117,11 @@ class SliceBatches(Batches):
 
     Args:
         archive: the slices.
-        rows: int array of shape (n,), which slices.
+        rows: int array of shape (n,), row numbers of the slices in the archive.
         batch_size: slices in a batch.
-        seed: as `Batches`.
-        mirror: turn each slice left to right with probability 1/2 (with a seed only).
-        **options: `epoch`, `first_step` and `devices`, as `Batches`.
+        seed: as in `Batches`.
+        mirror: random left-right flip with probability 0.5 (only with a seed).
+        **options: `epoch`, `first_step`, `devices` and `shard`, as in `Batches`.
     """
 
     def __init__(
@@ -125,22 +131,24 @@ class SliceBatches(Batches):
         batch_size: int,
         seed: int | None = None,
         mirror: bool = False,
-        **options,
+        **options: int,
     ):
         super().__init__(len(rows), batch_size, seed, **options)
         self.archive, self.rows, self.mirror = archive, rows, mirror
 
-    def draw(self, count, chance):
-        return chance.random(count) < 0.5
+    def sample_augmentation(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Sample which slices are flipped, bool of shape (count,)."""
+        return rng.random(count) < 0.5
 
-    def load(self, chosen, draws):
-        images = self.archive.load(self.rows[chosen])
-        if self.mirror and draws is not None:
-            # Rows of a slice run from one side of the head to the other.
-            images[draws] = images[draws, ::-1]
+    def load(self, indices: np.ndarray, augmentation: np.ndarray | None) -> np.ndarray:
+        """Load slices, float32 of shape (n, rows, cols, 1) in [0, 1]."""
+        images = self.archive.load(self.rows[indices])
+        if self.mirror and augmentation is not None:
+            # The rows of a slice run from one side of the head to the other.
+            images[augmentation] = images[augmentation, ::-1]
         return images
 
 
 @functools.lru_cache(maxsize=2)
-def _order(count, seed, epoch):
+def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)

@@ -1,23 +1,35 @@
-"""The code-grid file: where the two stages meet.
+"""Code grids of a VQ-VAE: the file through which the two stages meet.
 
-`code_grids.npz` in the run folder of a VQ-VAE holds its codes for the slices of the archive that it
-was trained on, and says by hash which model made them of which archive.
+`code_grids.npz` in the run folder of a VQ-VAE holds the codes of every slice of the archive that it
+was trained on, and the hashes of the model and of the archive.
 """
 
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from brainslices.data.archive import SPLITS
+from brainslices.data.schema import POSITIVE, SHAPE, STRING, check_fields
+from brainslices.data.splits import SPLITS
 from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
 from brainslices.runs.atomic import atomic_path
+from brainslices.types import PathLike
 
 __all__ = ["CodeGrids", "SplitCodes", "entropy", "entropy_by_position"]
 
 FORMAT_VERSION = 1
-MEND = "Run encode_codes.py on the VQ-VAE's run again: it makes the file anew."
+_REPAIR = "Run encode_codes.py on the VQ-VAE's run to encode the slices again."
+_METADATA = {
+    "num_embeddings": POSITIVE,
+    "grid_shape": SHAPE,
+    "image_shape": SHAPE,
+    "vqvae_hash": STRING,
+    "vqvae_run": STRING,
+    "archive_hash": STRING,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +39,8 @@ class SplitCodes:
     Args:
         codes: uint16 array of shape (n, r, c), values in [0, num_embeddings).
         slice_ids: str array of shape (n,), as in the archive.
-        subjects: str array of shape (n,), whose head each slice is of.
-        positions: float32 array of shape (n,), heights in the head in [0, 1], 0 = lowest.
+        subjects: str array of shape (n,), the subject of each slice.
+        positions: float32 array of shape (n,), slice positions in [0, 1], 0 = lowest.
     """
 
     codes: np.ndarray
@@ -42,17 +54,17 @@ class SplitCodes:
 
 @dataclass(frozen=True, eq=False)
 class CodeGrids:
-    """The code grids of an archive's slices, and what made them.
+    """The code grids of an archive's slices, with their provenance.
 
     Args:
         splits: split name -> its codes; empty splits are absent.
-        variants: uint16 array of shape (v, n_train, r, c), codes of v altered copies of each
+        variants: uint16 array of shape (v, n_train, r, c), codes of v augmented copies of each
             training slice; v may be 0.
-        num_embeddings: codes in the codebook.
-        grid_shape: (r, c), codes along the rows and the cols.
-        image_shape: (rows, cols) of the pictures that were encoded.
+        num_embeddings: number of codes in the codebook.
+        grid_shape: (r, c), number of codes along the rows and the cols.
+        image_shape: (rows, cols) of the encoded images.
         vqvae_hash: sha256, hexadecimal, of the `model.keras` that encoded them.
-        vqvae_run: the run folder that it lay in.
+        vqvae_run: run folder of that model.
         archive_hash: content hash of the archive.
     """
 
@@ -65,66 +77,52 @@ class CodeGrids:
     vqvae_run: str
     archive_hash: str
 
-    def save(self, path: str | Path) -> None:
-        """Writes the file, atomically; its name must end in `.npz`."""
+    def save(self, path: PathLike) -> None:
+        """Write the file atomically; its name must end in `.npz`."""
         arrays = {
             f"{name}_{field.name}": getattr(split, field.name)
             for name, split in self.splits.items()
             for field in fields(SplitCodes)
         }
-        facts = {name: getattr(self, name) for name in _FACTS}
-        with atomic_path(path) as temporary:
+        metadata = {name: getattr(self, name) for name in _METADATA}
+        with atomic_path(Path(path)) as temporary:
             np.savez(
                 temporary,
                 format_version=FORMAT_VERSION,
                 train_variants=self.variants,
                 **arrays,
-                **facts,
+                **metadata,
             )
 
     @classmethod
-    def load(cls, path: str | Path) -> "CodeGrids":
-        """Reads the file that `save` wrote.
+    def load(cls, path: PathLike) -> "CodeGrids":
+        """Read a file that `save` wrote.
 
         Raises:
-            InputError: if it is missing, damaged, of another format version, or contradicts itself.
+            InputError: if it is missing, corrupt, of another format version, or inconsistent.
         """
         path = Path(path)
         arrays = _read(path)
         version = arrays.get("format_version")
         if version is None or version.shape or version != FORMAT_VERSION:
             raise InputError(
-                f"{path} has format version {version}, but this version of brainslices reads "
-                f"{FORMAT_VERSION}. {MEND}"
+                f"{path} must have format version {FORMAT_VERSION}. Received: "
+                f"format_version={version}. {_REPAIR}"
             )
         names = [split for split in SPLITS if any(key in arrays for key in _keys(split))]
-        wanted = {"train_variants", *_FACTS}.union(*map(_keys, names or SPLITS))
-        if missing := wanted - set(arrays):
-            raise InputError(f"{path} lacks {', '.join(sorted(missing))}. {MEND}")
+        required = {"train_variants", *_METADATA}.union(*map(_keys, names or SPLITS))
+        if missing := required - set(arrays):
+            raise InputError(f"{path} lacks {', '.join(sorted(missing))}. {_REPAIR}")
         try:
-            facts = {name: convert(arrays[name].tolist()) for name, convert in _FACTS.items()}
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged ({error}). {MEND}") from error
-        splits = {name: SplitCodes(*(arrays[key] for key in _keys(name))) for name in names}
-        grids = cls(splits=splits, variants=arrays["train_variants"], **facts)
-        if fault := _fault(grids):
-            raise InputError(f"{path} contradicts itself: {fault}. {MEND}")
+            metadata = check_fields({key: arrays[key].tolist() for key in _METADATA}, _METADATA)
+            for key in ("grid_shape", "image_shape"):
+                metadata[key] = tuple(metadata[key])
+            splits = {name: SplitCodes(*(arrays[key] for key in _keys(name))) for name in names}
+            grids = cls(splits=splits, variants=arrays["train_variants"], **metadata)
+            _check_consistent(grids)
+        except ValueError as error:
+            raise InputError(f"{path} is corrupt: {error}. {_REPAIR}") from error
         return grids
-
-
-def _shape(sides) -> tuple[int, int]:
-    rows, cols = map(int, sides)
-    return rows, cols
-
-
-_FACTS = {
-    "num_embeddings": int,
-    "grid_shape": _shape,
-    "image_shape": _shape,
-    "vqvae_hash": str,
-    "vqvae_run": str,
-    "archive_hash": str,
-}
 
 
 def _keys(split: str) -> list[str]:
@@ -132,63 +130,89 @@ def _keys(split: str) -> list[str]:
 
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:
-    """All arrays of the file, by name."""
+    """Read all arrays of the file by name."""
     if not path.is_file():
-        raise InputError(
-            f"There is no {path}. Run encode_codes.py on the VQ-VAE's run: it makes the file."
-        )
+        raise InputError(f"{path} does not exist. {_REPAIR}")
     try:
+        _check_sizes(path)
         with np.load(path) as file:
             return dict(file)
     except CORRUPT_FILE_ERRORS as error:
-        raise InputError(f"{path} cannot be read ({error}). {MEND}") from error
+        raise InputError(f"{path} cannot be read ({error}). {_REPAIR}") from error
 
 
-def _fault(grids: CodeGrids) -> str | None:
-    """What contradicts the rest of the file, if anything does."""
+def _check_sizes(path: Path) -> None:
+    """Check that the file holds the arrays that its headers claim, before they are allocated."""
+    formats = np.lib.format
+    with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            with file.open(entry) as stream:
+                is_v1 = formats.read_magic(stream) == (1, 0)
+                read = formats.read_array_header_1_0 if is_v1 else formats.read_array_header_2_0
+                shape, _, dtype = read(stream)
+                claimed = stream.tell() + math.prod(shape) * dtype.itemsize
+            # The entry's size is a claim too; deflate expands at most 1032-fold.
+            size = min(entry.file_size, 1032 * path.stat().st_size)
+            if claimed > size:
+                raise ValueError(f"{entry.filename} claims {claimed} bytes, but it holds {size}")
+
+
+def _check_consistent(grids: CodeGrids) -> None:
     train = grids.splits.get("train")
-    shape = (0 if train is None else train.slice_ids.size, *grids.grid_shape)
-    grouped = {"train_variants": (grids.variants, shape)}
+    grid_shape: tuple[int, ...] = grids.grid_shape
+    train_shape = (0 if train is None else train.slice_ids.size, *grid_shape)
+    grouped = {"train_variants": (grids.variants, train_shape)}
     for name, split in grids.splits.items():
-        grouped[f"{name}_codes"] = (split.codes, grids.grid_shape)
-    for name, (codes, shape) in grouped.items():
-        if codes.dtype != np.uint16 or codes.shape[1:] != shape:
-            return f"{name} is {codes.dtype} {codes.shape}, expected uint16 and {shape} of each"
+        grouped[f"{name}_codes"] = (split.codes, grid_shape)
+    for name, (codes, item_shape) in grouped.items():
+        if codes.dtype != np.uint16 or codes.shape[1:] != item_shape:
+            raise ValueError(
+                f"`{name}` must be uint16 of shape (n, {str(item_shape)[1:]}. Received: "
+                f"{codes.dtype} {codes.shape}"
+            )
         if codes.size and codes.max() >= grids.num_embeddings:
-            return f"{name} has a code {codes.max()}, but num_embeddings is {grids.num_embeddings}"
+            raise ValueError(
+                f"`{name}` must be under num_embeddings={grids.num_embeddings}. Received: code "
+                f"{codes.max()}"
+            )
     for name, split in grids.splits.items():
         for key in ("slice_ids", "subjects", "positions"):
-            found = getattr(split, key).shape
-            if found != split.codes.shape[:1]:
-                return f"{name}_{key} has shape {found}, but {name}_codes {split.codes.shape}"
-    return None
+            length = getattr(split, key).shape
+            if length != split.codes.shape[:1]:
+                raise ValueError(
+                    f"`{name}_{key}` must have shape {split.codes.shape[:1]}. Received: {length}"
+                )
 
 
 def entropy(codes: np.ndarray, num_embeddings: int) -> float:
-    """Entropy of the frequencies of codes, counted on those very codes.
+    """Compute the order-0 entropy of codes from their empirical frequencies.
 
     Args:
         codes: integer array of any shape.
-        num_embeddings: codes in the codebook.
+        num_embeddings: number of codes in the codebook.
 
     Returns:
-        Nats per code, from 0 (one code alone) to log(num_embeddings) (all alike).
+        Nats per code, from 0 (a single code) to log(num_embeddings) (uniform frequencies).
+
+    Example:
+        >>> round(entropy(np.array([0, 0, 1, 1]), 8), 4)  # log(2)
+        0.6931
     """
     counts = np.bincount(np.ravel(codes), minlength=num_embeddings)
-    share = counts[counts > 0] / np.size(codes)
-    return float(-np.sum(share * np.log(share)))
+    frequencies = counts[counts > 0] / np.size(codes)
+    return float(-np.sum(frequencies * np.log(frequencies)))
 
 
 def entropy_by_position(codes: np.ndarray, num_embeddings: int) -> float:
-    """Entropy of a code where its place on the grid is known, counted on those very codes.
+    """Compute the entropy of a code given its position on the grid.
 
     Args:
         codes: integer array of shape (n, r, c).
-        num_embeddings: codes in the codebook.
+        num_embeddings: number of codes in the codebook.
 
     Returns:
-        Nats per code: the mean over the grid of each place's `entropy`. Few slices (n below some
-        times num_embeddings) make it too low.
+        Nats per code: the mean of `entropy` over the grid positions. Biased low if n is less than
+        several times num_embeddings.
     """
-    places = np.reshape(codes, (len(codes), -1)).T
-    return float(np.mean([entropy(place, num_embeddings) for place in places]))
+    columns = np.reshape(codes, (len(codes), -1)).T
+    return float(np.mean([entropy(column, num_embeddings) for column in columns]))

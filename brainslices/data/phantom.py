@@ -1,10 +1,11 @@
-"""Procedural brain phantoms: one 3-D anatomy a subject, evaluated at any height.
+"""Procedural brain phantoms: one 3-D anatomy per subject, evaluated at any slice position.
 
 Axes as in the OASIS slices: columns run from the back of the head to its front (x), rows from side
 to side (y), slices upwards (z). Lengths are millimetres from the head's centre; `side` is |y|, so
-whatever is drawn from it is mirrored, and only the named random fields tell left from right.
+whatever depends on it is symmetric, and only the named random fields differ between left and right.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from types import SimpleNamespace
@@ -18,27 +19,27 @@ __all__ = ["phantom_slices"]
 
 FRAME_MM = 256.0  # the public release's frame: 256 pixels of 1 mm
 SLAB_MM = 31.0  # its 32 slices, from the thalamus to the roof of the lateral ventricles
-BOX_MM = (88.0, 104.0)  # half height and half width: hold the largest head drawn
-COARSEST_PIXEL_MM = 2.0  # sulci are about 2 mm wide: coarser frames are averaged from finer ones
-SMALLEST_SIDE = 16  # pixels; below it no anatomy is left
+BOX_MM = (88.0, 104.0)  # half height and half width: contain the largest head
+COARSEST_PIXEL_MM = 2.0  # sulci are 2 mm wide: coarser frames are averaged from finer ones
+SMALLEST_SIDE = 16  # pixels; smaller frames show no anatomy
 
 CSF, GREY, WHITE = 34.0, 120.0, 220.0  # modes of the foreground of skull-stripped OASIS slices
-BIAS = 0.03  # the scanner's uneven field, as corrected data still show it
-POINT_SPREAD_MM = 0.7  # smooths edges as much as the real slices' own
-FOLD_MM = 14.5  # wavelength of the folding field: a sulcus every half of it
-OWN_FOLD_MM, OWN_FOLDS = 18.0, 0.6  # the part not mirrored: wavelength and weight
-SULCUS_MM, SULCUS_VARIATION_MM = 17.0, 3.0  # depth a sulcus reaches inwards
+BIAS = 0.03  # the residual bias field of corrected scans
+POINT_SPREAD_MM = 0.7  # blurs edges as much as in the real slices
+FOLD_MM = 14.5  # wavelength of the folding field: one sulcus per half wave
+OWN_FOLD_MM, OWN_FOLDS = 18.0, 0.6  # the asymmetric part: wavelength and weight
+SULCUS_MM, SULCUS_VARIATION_MM = 17.0, 3.0  # depth of a sulcus
 INSULA_MM = 9.0  # sulci leaving the Sylvian fissure are shallower by this
-CORE_X, CORE_SIDE = (-45, 38), 31  # a hemisphere's white core, from which the gyri radiate
-EDGE_MM, WARP_MM = 0.6, 1.5  # irregularity of the outline, and of everything inside
+CORE_X, CORE_SIDE = (-45, 38), 31  # white core of a hemisphere, from which the gyri radiate
+EDGE_MM, WARP_MM = 0.6, 1.5  # irregularity of the outline, and of the inside
 
 # Radius of the outline (mm) every 15 degrees from forehead to occiput. The lowest slice has the
 # notch between frontal and temporal lobe; the highest is shorter behind.
 OUTLINE_LOW = (87, 87, 83, 73, 66, 67, 70, 71, 74, 78, 82, 86, 87)
 OUTLINE_HIGH = (86, 84, 78, 72, 69, 69, 70, 71, 73, 76, 78, 80, 80)
 
-# Structures of one hemisphere as chains of tapering tubes, rows of (x, side, z, radius), placed as
-# they lie in Talairach space.
+# Structures of one hemisphere as chains of tapering tubes, rows of (x, side, z, radius), at their
+# Talairach coordinates.
 LATERAL_VENTRICLE = (  # frontal horn; body, atrium and root of the temporal horn; roof
     ((44, 19, 4, 2.5), (36, 15, 12, 5), (14, 8, 19, 6.5)),
     ((14, 8, 19, 6.5), (-6, 9, 23, 6.5), (-25, 19, 25, 8), (-38, 30, 17, 9), (-28, 34, 0, 7)),
@@ -54,7 +55,7 @@ THALAMUS = (((5, 9, -2, 7), (-6, 12, 4, 10), (-13, 14, 11, 7)),)
 PALLIDUM = (((19, 20, -3, 6), (5, 23, 0, 6)),)
 PUTAMEN = (((30, 25, 0, 8), (14, 30, 3, 8), (-6, 33, 3, 4)), ((15, 29, 3, 8), (12, 29, 12, 5)))
 CAUDATE = (((32, 15, -2, 7), (27, 20, 9, 7.5), (10, 20, 21, 5.5), (-14, 25, 27, 3)),)
-NUCLEI = ((THALAMUS, 0.5), (PALLIDUM, 0.7), (PUTAMEN, 0.42), (CAUDATE, 0.25))  # share of white
+NUCLEI = ((THALAMUS, 0.5), (PALLIDUM, 0.7), (PUTAMEN, 0.42), (CAUDATE, 0.25))  # fraction of white
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ class _Waves:
     phases: np.ndarray
 
     @classmethod
-    def draw(cls, rng, wavelength_mm, count):
+    def sample(cls, rng: np.random.Generator, wavelength_mm: float, count: int) -> "_Waves":
         directions = rng.normal(size=(count, 3))
         lengths = wavelength_mm * rng.uniform(0.8, 1.3, size=(count, 1))
         unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         phases = rng.uniform(0, 2 * np.pi, size=(count, 1))
-        return cls(np.float32(2 * np.pi * unit / lengths), np.float32(phases))
+        return cls((2 * np.pi * unit / lengths).astype("float32"), phases.astype("float32"))
 
     def __call__(self, x, y, z):
         points = np.stack([x.ravel(), y.ravel(), z.ravel()])
@@ -79,8 +80,8 @@ class _Waves:
 
 
 @lru_cache(maxsize=8)
-def _draw_subject(seed, subject):
-    """Draws an anatomy; one latent `age` widens ventricles and sulci and thins the cortex."""
+def _sample_subject(seed, subject):
+    """Sample an anatomy; one latent `age` widens ventricles and sulci and thins the cortex."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, subject]))
     age, brightness = rng.beta(1.2, 1.2), rng.normal(1, 0.05)
     return SimpleNamespace(
@@ -95,17 +96,17 @@ def _draw_subject(seed, subject):
         grey=GREY * brightness * rng.normal(1, 0.06),
         white=min(WHITE * brightness, 240),
         noise=rng.uniform(3, 6),
-        folds=_Waves.draw(rng, FOLD_MM, 40),
-        own_folds=_Waves.draw(rng, OWN_FOLD_MM, 32),
-        openness=_Waves.draw(rng, 40, 12),
-        edge=_Waves.draw(rng, 25, 12),
-        warp=(_Waves.draw(rng, 45, 8), _Waves.draw(rng, 45, 8)),
-        bias=_Waves.draw(rng, 220, 6),
+        folds=_Waves.sample(rng, FOLD_MM, 40),
+        own_folds=_Waves.sample(rng, OWN_FOLD_MM, 32),
+        openness=_Waves.sample(rng, 40, 12),
+        edge=_Waves.sample(rng, 25, 12),
+        warp=(_Waves.sample(rng, 45, 8), _Waves.sample(rng, 45, 8)),
+        bias=_Waves.sample(rng, 220, 6),
     )
 
 
 def _head_coordinates(head, position, pixel_mm, shape):
-    """Pixel centres of the head box in the subject's own axes."""
+    """Pixel centres of the head box in the subject's axes."""
     rows, cols = ((np.arange(n) - (n - 1) / 2) * pixel_mm for n in shape)
     across, along = rows[:, None] - head.shift[0], cols[None, :] - head.shift[1]
     cos, sin = np.cos(head.yaw), np.sin(head.yaw)
@@ -124,8 +125,8 @@ def _outline_depth(head, x, y, z):
         np.interp(angle, degrees, ndimage.gaussian_filter1d(np.interp(degrees, knots, radii), 9))
         for radii in (OUTLINE_LOW, OUTLINE_HIGH)
     )
-    height = np.clip(z / SLAB_MM, 0, 1)
-    radius = low + (high - low) * height + EDGE_MM * head.edge(x, y, z)
+    position = np.clip(z / SLAB_MM, 0, 1)
+    radius = low + (high - low) * position + EDGE_MM * head.edge(x, y, z)
     return np.float32(radius - np.hypot(x, y))
 
 
@@ -145,33 +146,33 @@ def _tube(chains, x, side, z, swelling=1.0):
 
 
 def _union(a, b, blend_mm=4.0):
-    """Smooth minimum of two distances, so that parts grow into each other."""
+    """Smooth minimum of two distances, which blends adjacent parts."""
     overlap = np.maximum(0, blend_mm - np.abs(a - b))
     return np.minimum(a, b) - overlap**2 / (4 * blend_mm)
 
 
 def _fissure(x, side, z):
-    """Distance to the fissure between the hemispheres, before and behind the corpus callosum."""
-    height = np.clip(z / SLAB_MM, -0.2, 1.2)
-    front, back = 49 - 24 * height**2, -20 - 8 * (height - 0.5) ** 2
+    """Distance to the interhemispheric fissure, in front of and behind the corpus callosum."""
+    position = np.clip(z / SLAB_MM, -0.2, 1.2)
+    front, back = 49 - 24 * position**2, -20 - 8 * (position - 0.5) ** 2
     return np.hypot(side, 2 * np.maximum(0, np.minimum(front - x, x - back)))
 
 
 def _fold_distance(head, x, y, z, near, pixel_mm):
-    """Distance to the sulci's sheets: zero set of a field drawn out along the gyri's direction."""
+    """Distance to the sulci: the zero set of a random field stretched along the gyri."""
     side = np.abs(y)
     core_x = np.clip(x, *CORE_X)
-    reach = np.sqrt((x - core_x) ** 2 + (side - CORE_SIDE) ** 2 + 200)
-    pull = 0.3 + 22 / reach
+    radius = np.sqrt((x - core_x) ** 2 + (side - CORE_SIDE) ** 2 + 200)
+    pull = 0.3 + 22 / radius
     u, v = core_x + (x - core_x) * pull, CORE_SIDE + (side - CORE_SIDE) * pull
     field = np.zeros(near.shape, np.float32)
     field[near] = head.folds(u, v, z) + OWN_FOLDS * head.own_folds(x, y, z)
     slope = np.hypot(*np.gradient(field, pixel_mm))
-    return (np.abs(field) / np.hypot(slope, 0.12))[near]  # 0.12: sheets that lie in the slice
+    return (np.abs(field) / np.hypot(slope, 0.12))[near]  # 0.12: sulci parallel to the slice
 
 
 def _cortex_depth(head, x, y, z, outline, near, pixel_mm):
-    """Depth into the cortex from the fluid around it, negative in that fluid."""
+    """Depth into the cortex below the fluid around it, negative in that fluid."""
     side = np.abs(y)
     openness = head.openness(x, side, z)
     width = head.sulcus_mm * (1 + 0.6 * openness)
@@ -184,25 +185,25 @@ def _cortex_depth(head, x, y, z, outline, near, pixel_mm):
     return np.minimum(np.minimum(surface, sylvian), sulci + narrowing) - width
 
 
-def _share(distance, softness):
+def _inside_fraction(distance, softness):
     """Fraction of a pixel inside a structure, from its signed distance."""
     return np.clip(0.5 - distance / softness, 0, 1)
 
 
 def _tissue(head, x, y, z, outline, near, pixel_mm):
-    """Grey levels before the scanner's faults, as a T1-weighted scan shows the tissues."""
+    """T1-weighted intensities without scanner artefacts."""
     x, y = (p + WARP_MM * waves(x, y, z) for p, waves in zip((x, y), head.warp, strict=True))
     side, soft = np.abs(y), max(pixel_mm, 1.2)
     cortex = _cortex_depth(head, x, y, z, outline, near, pixel_mm)
-    white = 1 - _share(cortex - head.cortex_mm, 2 * soft)
+    white = 1 - _inside_fraction(cortex - head.cortex_mm, 2 * soft)
     for chains, level in NUCLEI:
-        white += (level - white) * _share(_tube(chains, x, side, z), 3 * soft)
+        white += (level - white) * _inside_fraction(_tube(chains, x, side, z), 3 * soft)
     image = head.grey + (head.white - head.grey) * white
     septum = 1 - side
     lateral = np.maximum(_tube(LATERAL_VENTRICLE, x, side, z, head.ventricles), septum)
     third = _tube(THIRD_VENTRICLE, x, side, z, head.ventricles)
     fluid = reduce(np.minimum, (cortex, lateral, third, _tube(CISTERN, x, side, z)))
-    return image + (CSF - image) * _share(fluid, soft)
+    return image + (CSF - image) * _inside_fraction(fluid, soft)
 
 
 def _scan(head, rng, tissue, bias, inside, pixel_mm):
@@ -213,7 +214,7 @@ def _scan(head, rng, tissue, bias, inside, pixel_mm):
     return np.where(inside, levels, 0).astype(np.uint8)
 
 
-def _draw_slice(head, rng, position, size):
+def _render_slice(head, rng, position, size):
     scale = FRAME_MM / min(size)
     finer = int(np.ceil(scale / COARSEST_PIXEL_MM))
     pixel_mm = scale / finer
@@ -221,7 +222,7 @@ def _draw_slice(head, rng, position, size):
     box = [min(n, 2 * half + n % 2) for n, half in zip(size, halves, strict=True)]
     x, y, z = _head_coordinates(head, position, pixel_mm, [n * finer for n in box])
     outline = _outline_depth(head, x, y, z)
-    near = outline > -3 * pixel_mm  # a margin for the folds' gradient and the point spread
+    near = outline > -3 * pixel_mm  # margin for the gradient of the folds and the point spread
     tissue = np.zeros_like(outline)
     tissue[near] = _tissue(head, *(p[near] for p in (x, y, z, outline)), near, pixel_mm)
     maps = (tissue, head.bias(x, y, z), outline > 0)
@@ -234,42 +235,47 @@ def _draw_slice(head, rng, position, size):
 
 
 def phantom_slices(
-    subject: int, positions: np.ndarray, size: tuple[int, int] = (256, 256), seed: int = 0
+    subject: int,
+    positions: Sequence[float] | np.ndarray,
+    size: tuple[int, int] = (256, 256),
+    seed: int = 0,
 ) -> np.ndarray:
-    """Draws axial, skull-stripped, T1-like slices of one procedural brain.
+    """Render axial, skull-stripped, T1-like slices of one procedural brain.
 
-    A slice depends on `seed`, `subject`, its own position and `size` alone, not on the other
-    positions asked for. The head keeps its share of the frame's shorter side at every size.
+    A slice depends only on `seed`, `subject`, its own position and `size`. The head covers the same
+    fraction of the frame's shorter side at every size.
 
     Args:
-        subject: Which brain, 0 or more.
-        positions: Heights of the slices, shape (n,), in [0, 1]: 0 the lowest, 1 the highest.
+        subject: which brain, 0 or more.
+        positions: slice positions, shape (n,), in [0, 1]: 0 the lowest, 1 the highest.
         size: (rows, cols) of the frame, in pixels.
-        seed: Seed of the whole population, 0 or more.
+        seed: seed of the population, 0 or more.
 
     Returns:
-        uint8 array of shape (n, rows, cols) in [0, 255]; the background is 0, the brain never is.
+        uint8 array of shape (n, rows, cols) in [0, 255]; 0 is the background and never the brain.
 
     Raises:
-        InputError: If a position lies outside [0, 1], a side is too short, or a number is negative.
+        InputError: if a position is outside [0, 1], a side is too short, or a number is negative.
     """
     positions = np.atleast_1d(np.asarray(positions, np.float64))
     outside = positions[~((positions >= 0) & (positions <= 1))]
     if positions.ndim != 1 or outside.size:
         raise InputError(
             f"`positions` must be a list of numbers in [0, 1]. Received: {outside.tolist()} "
-            f"among positions of shape {positions.shape}"
+            f"among positions of shape {positions.shape}."
         )
     if min(size) < SMALLEST_SIDE:
-        raise InputError(f"`size` must be at least {SMALLEST_SIDE} a side. Received: size={size}")
+        raise InputError(
+            f"`size` must be at least {SMALLEST_SIDE} per side. Received: size={size}."
+        )
     if min(subject, seed) < 0:
         raise InputError(
-            f"`subject` and `seed` must be 0 or more. Received: subject={subject}, seed={seed}"
+            f"`subject` and `seed` must be 0 or more. Received: subject={subject}, seed={seed}."
         )
-    head = _draw_subject(int(seed), int(subject))
+    head = _sample_subject(int(seed), int(subject))
     slices = np.zeros((len(positions), *size), np.uint8)
     for image, position in zip(slices, positions, strict=True):
         key = [int(seed), int(subject), int(position * 2**32)]
         rng = np.random.default_rng(np.random.SeedSequence(key))
-        image[:] = _draw_slice(head, rng, position, tuple(size))
+        image[:] = _render_slice(head, rng, position, tuple(size))
     return slices

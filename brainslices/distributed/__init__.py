@@ -1,3 +1,3 @@
-"""Several devices and several processes."""
+"""Data parallelism: devices of one host, and processes on several hosts."""
 
 __all__ = []

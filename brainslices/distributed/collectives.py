@@ -1,36 +1,37 @@
-"""Collective operations: across replicas within a step, and across processes."""
+"""Collective operations: across the replicas of a training step, and across processes."""
 
 import hashlib
 import json
 import pickle
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
 from brainslices.errors import InputError
+from brainslices.types import Tensor
 
 __all__ = [
-    "any_process",
     "all_gather",
+    "all_reduce_sum",
+    "any_process",
+    "check_same_on_all_processes",
     "is_primary",
-    "run_on_all",
-    "run_on_primary",
     "process_index_and_count",
     "replica_count",
-    "check_same_on_all_processes",
-    "all_reduce_sum",
+    "run_on_all",
+    "run_on_primary",
 ]
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-# Within a training step: TensorFlow runs it on each device's share of the batch. JAX's arrays are
-# those of the whole batch, wherever their parts lie.
+# Within a training step: TensorFlow runs it once per device, on that device's share of the batch.
+# JAX runs it once, on arrays of the whole batch whose parts lie on the devices.
 
 
-def _replicas():
+def _replica_context() -> Any:
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -41,42 +42,28 @@ def _replicas():
 
 
 def replica_count() -> int:
-    """How many parts of a batch a training step is run on, each with losses of its own."""
-    replicas = _replicas()
-    return 1 if replicas is None else replicas.num_replicas_in_sync
+    """Count the parts of a batch that compute losses of their own in a training step."""
+    context = _replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
 
 
-def all_reduce_sum(values):
-    """Sum over the parts of the batch.
-
-    Args:
-        values: tensor of any shape, or a list of them: this part's.
-
-    Returns:
-        The same shapes: the whole batch's, equal on all replicas.
-    """
-    replicas = _replicas()
-    return values if replicas is None else replicas.all_reduce("SUM", values)
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Sum a tensor of any shape, or a list of tensors, over the replicas."""
+    context = _replica_context()
+    return values if context is None else context.all_reduce("SUM", values)
 
 
-def all_gather(values):
-    """The parts of the batch, joined.
-
-    Args:
-        values: tensor of shape (part, ...), this part's.
-
-    Returns:
-        Tensor of shape (batch, ...), equal on all replicas.
-    """
-    replicas = _replicas()
-    return values if replicas is None else replicas.all_gather(values, axis=0)
+def all_gather(values: Tensor) -> Tensor:
+    """Concatenate tensors of shape (replica batch, ...) over the replicas to (batch, ...)."""
+    context = _replica_context()
+    return values if context is None else context.all_gather(values, axis=0)
 
 
-# Between processes: they run the same program, but only the first writes.
+# Between processes: all run the same program, but only process 0 writes files.
 
 
 def process_index_and_count() -> tuple[int, int]:
-    """Which of how many processes this one is."""
+    """Return this process's number, from 0, and the number of processes."""
     if keras.backend.backend() != "jax":
         return 0, 1
     import jax
@@ -85,64 +72,68 @@ def process_index_and_count() -> tuple[int, int]:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this is process 0, the one that writes files."""
     return process_index_and_count()[0] == 0
 
 
-def run_on_primary(function: Callable[..., Answer], *arguments: object) -> Answer:
-    """Call a function on the first process; every process gets its answer, or its error.
+def run_on_primary(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function on process 0 and broadcast its result, or its exception.
 
     Args:
-        function: the answer must be picklable.
-        *arguments: of the function.
+        function: returns a picklable result.
+        *arguments: arguments of the function.
+
+    Raises:
+        InputError, OSError, KeyboardInterrupt: as the function, in every process.
+        RuntimeError: in the other processes, if the function raises anything else.
     """
     if process_index_and_count()[1] == 1:
         return function(*arguments)
-    outcome = None
+    result = error = None
     if is_primary():
         try:
-            outcome = ("answer", function(*arguments))
-        except (InputError, OSError, KeyboardInterrupt) as error:
-            outcome = ("error", error)
-        except Exception as error:
-            _broadcast(("error", RuntimeError(f"{type(error).__name__} in the first process")))
+            result = function(*arguments)
+        except (InputError, OSError, KeyboardInterrupt) as expected:
+            error = expected
+        except Exception as unexpected:
+            _broadcast((None, RuntimeError(f"{type(unexpected).__name__} in process 0")))
             raise
-    kind, value = _broadcast(outcome)
-    if kind == "error":
-        raise value
-    return value
+    result, error = _broadcast((result, error))
+    if error is not None:
+        raise error
+    return result
 
 
-def _broadcast(value):
+def _broadcast(value: Any) -> Any:
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    text = np.frombuffer(pickle.dumps(value), np.uint8)
-    length = int(broadcast_one_to_all(np.array(len(text))))
-    return pickle.loads(np.asarray(broadcast_one_to_all(np.resize(text, length))).tobytes())
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    length = int(broadcast_one_to_all(np.array(len(data))))
+    return pickle.loads(np.asarray(broadcast_one_to_all(np.resize(data, length))).tobytes())
 
 
-def run_on_all(function: Callable[..., Answer], *arguments: object) -> Answer:
-    """Call a function in every process; none goes on if it failed in one.
+def run_on_all(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in every process; it fails in all of them if it fails in one.
 
     Args:
         function: what it raises as `InputError` or `OSError` is raised in that process.
-        *arguments: of the function.
+        *arguments: arguments of the function.
 
     Raises:
-        InputError: in the others.
+        InputError: in the other processes.
     """
-    answer = failure = None
+    result = failure = None
     try:
-        answer = function(*arguments)
+        result = function(*arguments)
     except (InputError, OSError) as error:
         failure = error
     if any_process(failure is not None):
-        raise failure or InputError("Another of the processes cannot begin: it tells why.")
-    return answer
+        raise failure or InputError("Another process cannot start; it prints the reason.")
+    return result  # type: ignore[return-value]
 
 
 def any_process(flag: bool) -> bool:
-    """Whether a flag is set in any process; every process must ask at the same step."""
+    """Whether a flag is set in any process; every process must call this at the same step."""
     if process_index_and_count()[1] == 1:
         return flag
     from jax.experimental.multihost_utils import process_allgather
@@ -150,18 +141,18 @@ def any_process(flag: bool) -> bool:
     return bool(np.any(process_allgather(np.array(flag))))
 
 
-def check_same_on_all_processes(asked: object, what: str) -> None:
-    """Check that every process was given the same.
+def check_same_on_all_processes(value: object, what: str) -> None:
+    """Check that every process was started with the same values.
 
     Args:
-        asked: what JSON can hold.
-        what: what it is, for the message.
+        value: anything that JSON can represent.
+        what: what the value is, for the message.
 
     Raises:
-        InputError: if they differ, in every process.
+        InputError: in every process, if the values differ.
     """
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     if any_process(digest != run_on_primary(lambda: digest)):
         raise InputError(
-            f"The processes were given different {what}. Start each with the same command."
+            f"The processes were started with different {what}. Start each with the same command."
         )

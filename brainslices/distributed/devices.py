@@ -6,45 +6,46 @@ from collections.abc import Iterator
 
 import keras
 
-__all__ = ["single_device", "data_parallel", "device_count", "gpus"]
+__all__ = ["data_parallel", "device_count", "gpus", "single_device"]
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that the backend sees, on all machines."""
-    with contextlib.suppress(RuntimeError):  # JAX without one
+    """List the names of the GPUs that the backend sees, on all hosts."""
+    with contextlib.suppress(RuntimeError):  # JAX without a GPU
         return keras.distribution.list_devices("gpu")
     return []
 
 
-def _devices():
-    """Names of the devices that training uses: all GPUs, or else all CPUs (mostly one)."""
+def _training_devices() -> list[str]:
+    """All GPUs, or else all CPUs (one, unless virtual ones are configured)."""
     return gpus() or keras.distribution.list_devices("cpu")
 
 
 def device_count() -> int:
-    """Devices that share each batch in a training, on all machines."""
-    return len(_devices())
+    """Count the devices that share each training batch, on all hosts."""
+    return len(_training_devices())
 
 
 @contextlib.contextmanager
 def data_parallel() -> Iterator[None]:
-    """Share the batches of models that are made and trained within among all devices."""
-    devices = _devices()
+    """Split the batches of models that are built and trained in the block among all devices."""
+    devices = _training_devices()
     if len(devices) == 1:
         yield
     elif keras.backend.backend() == "jax":
-        # Each process loads its own share: see `Batches`.
-        shared = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-        with shared.scope():
+        # Each process loads its own share of a batch: see `Batches`.
+        distribution = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+        with distribution.scope():
             yield
     else:
-        with _mirrored(tuple(devices)).scope():
+        with _mirrored_strategy(tuple(devices)).scope():
             yield
 
 
 @functools.cache
-def _mirrored(devices):
-    # One for all trainings of a process: its sums are numbered, and a second would number anew.
+def _mirrored_strategy(devices):
+    # One for all trainings of a process: it numbers its collective operations, and a second
+    # strategy would use the same numbers again.
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy([name.upper() for name in devices])
@@ -52,13 +53,13 @@ def _mirrored(devices):
 
 @contextlib.contextmanager
 def single_device() -> Iterator[None]:
-    """Make and use models on this process's first device, whatever JAX shares around it.
+    """Build and use models on this process's first device, even inside `data_parallel` under JAX.
 
-    TensorFlow's replicas are left as they are: a model made within has variables on each.
+    TensorFlow's replicas are left as they are: a model built in the block has variables on each.
     """
-    shared = keras.distribution.distribution()
+    distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
         yield
     finally:
-        keras.distribution.set_distribution(shared)
+        keras.distribution.set_distribution(distribution)

@@ -1,53 +1,103 @@
 """Classical image codecs as baselines: rate of the coded payload alone."""
 
 import io
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from brainslices.errors import InputError
-from brainslices.evaluation.image_metrics import _picture
+from brainslices.evaluation.image_metrics import check_image, score_slices, summarize
+from brainslices.progress import bar
 
-__all__ = ["CODECS", "codec_rate"]
-CODECS = ("avif", "jpeg2000")
+__all__ = ["CODECS", "codec_rate", "codec_scores"]
+
+# Quality settings of each codec from the lowest rate up; JPEG 2000's ratios are 1 % apart.
+CODECS: dict[str, Sequence[float]] = {
+    "avif": range(101),
+    "jpeg2000": np.geomspace(200, 1.05, 512).tolist(),
+}
+SEARCH_SLICES = 96
 
 
 def codec_rate(
     images: Iterable[np.ndarray], codec: str, quality: float
 ) -> tuple[float, list[np.ndarray]]:
-    """Sends slices through a classical codec and counts its coded payload alone.
+    """Code slices by a classical codec and count the coded payload alone.
 
     Args:
-        images: Pictures of shape (rows, cols) or (rows, cols, 1) in [0, 1], coded as 8-bit grey.
+        images: Images of shape (rows, cols) or (rows, cols, 1) in [0, 1], coded as 8-bit grey.
         codec: "avif" (speed 2): the payload is the content of the `mdat` box, without the other
-            boxes (`ftyp` and `meta`, some 270 bytes). "jpeg2000" (9/7 wavelet, one tile, no JP2
+            boxes (`ftyp` and `meta`, about 270 bytes). "jpeg2000" (9/7 wavelet, one tile, no JP2
             boxes): the packets after the start-of-data marker, without the main header, the
-            tile's header and the end marker (some 150 bytes).
-        quality: AVIF: 0 (smallest) to 100. JPEG 2000: the compression ratio aimed at, above 1.
+            tile's header and the end marker (about 150 bytes).
+        quality: AVIF: 0 (smallest) to 100. JPEG 2000: the target compression ratio, above 1.
 
     Returns:
-        Bits a pixel over all the slices, and the decoded float32 pictures in [0, 1].
+        Bits per pixel over all slices, and the decoded float32 images in [0, 1].
 
     Raises:
-        InputError: Unknown codec, a quality out of range, or no image.
+        InputError: If the codec is unknown, the quality out of range, or there is no image.
     """
-    options, payload_size = _codec(codec, quality)
+    options, payload_size = _encoder(codec, quality)
     bits, pixels, decoded = 0, 0, []
     for image in images:
-        levels = np.rint(np.clip(_picture("images", image), 0, 1) * 255).astype("uint8")
+        grey = np.rint(np.clip(check_image("images", image), 0, 1) * 255).astype("uint8")
         buffer = io.BytesIO()
-        Image.fromarray(levels).save(buffer, **options)
+        Image.fromarray(grey).save(buffer, **options)
         bits += 8 * payload_size(buffer.getvalue())
-        pixels += levels.size
-        with Image.open(buffer) as picture:
-            decoded.append(np.asarray(picture.convert("L"), "float32") / 255)
+        pixels += grey.size
+        with Image.open(buffer) as coded:
+            decoded.append(np.asarray(coded.convert("L"), "float32") / 255)
     if not decoded:
-        raise InputError("`images` must hold at least one picture. Received: none.")
+        raise InputError("`images` must hold at least one image. Received: none.")
     return bits / pixels, decoded
 
 
-def _codec(codec, quality):
+def codec_scores(
+    images: Sequence[np.ndarray], subjects: Sequence[str], bits_per_pixel: float
+) -> dict[str, dict]:
+    """Score each codec at its lowest rate that is not under a given one.
+
+    The setting is searched on evenly spread slices, at most `SEARCH_SLICES`; a codec whose
+    settings are all under the rate takes its highest.
+
+    Args:
+        images: Images of shape (rows, cols) in [0, 1].
+        subjects: Subject of each image.
+        bits_per_pixel: The rate to match.
+
+    Returns:
+        `codec_avif` and `codec_jpeg2000`, each with `bits_per_pixel`, `quality` and the scores of
+        `summarize`.
+    """
+    subset = [images[row] for row in range(0, len(images), -(-len(images) // SEARCH_SLICES))]
+    results = {}
+    for codec, qualities in CODECS.items():
+        quality = _search_quality(subset, codec, qualities, bits_per_pixel)
+        rate, decoded = codec_rate(images, codec, quality)
+        results[f"codec_{codec}"] = {
+            "bits_per_pixel": rate,
+            "quality": quality,
+            **summarize(score_slices(images, decoded, codec), {}, subjects),
+        }
+    return results
+
+
+def _search_quality(images, codec, qualities, bits_per_pixel):
+    with bar(None, codec, "settings") as progress:
+
+        def rate(quality):
+            progress.update(1)
+            return codec_rate(images, codec, quality)[0]
+
+        index = bisect_left(qualities, bits_per_pixel, key=rate)
+    return qualities[min(index, len(qualities) - 1)]
+
+
+def _encoder(codec: str, quality: float) -> tuple[dict, Callable[[bytes], int]]:
+    """Options of Pillow's encoder, and the function that counts its payload's bytes."""
     if codec not in CODECS:
         raise InputError(f"`codec` must be one of {', '.join(CODECS)}. Received: codec={codec!r}.")
     if codec == "avif":
@@ -64,18 +114,18 @@ def _codec(codec, quality):
 
 def _avif_payload(data: bytes) -> int:
     """Bytes inside the `mdat` boxes. Reference: ISO/IEC 14496-12, section 4.2."""
-    position, payload = 0, 0
-    while position < len(data):
-        size = int.from_bytes(data[position : position + 4]) or len(data) - position
-        if data[position + 4 : position + 8] == b"mdat":
+    offset, payload = 0, 0
+    while offset < len(data):
+        size = int.from_bytes(data[offset : offset + 4]) or len(data) - offset
+        if data[offset + 4 : offset + 8] == b"mdat":
             payload += size - 8
-        position += size
+        offset += size
     return payload
 
 
 def _jpeg2000_payload(data: bytes) -> int:
     """Bytes between start of data and end of codestream. Reference: ISO/IEC 15444-1, annex A."""
-    position = 2
-    while data[position : position + 2] != b"\xff\x93":
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    return len(data) - (position + 2) - 2
+    offset = 2
+    while data[offset : offset + 2] != b"\xff\x93":
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4])
+    return len(data) - (offset + 2) - 2

@@ -1,7 +1,7 @@
-"""How sampled slices are measured: diversity, memorisation and likeness to real slices.
+"""Scores of sampled slices: diversity, memorisation and likeness to real slices.
 
-Each figure stands beside the same figure of real slices at the same positions of the head; a value
-says little without it. NumPy, SciPy and scikit-image alone, at the source size.
+Each score stands beside the same score of real slices at the same positions, without which it
+means little.
 """
 
 import math
@@ -12,189 +12,129 @@ import numpy as np
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
 from brainslices.evaluation.frechet import features, frechet_distance
-from brainslices.evaluation.ms_ssim import SAME_HEIGHT, _level_pairs, pairwise_ms_ssim
-from brainslices.evaluation.nearest import _check_images, nearest_train
+from brainslices.evaluation.matching import match_rows, sample_pairs
+from brainslices.evaluation.ms_ssim import pairwise_ms_ssim
+from brainslices.evaluation.nearest import nearest_train
 
 __all__ = [
-    "QUANTILES",
     "check_comparable",
     "evaluate_samples",
-    "foreground_area",
     "foreground_area_difference",
     "intensity_quantile_difference",
-    "intensity_quantiles",
-    "matched_rows",
 ]
 
-WINDOW_RADIUS = 5
 QUANTILES = np.linspace(0.05, 0.95, 19)
 
 
-def foreground_area(images: np.ndarray) -> np.ndarray:
-    """Share of each picture's pixels above `FOREGROUND_THRESHOLD`.
-
-    Args:
-        images: float array of shape (n, rows, cols) in [0, 1].
-
-    Returns:
-        float64 array of shape (n,) in [0, 1].
-    """
-    return np.array([np.mean(image > FOREGROUND_THRESHOLD) for image in images], "float64")
-
-
-def intensity_quantiles(images: np.ndarray) -> np.ndarray:
-    """Quantiles 0.05, 0.10 .. 0.95 of each picture's foreground intensities.
-
-    Args:
-        images: float array of shape (n, rows, cols) in [0, 1].
-
-    Returns:
-        float64 array of shape (n, 19), not a number where a picture has no foreground.
-    """
-    quantiles = np.full((len(images), len(QUANTILES)), np.nan)
-    for row, image in zip(quantiles, images, strict=True):
-        foreground = image[image > FOREGROUND_THRESHOLD]
-        if foreground.size:
-            row[:] = np.quantile(foreground, QUANTILES)
-    return quantiles
-
-
 def foreground_area_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Absolute difference of two sets' mean foreground areas, a share of the picture."""
-    return float(abs(foreground_area(first).mean() - foreground_area(second).mean()))
+    """Compute the absolute difference of two sets' mean shares of foreground pixels.
+
+    Args:
+        first: Float array of shape (n, rows, cols) in [0, 1].
+        second: Float array of shape (m, rows, cols) in [0, 1].
+    """
+    areas = [np.mean(images > FOREGROUND_THRESHOLD) for images in (first, second)]
+    return float(abs(areas[0] - areas[1]))
 
 
 def intensity_quantile_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean absolute difference of two sets' mean intensity quantiles, in [0, 1].
+    """Compute the mean absolute difference of two sets' mean foreground intensity quantiles.
 
-    Pictures without foreground are left out; not a number where a set has no other.
+    The quantiles are 0.05, 0.10 .. 0.95. Images without foreground are left out; the result is
+    NaN where a set has no others.
+
+    Args:
+        first: Float array of shape (n, rows, cols) in [0, 1].
+        second: Float array of shape (m, rows, cols) in [0, 1].
     """
     means = []
     for images in (first, second):
-        quantiles = intensity_quantiles(images)
-        quantiles = quantiles[~np.isnan(quantiles[:, 0])]
-        if not len(quantiles):
+        foregrounds = [image[image > FOREGROUND_THRESHOLD] for image in images]
+        quantiles = [np.quantile(pixels, QUANTILES) for pixels in foregrounds if pixels.size]
+        if not quantiles:
             return math.nan
-        means.append(quantiles.mean(axis=0))
+        means.append(np.mean(quantiles, axis=0))
     return float(np.mean(np.abs(means[0] - means[1])))
 
 
-def matched_rows(
-    archive: SliceArchive, split: str, positions: Sequence[float], seed: int = 0
-) -> np.ndarray:
-    """For each position a slice of a split at that level, of different subjects in turn.
-
-    A slice comes a second time only when all others as near have come.
-
-    Args:
-        archive: the slice archive.
-        split: which of its splits to take from.
-        positions: float array of shape (n,). Taken are slices at the nearest position there is;
-            those less than 1 / 256 further off count as equally near.
-        seed: chooses among equals.
-
-    Returns:
-        Row numbers in the archive, int64 of shape (n,).
-
-    Raises:
-        InputError: the split is empty.
-    """
-    rows = archive.indices(split)
-    heights = np.array([archive.index[row].position for row in rows])
-    _, owners = np.unique([archive.index[row].subject for row in rows], return_inverse=True)
-    lots = np.random.default_rng(seed).random(len(rows))
-    taken, turns = np.zeros(len(rows), int), np.zeros(owners.max() + 1, int)
-    chosen = []
-    for position in positions:
-        gaps = np.abs(heights - position)
-        near = np.flatnonzero(gaps < gaps.min() + SAME_HEIGHT)
-        best = near[np.lexsort((lots[near], turns[owners[near]], taken[near]))[0]]
-        taken[best] += 1
-        turns[owners[best]] += 1
-        chosen.append(rows[best])
-    return np.array(chosen, "int64")
-
-
 def check_comparable(positions: Sequence[float], archive: SliceArchive, seed: int = 0) -> None:
-    """Refuses samples that `evaluate_samples` could not measure, before they are drawn.
+    """Check, before any sampling, that `evaluate_samples` can score samples at these positions.
 
     Args:
-        positions: the position each is to be sampled at, float array of shape (n,).
-        archive: the slice archive whose training slices the models saw.
-        seed: as there.
+        positions: Position of each sample, float array of shape (n,).
+        archive: The slice archive that the models were trained on.
+        seed: As in `evaluate_samples`.
 
     Raises:
-        InputError: as there.
+        InputError: As in `evaluate_samples`.
     """
-    if len(positions) < 2:
-        raise InputError(f"Samples are measured from 2 on. Received: {len(positions)}.")
-    matched_rows(archive, "test", positions, seed)
-    rows = matched_rows(archive, "train", positions, seed)
-    _level_pairs(positions, None, 1, seed)
-    _level_pairs(positions, [archive.index[row].subject for row in rows], 1, seed)
+    _choose_comparisons(positions, archive, seed)
 
 
 def evaluate_samples(
     images: np.ndarray, positions: Sequence[float], archive: SliceArchive, *, seed: int = 0
 ) -> dict:
-    """Measures samples, each figure beside the same figure of real slices at their positions.
+    """Score samples, each score beside that of real slices at the same positions.
 
     Args:
         images: float32 array of shape (n, rows, cols) in [0, 1], of the archive's size.
-        positions: the position each was sampled at, float array of shape (n,).
-        archive: the slice archive whose training slices the models saw.
-        seed: chooses the real slices and the pairs.
+        positions: Position of each sample, float array of shape (n,).
+        archive: The slice archive that the models were trained on.
+        seed: Chooses the real slices and the pairs.
 
     Returns:
         `pairwise_ms_ssim` (baseline: training slices of different subjects),
         `nearest_train_ssim` (test slices), `frechet_distance`, `foreground_area_difference` and
         `intensity_quantile_difference` (each to the test slices; baseline: as many training
         slices as samples), each with its baseline as `_real`; `samples`, their number; and
-        `nearest`, the row and SSIM arrays of `nearest_train`, which is no number to report.
+        `nearest`, the row and SSIM arrays of `nearest_train`.
 
     Raises:
-        InputError: fewer than 2 samples, none two at one level, a shape that is not the
-            archive's, or an archive without training or test slices.
+        InputError: If there are fewer than 2 samples, no two at one position, the shape is not
+            the archive's, or the archive has no training or no test slices.
     """
-    images, positions = np.asarray(images, "float32"), np.asarray(positions, "float64")
-    _check_images(images, archive)
-    if len(images) < 2 or positions.shape != (len(images),):
+    images = np.asarray(images, "float32")
+    if len(positions) != len(images):
         raise InputError(
-            "Samples are measured from 2 on, with a position each. Received: "
-            f"{len(images)} pictures and positions of shape {positions.shape}."
+            "`positions` must hold one entry for each of `images`. Received: "
+            f"{len(positions)} positions for {len(images)} images."
         )
-    train_rows = matched_rows(archive, "train", positions, seed)
-    test_rows = matched_rows(archive, "test", positions, seed)
+    train_rows, test_rows, pairs, real_pairs = _choose_comparisons(positions, archive, seed)
     train, test = (archive.load(rows)[..., 0] for rows in (train_rows, test_rows))
-    subjects = [archive.index[row].subject for row in train_rows]
-    diversity = {
-        "pairwise_ms_ssim": pairwise_ms_ssim(
-            images, positions, seed=seed, description="pairs of samples"
-        ),
-        "pairwise_ms_ssim_real": pairwise_ms_ssim(
-            train, positions, subjects, seed=seed, description="pairs of real slices"
-        ),
-    }
-    rows, scores = nearest_train(images, archive, description="nearest of samples")
     unique_test = archive.load(np.unique(test_rows))[..., 0]
-    real_scores = nearest_train(unique_test, archive, description="nearest of test slices")[1]
+    nearest = nearest_train(images, archive, description="nearest of samples")
+    _, real_scores = nearest_train(unique_test, archive, description="nearest of test slices")
     return {
-        **diversity,
-        "nearest_train_ssim": float(scores.mean()),
+        "pairwise_ms_ssim": pairwise_ms_ssim(images, pairs, "pairs of samples"),
+        "pairwise_ms_ssim_real": pairwise_ms_ssim(train, real_pairs, "pairs of real slices"),
+        "nearest_train_ssim": float(nearest[1].mean()),
         "nearest_train_ssim_real": float(real_scores.mean()),
-        **_distances(images, train, test),
+        **_distances_to_test(images, train, test),
         "samples": len(images),
-        "nearest": (rows, scores),
+        "nearest": nearest,
     }
 
 
-def _distances(images, train, test):
-    sets = [features(each) for each in (images, train, test)]
+def _choose_comparisons(positions, archive, seed):
+    """Training and test rows at the samples' positions, pairs of samples and of training slices."""
+    if len(positions) < 2:
+        raise InputError(
+            f"`positions` must hold at least 2 samples to evaluate. Received: {len(positions)}."
+        )
+    train_rows = match_rows(archive, "train", positions, seed)
+    test_rows = match_rows(archive, "test", positions, seed)
+    subjects = [archive.index[row].subject for row in train_rows]
+    pairs = sample_pairs(positions, seed=seed), sample_pairs(positions, subjects, seed=seed)
+    return train_rows, test_rows, *pairs
+
+
+def _distances_to_test(images, train, test):
+    test_features = features(test)
     distances = {}
-    for end, pictures, described in (("", images, sets[0]), ("_real", train, sets[1])):
+    for suffix, compared in (("", images), ("_real", train)):
         distances |= {
-            f"frechet_distance{end}": frechet_distance(described, sets[2]),
-            f"foreground_area_difference{end}": foreground_area_difference(pictures, test),
-            f"intensity_quantile_difference{end}": intensity_quantile_difference(pictures, test),
+            f"frechet_distance{suffix}": frechet_distance(features(compared), test_features),
+            f"foreground_area_difference{suffix}": foreground_area_difference(compared, test),
+            f"intensity_quantile_difference{suffix}": intensity_quantile_difference(compared, test),
         }
     return distances

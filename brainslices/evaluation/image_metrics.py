@@ -1,82 +1,76 @@
-"""The reported measurement of reconstructions: scores, their floors, intervals and rates.
+"""Reported scores of reconstructions: SSIM and PSNR, their floors and intervals, and the rate.
 
-NumPy, scikit-image and Pillow alone, in float64 at the source size; `device_ssim` is the batched
-counterpart that training monitors.
+Computed by scikit-image in float64 at the source size. `brainslices.evaluation.ssim` is the
+batched counterpart that training monitors.
 """
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice, repeat
 
 import numpy as np
+from scipy.stats import bootstrap
 from skimage.metrics import structural_similarity
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
+from brainslices.evaluation.pooling import RADIUS, SIGMA, SMALLEST_SIDE
 from brainslices.progress import track
 
 __all__ = [
     "PSNR_CEILING_DB",
     "SCORES",
     "bits_per_pixel_raw",
-    "subject_bootstrap_interval",
+    "check_image",
     "floor_scores",
     "mean_image",
     "reconstruction_scores",
     "score_slices",
     "similarity_map",
+    "subject_bootstrap_interval",
     "summarize",
 ]
 
 SCORES = ("ssim", "ssim_foreground", "psnr_db")
 # The rounding of an 8-bit source has variance 1 / 12 grey level^2; no smaller error is real.
 PSNR_CEILING_DB = 10 * math.log10(12 * 255**2)
-WINDOW_RADIUS = 5
 
 
 def similarity_map(original: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """Structural similarity at every pixel: Gaussian window, sigma 1.5, data range 1.
+    """Compute SSIM at every pixel: Gaussian window, sigma 1.5, data range 1.
 
     Args:
         original: Floating array of shape (rows, cols) or (rows, cols, 1), clipped to [0, 1].
-        reconstruction: The same for the picture to judge.
+        reconstruction: Likewise, of the same shape.
 
     Returns:
         float64 array of shape (rows, cols), at most 1.
 
     Raises:
-        InputError: The shapes differ, are not a picture's, or a side is shorter than the window
-            of 11 pixels; a value is not finite.
+        InputError: If the shapes differ or are not those of images, a side is shorter than the
+            window of 11 pixels, or a value is NaN or infinite.
 
     Reference:
         Wang, Bovik, Sheikh, Simoncelli 2004, "Image quality assessment", equation 13.
     """
-    return _similarity(*_pictures(original, reconstruction))
+    return _similarity(*_check_pair(original, reconstruction))
 
 
 def reconstruction_scores(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, float]:
-    """Scores one slice at its source size.
-
-    Args:
-        original: Floating array of shape (rows, cols) or (rows, cols, 1), clipped to [0, 1].
-        reconstruction: The same for the picture to judge.
+    """Score one slice at its source size; arguments and errors as in `similarity_map`.
 
     Returns:
-        `ssim`: the similarity map's mean without its outer 5 pixels, as scikit-image has it.
-        `ssim_foreground`: the map's mean where the original exceeds `FOREGROUND_THRESHOLD`, not
-        a number where it nowhere does. `psnr_db`: peak signal-to-noise ratio in decibels, at
-        most `PSNR_CEILING_DB` (58.9), the rounding error of the 8-bit source: equal pictures
-        get that instead of infinity, so means stay finite.
-
-    Raises:
-        InputError: As `similarity_map`.
+        `ssim`: mean of the SSIM map without its outer 5 pixels, as in scikit-image.
+        `ssim_foreground`: mean of the map where the original exceeds `FOREGROUND_THRESHOLD`; NaN
+        without foreground.
+        `psnr_db`: peak signal-to-noise ratio in decibels, at most `PSNR_CEILING_DB` (58.9), the
+        rounding error of the 8-bit source, so that equal images do not make a mean infinite.
     """
-    original, reconstruction = _pictures(original, reconstruction)
+    original, reconstruction = _check_pair(original, reconstruction)
     similarity = _similarity(original, reconstruction)
     foreground = similarity[original > FOREGROUND_THRESHOLD]
-    inner = slice(WINDOW_RADIUS, -WINDOW_RADIUS)
+    inner = slice(RADIUS, -RADIUS)
     squared_error = max(
         np.mean(np.square(original - reconstruction)), 10 ** (-PSNR_CEILING_DB / 10)
     )
@@ -89,57 +83,58 @@ def reconstruction_scores(original: np.ndarray, reconstruction: np.ndarray) -> d
 
 def score_slices(
     originals: Sequence[np.ndarray],
-    reconstructions: Iterable[np.ndarray],
-    *,
-    description: str = "scoring",
+    reconstructions: Sequence[np.ndarray],
+    description: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Scores many slices on all cores, taking the reconstructions as they come.
+    """Score many slices on all cores.
 
     Args:
         originals: Floating array of shape (slices, rows, cols) or (slices, rows, cols, 1), or a
-            sequence of pictures, in [0, 1].
-        reconstructions: As many pictures, in any iterable: a generator keeps few in memory.
-        description: What the progress bar says.
+            sequence of images, in [0, 1]. Each is read when it is scored.
+        reconstructions: As many images.
+        description: Label of the progress bar; None shows none.
 
     Returns:
         Each name of `SCORES` with its float64 array of shape (slices,).
 
     Raises:
-        InputError: The counts differ, or as `similarity_map`.
+        InputError: If the counts differ, or as in `similarity_map`.
     """
-    pairs = _paired(originals, reconstructions)
+    count = len(originals)
+    if len(reconstructions) != count:
+        raise InputError(
+            "`reconstructions` must hold one image for each original. Received: "
+            f"{len(reconstructions)} for {count}."
+        )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        scored = _map_in_chunks(pool, lambda pair: reconstruction_scores(*pair), pairs)
-        rows = list(track(scored, len(originals), description, "slices"))
+        scored = pool.map(
+            lambda row: reconstruction_scores(originals[row], reconstructions[row]), range(count)
+        )
+        rows = list(track(scored, count, description, "slices") if description else scored)
     return {name: np.array([row[name] for row in rows], "float64") for name in SCORES}
 
 
 def floor_scores(
     originals: Sequence[np.ndarray], training_mean: np.ndarray
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Scores what needs no model: a black picture and the mean training image.
+    """Score what needs no model: a black image and the mean training image.
 
     Args:
         originals: As in `score_slices`.
-        training_mean: float array of shape (rows, cols) in [0, 1], of the originals' size.
+        training_mean: Float array of shape (rows, cols) in [0, 1], of the originals' size.
 
     Returns:
         `floor_black` and `floor_mean_image`, each as `score_slices` returns it.
     """
     floors = {"floor_black": np.zeros_like(training_mean), "floor_mean_image": training_mean}
     return {
-        name: score_slices(originals, repeat(picture, len(originals)), description=name)
-        for name, picture in floors.items()
+        name: score_slices(originals, np.broadcast_to(image, (len(originals), *image.shape)), name)
+        for name, image in floors.items()
     }
 
 
 def mean_image(archive: SliceArchive, split: str = "train", chunk: int = 256) -> np.ndarray:
-    """Mean picture of a split: the reconstruction that knows the data but not the slice.
-
-    Args:
-        archive: The slice archive.
-        split: Which of its splits to average.
-        chunk: Slices held in memory at a time.
+    """Average the images of a split, `chunk` of them in memory at a time.
 
     Returns:
         float32 array of shape (rows, cols) in [0, 1].
@@ -153,23 +148,23 @@ def mean_image(archive: SliceArchive, split: str = "train", chunk: int = 256) ->
 def subject_bootstrap_interval(
     values: np.ndarray, subjects: Sequence[str], seed: int, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean over slices with its 95 % bootstrap interval, resampling subjects.
+    """Compute the mean over slices with its 95 % percentile bootstrap interval by subject.
 
-    The slices of one head are alike, so subjects are the independent unit: each resample draws
-    as many subjects as there are, with replacement, and takes all the slices of each.
+    The slices of one brain are alike, so subjects are the independent unit: a resample draws as
+    many subjects as there are, with replacement, and takes all slices of each.
 
     Args:
-        values: Float array of shape (slices,); those that are not a number are left out.
-        subjects: The subject of each slice.
+        values: Float array of shape (slices,); NaN is left out.
+        subjects: Subject of each slice.
         seed: Seed of the resampling.
         resamples: Number of resamples.
 
     Returns:
-        The mean and the 2.5 and 97.5 % percentiles of the resampled means, all not a number
-        when no value is left. One subject gives an interval of width 0: it says nothing.
+        The mean, the 2.5 and the 97.5 % percentile; NaN if no value is left. The interval of one
+        subject has width 0: it carries no information.
 
     Raises:
-        InputError: `values` and `subjects` differ in length.
+        InputError: If `values` and `subjects` differ in length.
 
     Reference:
         Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
@@ -180,17 +175,23 @@ def subject_bootstrap_interval(
             "`values` and `subjects` must have one entry a slice. Received: shapes "
             f"{values.shape} and {subjects.shape}."
         )
-    kept = ~np.isnan(values)
-    if not kept.any():
+    is_scored = ~np.isnan(values)
+    if not is_scored.any():
         return math.nan, math.nan, math.nan
-    names, owner = np.unique(subjects[kept], return_inverse=True)
-    totals = np.bincount(owner, weights=values[kept])
-    counts = np.bincount(owner)
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(len(names), size=(resamples, len(names)))
-    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(totals.sum() / counts.sum()), float(low), float(high)
+    owner = np.unique(subjects[is_scored], return_inverse=True)[1]
+    sums, counts = np.bincount(owner, weights=values[is_scored]), np.bincount(owner)
+    mean = float(sums.sum() / counts.sum())
+    if len(sums) == 1:  # SciPy resamples from two observations on
+        return mean, mean, mean
+    low, high = bootstrap(
+        (sums, counts),
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        paired=True,
+        n_resamples=resamples,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    return mean, float(low), float(high)
 
 
 def summarize(
@@ -199,18 +200,18 @@ def summarize(
     subjects: Sequence[str],
     seed: int = 0,
 ) -> dict:
-    """Condenses the scores of many slices into what `metrics.json` holds.
+    """Condense the scores of many slices into what `metrics.json` holds.
 
     Args:
         scores: As `score_slices` returns them.
         floors: As `floor_scores` returns them, on the same slices.
-        subjects: The subject of each slice.
+        subjects: Subject of each slice.
         seed: Seed of the bootstrap.
 
     Returns:
         Each of `SCORES` with its `_low` and `_high` (95 % interval by subject); the same in a
         dictionary under each floor's name; `subjects` and `slices`, their numbers. A mean over no
-        slice (`ssim_foreground` where all are black) is not a number.
+        slice (`ssim_foreground` where all are black) is NaN.
     """
     return {
         **_with_intervals(scores, subjects, seed),
@@ -223,50 +224,60 @@ def summarize(
 def bits_per_pixel_raw(
     code_grid_shape: tuple[int, int], num_embeddings: int, image_shape: tuple[int, int]
 ) -> float:
-    """Rate of a code grid stored without an entropy coder.
+    """Compute the rate of a code grid without an entropy coder, in bits per source pixel.
 
     Args:
         code_grid_shape: Rows and columns of the grid.
-        num_embeddings: Size of the codebook.
-        image_shape: Rows and columns of the source picture, before any crop.
+        num_embeddings: Size of the codebook; a code takes log2 of it.
+        image_shape: Rows and columns of the source image, before any crop.
 
-    Returns:
-        Bits a source pixel: the grid's codes at log2(num_embeddings) bits each.
+    Example:
+        >>> bits_per_pixel_raw((32, 32), 512, (256, 256))
+        0.140625
     """
     return math.prod(code_grid_shape) * math.log2(num_embeddings) / math.prod(image_shape)
 
 
-def _pictures(original, reconstruction):
-    original = _picture("original", original)
-    reconstruction = _picture("reconstruction", reconstruction)
-    if original.shape != reconstruction.shape:
-        raise InputError(
-            "`original` and `reconstruction` must have one shape: paste the reconstruction back "
-            f"to the source size. Received: {original.shape} and {reconstruction.shape}."
-        )
-    if min(original.shape) <= 2 * WINDOW_RADIUS:
-        raise InputError(
-            f"Pictures must be at least {2 * WINDOW_RADIUS + 1} pixels a side, the width of the "
-            f"similarity's window. Received: shape {original.shape}."
-        )
-    return np.clip(original, 0, 1), np.clip(reconstruction, 0, 1)
+def check_image(name: str, image: np.ndarray) -> np.ndarray:
+    """Convert a floating image to float64 of shape (rows, cols).
 
+    Args:
+        name: The argument's name, for the message.
+        image: Array of shape (rows, cols) or (rows, cols, 1).
 
-def _picture(name, image):
+    Raises:
+        InputError: If it is of another shape or dtype, or holds NaN or infinity.
+    """
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[-1] == 1:
         image = image[..., 0]
     if image.ndim != 2 or not np.issubdtype(image.dtype, np.floating):
         raise InputError(
-            f"`{name}` must be floating pictures of shape (rows, cols) with intensities in "
+            f"`{name}` must be a floating image of shape (rows, cols) with intensities in "
             f"[0, 1]. Received: {image.dtype} of shape {image.shape}."
         )
     if not np.isfinite(image).all():
         raise InputError(
             f"`{name}` must be finite. Received: {np.count_nonzero(~np.isfinite(image))} "
-            f"values that are not, of {image.size}."
+            f"values of {image.size} that are NaN or infinite."
         )
     return image.astype("float64")
+
+
+def _check_pair(original, reconstruction):
+    original = check_image("original", original)
+    reconstruction = check_image("reconstruction", reconstruction)
+    if original.shape != reconstruction.shape:
+        raise InputError(
+            "`original` and `reconstruction` must have the same shape: paste the reconstruction "
+            f"back to the source size. Received: {original.shape} and {reconstruction.shape}."
+        )
+    if min(original.shape) < SMALLEST_SIDE:
+        raise InputError(
+            f"`original` must be at least {SMALLEST_SIDE} pixels a side, the width of the SSIM "
+            f"window. Received: shape {original.shape}."
+        )
+    return np.clip(original, 0, 1), np.clip(reconstruction, 0, 1)
 
 
 def _similarity(original, reconstruction):
@@ -274,31 +285,12 @@ def _similarity(original, reconstruction):
         original,
         reconstruction,
         gaussian_weights=True,
-        sigma=1.5,
+        sigma=SIGMA,
         use_sample_covariance=False,
         data_range=1,
         full=True,
     )
     return similarity
-
-
-def _paired(originals, reconstructions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    count = 0
-    for count, reconstruction in enumerate(reconstructions, start=1):
-        if count <= len(originals):
-            yield originals[count - 1], reconstruction
-    if count != len(originals):
-        raise InputError(
-            "`reconstructions` must hold one picture for each original. Received: "
-            f"{count} for {len(originals)}."
-        )
-
-
-def _map_in_chunks(pool, function, items, size=64):
-    """`pool.map` that draws from `items` a chunk at a time: it would empty a generator at once."""
-    items = iter(items)
-    while chunk := list(islice(items, size)):
-        yield from pool.map(function, chunk)
 
 
 def _with_intervals(scores, subjects, seed):

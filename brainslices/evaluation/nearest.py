@@ -4,16 +4,17 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from scipy.ndimage import find_objects
 from skimage.metrics import structural_similarity
 
 from brainslices.data.archive import SliceArchive
 from brainslices.errors import InputError
-from brainslices.evaluation.frechet import _cell_means
-from brainslices.evaluation.image_metrics import WINDOW_RADIUS
-from brainslices.progress import bar, track
+from brainslices.evaluation.pooling import RADIUS, SIGMA, cell_means
+from brainslices.progress import track
 
 __all__ = ["nearest_train"]
-CANDIDATES, THUMBNAIL_SIDE = 32, 64
+
+CANDIDATES, THUMBNAIL_SIDE, CHUNK = 32, 64, 256
 
 
 def nearest_train(
@@ -23,98 +24,86 @@ def nearest_train(
     candidates: int = CANDIDATES,
     description: str = "nearest training slices",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The training slice most like each picture: a sample that is one was learnt by heart.
+    """Find the training slice most like each image: a memorised sample is one.
 
     The `candidates` training slices nearest by the L2 distance of 64 x 64 thumbnails are compared
-    by SSIM; the archive is read a chunk at a time.
+    by SSIM. The thumbnails take 16 kB of memory for each training slice.
 
     Args:
-        images: float array of shape (n, rows, cols) in [0, 1], of the archive's size.
-        archive: the slice archive.
-        candidates: how many slices are compared by SSIM for each picture.
-        description: what the progress bar says.
+        images: Float array of shape (n, rows, cols) in [0, 1], of the archive's size.
+        archive: The slice archive.
+        candidates: Number of slices compared by SSIM for each image.
+        description: Label of the progress bar.
 
     Returns:
         Row numbers in the archive, int64 of shape (n,), and their reported SSIM (the `ssim` of
         `brainslices.evaluation.image_metrics`), float64 of shape (n,).
 
     Raises:
-        InputError: the pictures are not of the archive's size, or it has no training slices.
+        InputError: If the images are not of the archive's size, or it has no training slices.
     """
-    _check_images(images, archive)
-    nearest = _nearest_by_thumbnail(images, archive, candidates)
+    if np.ndim(images) != 3 or images.shape[1:] != tuple(archive.image_shape):
+        rows, cols = archive.image_shape
+        raise InputError(
+            f"`images` must have shape (n, {rows}, {cols}), the archive's size. "
+            f"Received: shape {np.shape(images)}."
+        )
+    candidate_rows = np.sort(_nearest_by_thumbnail(images, archive, candidates))
 
-    def best(number):
-        rows = np.sort(nearest[number])
-        scores = _ssim_with_each(images[number], archive.load(rows)[..., 0])
+    def best(index):
+        rows = candidate_rows[index]
+        scores = _ssim_with_each(images[index], archive.load(rows)[..., 0])
         return rows[scores.argmax()], scores.max()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(best, range(len(images)))
-        rows, scores = zip(*track(found, len(images), description, "slices"), strict=True)
+        pairs = pool.map(best, range(len(images)))
+        rows, scores = zip(*track(pairs, len(images), description, "slices"), strict=True)
     return np.array(rows, "int64"), np.array(scores, "float64")
+
+
+def _nearest_by_thumbnail(images, archive, count):
+    """Rows of the nearest training slices, int64 of shape (n, count) or narrower."""
+    from sklearn.neighbors import NearestNeighbors  # slow to import, and few commands need it
+
+    rows = archive.indices("train")
+    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    thumbnails = [
+        _thumbnails(archive.load(chunk)[..., 0])
+        for chunk in track(chunks, len(chunks), "thumbnails", "chunks")
+    ]
+    search = NearestNeighbors(n_neighbors=min(count, len(rows)), algorithm="brute")
+    search.fit(np.concatenate(thumbnails))
+    return rows[search.kneighbors(_thumbnails(images), return_distance=False)]
 
 
 def _thumbnails(images):
     cells = min(THUMBNAIL_SIDE, *images.shape[1:])
-    return _cell_means(images, cells).reshape(len(images), -1).astype("float32")
-
-
-def _nearest_by_thumbnail(images, archive, count, chunk=256):
-    rows = archive.indices("train")
-    wanted = np.concatenate(
-        [_thumbnails(images[k : k + chunk]) for k in range(0, len(images), chunk)]
-    )
-    best_rows = np.empty((len(images), 0), "int64")
-    best_distances = np.empty((len(images), 0))
-    with bar(len(rows), "thumbnails", "slices") as shown:
-        for start in range(0, len(rows), chunk):
-            some = rows[start : start + chunk]
-            thumbnails = _thumbnails(archive.load(some)[..., 0])
-            # |a - b|^2 without |a|^2, which orders nothing.
-            distances = np.square(thumbnails).sum(axis=1) - 2 * wanted @ thumbnails.T
-            distances = np.hstack([best_distances, distances])
-            numbers = np.hstack([best_rows, np.broadcast_to(some, (len(images), len(some)))])
-            order = np.argsort(distances, axis=1, kind="stable")[:, :count]
-            best_distances = np.take_along_axis(distances, order, axis=1)
-            best_rows = np.take_along_axis(numbers, order, axis=1)
-            shown.update(len(some))
-    return best_rows
+    return cell_means(images, cells).reshape(len(images), -1).astype("float32")
 
 
 def _ssim_with_each(image, others):
-    """Reported SSIM of a picture with others, worked out only where one of them is not black.
+    """Reported SSIM of an image with others, computed only around what is not black.
 
-    Where both are black the map is 1; so the mean over a box around all content tells the whole.
+    The SSIM map is 1 where both images are black, so a box around all content has all the rest.
     """
     content = (image != 0) | (others != 0).any(axis=0)
-    inner_size = np.prod(np.array(image.shape) - 2 * WINDOW_RADIUS)
-    box, box_inner_size = [], 1
-    for axis, size in enumerate(image.shape):
-        inside = np.flatnonzero(content.any(axis=1 - axis))
-        low, high = (inside[0], inside[-1] + 1) if inside.size else (0, size)
-        # One radius for the windows that reach into the content, one that the mean leaves out.
-        low, high = max(low - 2 * WINDOW_RADIUS, 0), min(high + 2 * WINDOW_RADIUS, size)
-        box.append(slice(low, high))
-        box_inner_size *= high - low - 2 * WINDOW_RADIUS
-    cut, share = image[tuple(box)].astype("float64"), box_inner_size / inner_size
+    box = find_objects(content.astype("uint8")) or [tuple(slice(0, side) for side in image.shape)]
+    # One radius for the windows that reach into the content, one that the mean leaves out.
+    box = tuple(
+        slice(max(part.start - 2 * RADIUS, 0), min(part.stop + 2 * RADIUS, side))
+        for part, side in zip(box[0], image.shape, strict=True)
+    )
+    image_cut = image[box].astype("float64")
+    inner_sizes = [np.prod(np.array(x.shape) - 2 * RADIUS) for x in (image_cut, image)]
     scores = [
         structural_similarity(
-            other[tuple(box)].astype("float64"),
-            cut,
+            other[box].astype("float64"),
+            image_cut,
             gaussian_weights=True,
-            sigma=1.5,
+            sigma=SIGMA,
             use_sample_covariance=False,
             data_range=1,
         )
         for other in others
     ]
-    return 1 - (1 - np.array(scores)) * share
-
-
-def _check_images(images, archive):
-    if np.ndim(images) != 3 or images.shape[1:] != tuple(archive.image_shape):
-        raise InputError(
-            f"`images` must have shape (n, {archive.image_shape[0]}, {archive.image_shape[1]}), "
-            f"the archive's size. Received: shape {np.shape(images)}."
-        )
+    return 1 - (1 - np.array(scores)) * inner_sizes[0] / inner_sizes[1]

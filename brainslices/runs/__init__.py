@@ -1,3 +1,3 @@
-"""Run folders: atomic files, provenance, and models read back."""
+"""Run folders: atomic writes, JSON files, provenance, and loading of trained models."""
 
 __all__ = []

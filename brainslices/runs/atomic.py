@@ -14,15 +14,15 @@ __all__ = ["atomic_folder", "atomic_path", "check_output_dir"]
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it only if the block succeeds.
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it if the block succeeds.
 
     Args:
-        path: file to write; its folder is made if missing.
+        path: file to write; its folder is created if missing.
 
     Yields:
-        Path with the same suffix (Keras and matplotlib choose the format by it), to be written in
-        full. On an error it is removed and `path` stays as it was.
+        Path with the same suffix, by which Keras and matplotlib choose the format. On an error the
+        temporary file is removed and `path` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; these are as readable as others the user makes.
+        # mkstemp creates private files; give this one the default permissions.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -46,21 +46,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _sync(path):
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder` that takes its place if the block succeeds.
+    """Yield a temporary folder beside `folder` that replaces it if the block succeeds.
 
     Args:
-        folder: absolute path of the folder to make or to replace; its parents are made too.
+        folder: absolute path of the folder to create or replace; missing parents are created.
 
     Yields:
-        An empty folder to fill. On an error it vanishes and `folder` stays as it was.
+        An empty folder. On an error it is removed and `folder` is unchanged.
     """
-    made = [parent for parent in folder.parents if not parent.exists()]
+    created = [parent for parent in folder.parents if not parent.exists()]
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -71,12 +71,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         _replace_folder(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):  # not there, or meanwhile somebody else's too
+        for parent in created:
+            with contextlib.suppress(OSError):  # missing, or no longer empty
                 parent.rmdir()
-        named = isinstance(error, OSError) and str(error.filename or partial)
-        if named and error.errno and named.startswith(str(partial)):
-            error.filename = str(folder)
+        # The user knows the folder only by its final name.
+        if isinstance(error, OSError) and error.errno:
+            name = str(error.filename or partial)
+            error.filename = str(folder) if name.startswith(str(partial)) else error.filename
         raise
 
 
@@ -102,13 +103,14 @@ def check_output_dir(
     marker: str = "metrics.json",
     flag: str = "--out",
 ) -> bool:
-    """Check, before any work, a folder that a command will write.
+    """Check a folder that a command will write, before any work.
 
     Args:
-        folder: the folder; it need not exist.
-        files: names that an earlier result may hold; None for any.
-        kind: what such a result is, for the message: "reconstruction".
-        marker: the file that identifies an earlier result.
+        folder: the folder; it may be missing.
+        files: names that an earlier result, which will be replaced, may hold; None if the folder
+            is only added to, whatever an earlier result holds.
+        kind: what the result is, for the message: "reconstruction".
+        marker: name of the file that identifies an earlier result.
         flag: the command-line flag that named the folder.
 
     Returns:
@@ -123,8 +125,10 @@ def check_output_dir(
     names = {item.name for item in folder.iterdir()} if folder.exists() else set()
     is_result = marker in names
     allowed = set(names if files is None else files) if is_result else set()
-    # Hidden files are locks and partial writes of ours, or the file manager's.
-    unexpected = sorted(name for name in names - allowed if not name.startswith("."))
+    # Where no content is replaced, hidden files are our locks or not our business. Where all of it
+    # is replaced, a hidden file such as .git would be lost.
+    ignored = {name for name in names if name.startswith(".")} if files is None else {".DS_Store"}
+    unexpected = sorted(names - allowed - ignored)
     if unexpected:
         raise InputError(
             f"{folder} holds files that are not part of a {kind}: {', '.join(unexpected[:3])}. "

@@ -1,36 +1,37 @@
-"""Read and write JSON objects."""
+"""Read and write JSON files."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
-from brainslices.config import from_dict
+from brainslices.config import Model, Training, from_dict
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path
+from brainslices.types import PathLike
 
 __all__ = ["load_config", "read_json", "write_json"]
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically. Not-a-number becomes null, as JSON has none."""
+def write_json(path: PathLike, value: object) -> None:
+    """Write a value as indented JSON, atomically; NaN and infinity become null."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
-def _finite(value):
+def _without_nan(value):
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: PathLike) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        InputError: if the file is missing, is not JSON, or holds something else than an object.
+        InputError: if the file is missing, is not JSON, or does not hold an object.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,19 +45,22 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def load_config(path: Path, *kinds: type) -> tuple:
+def load_config(
+    path: PathLike, model_type: type[Model], training_type: type[Training]
+) -> tuple[Model, Training]:
     """Read the objects `model` and `training` of a JSON file, such as a run's config.json.
 
     Args:
         path: the file.
-        *kinds: the dataclasses of `model` and of `training`.
+        model_type: dataclass of `model`.
+        training_type: dataclass of `training`.
 
     Raises:
-        InputError: if the file is missing, or has an unknown, missing or wrong value.
+        InputError: if the file is missing, or has an unknown key, or a missing or invalid value.
     """
     values = read_json(path)
-    for part in ("model", "training"):
-        if not isinstance(values.get(part), dict):
-            raise InputError(f"{path} must hold an object `{part}`. Found: {[*values]}.")
-    parts = zip(("model", "training"), kinds, strict=True)
-    return tuple(from_dict(kind, values[part], path) for part, kind in parts)
+    for name in ("model", "training"):
+        if not isinstance(values.get(name), dict):
+            raise InputError(f"{path} must hold an object `{name}`. Received keys: {[*values]}.")
+    model = from_dict(model_type, values["model"], Path(path))
+    return model, from_dict(training_type, values["training"], Path(path))

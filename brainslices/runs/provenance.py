@@ -1,30 +1,33 @@
-"""What a result depends on: versions, devices and content hashes."""
+"""Provenance of a result: versions, devices and content hashes."""
 
 import contextlib
 import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
+
+from brainslices.types import PathLike
 
 __all__ = ["environment", "file_hash"]
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+def file_hash(path: PathLike) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Name of the processor on Linux, else of the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
-def environment(**facts: object) -> dict:
-    """What a number depends on beside the code: versions, device, and the `facts` given."""
+def environment(**metadata: object) -> dict[str, Any]:
+    """Collect what a result depends on besides the code: versions, devices, and `metadata`."""
     import importlib.metadata
 
     import keras
@@ -41,5 +44,5 @@ def environment(**facts: object) -> dict:
         "devices": keras.distribution.list_devices(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        **facts,
+        **metadata,
     }

@@ -1,33 +1,35 @@
-"""The run folder: what a training writes, and the lock that protects it."""
+"""The run folder: the files of one training, and the lock that protects them."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from brainslices.errors import InputError
 from brainslices.runs.json_files import read_json
+from brainslices.types import PathLike
 
 __all__ = ["FORMAT_VERSION", "Run"]
 
 FORMAT_VERSION = 1
-# The names that `atomic_path` gives what is not whole yet.
-PARTIAL = ".?*-????????.?*"
+# Names of the temporary files of `atomic_path`.
+TEMPORARY = ".?*-????????.?*"
 
 
 class Run:
     """The folder of one training.
 
-    `config.json` (what was asked), `model.keras` (best epoch), `state.npz` (all that going on
-    needs) and `state.previous.npz` (the one before it), `history.csv`, `metrics.json`, `figures/`,
-    `logs/` (TensorBoard), `environment.json`; for a VQ-VAE also `mean_image.npy`, the mean training
-    image, and `code_grids.npz`, the codes of its archive once they were asked for.
+    `config.json` (the configuration), `model.keras` (best epoch), `state.npz` (checkpoint for
+    exact resume) and `state.previous.npz` (the checkpoint before it), `history.csv`,
+    `metrics.json`, `figures/`, `logs/` (TensorBoard), `environment.json`; for a VQ-VAE also
+    `mean_image.npy`, the mean training image, and `code_grids.npz`, the codes of its archive once
+    they are computed.
 
     Args:
         path: the folder, or a `Run`.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: PathLike):
         self.path = Path(path)
         self.config_path = self.path / "config.json"
         self.model_path = self.path / "model.keras"
@@ -46,9 +48,9 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one process; the operating system frees it if that process dies.
+        """Lock the folder for this process; the operating system unlocks it if the process dies.
 
-        What a process that was killed had half written is removed.
+        Temporary files of a process that was killed are removed.
 
         Raises:
             InputError: if another process is using the folder.
@@ -59,18 +61,18 @@ class Run:
         try:
             with FileLock(self.path / ".lock", blocking=False):
                 for folder in (self.path, self.figures):
-                    for partial in folder.glob(PARTIAL):
-                        partial.unlink(missing_ok=True)
+                    for file in folder.glob(TEMPORARY):
+                        file.unlink(missing_ok=True)
                 yield
         except Timeout as error:
             raise InputError(
                 f"Run folder {self.path} is in use by another process. "
-                "Wait for it to end, or give another --run."
+                "Wait until it ends, or give another --run."
             ) from error
 
     def unexpected_files(self) -> list[str]:
-        """Names of what lies in the folder and no training wrote before its first state."""
-        ours = {
+        """List the names of files that no training writes before its first checkpoint."""
+        expected = {
             self.config_path,
             self.environment_path,
             self.mean_image_path,
@@ -78,20 +80,21 @@ class Run:
             self.figures,
             self.logs,
         }
-        found = self.path.iterdir() if self.path.exists() else ()
-        return [item.name for item in found if item not in ours and item.name[0] != "."]
+        items = self.path.iterdir() if self.path.exists() else ()
+        return [item.name for item in items if item not in expected and item.name[0] != "."]
 
-    def open_config(self, kind: str) -> dict:
-        """Read `config.json` of a run that exists.
+    def open_config(self, kind: str) -> dict[str, Any]:
+        """Read `config.json` of an existing run.
 
         Args:
-            kind: "vqvae" or "pixelcnn", the kind of model that the caller can use.
+            kind: expected kind of model, "vqvae" or "pixelcnn".
 
         Returns:
-            The object, in which `archive_hash`, `model` and `training` are sure to be.
+            The object; it has the keys `archive_hash`, `model` and `training`.
 
         Raises:
-            InputError: if the folder is no run, of another kind or format, or its file damaged.
+            InputError: if the folder is not a run, or its `config.json` has another kind or format
+                version, lacks a key or is not valid JSON.
         """
         if not self.config_path.is_file():
             raise InputError(
@@ -108,7 +111,7 @@ class Run:
         if config.get("kind") != kind:
             raise InputError(
                 f"Run {self.path} holds a model of kind {config.get('kind')!r}; "
-                f"expected {kind!r}. Give the run folder of such a one."
+                f"expected {kind!r}. Give the run folder of a {kind} training."
             )
         missing = {"archive_hash", "model", "training"} - set(config)
         if missing:
@@ -119,19 +122,19 @@ class Run:
         return config
 
     def trained_model_path(self) -> Path:
-        """Path of the trained model.
+        """Return the path of the trained model.
 
         Raises:
-            InputError: if no epoch of the run has finished yet, or the file is gone.
+            InputError: if no epoch has finished yet, or the file is missing.
         """
         if not self.model_path.is_file() and self.history_path.is_file():
             raise InputError(
-                f"Run {self.path} has finished epochs, but its model.keras is gone. Restore it, or "
-                "train into a new --run."
+                f"Run {self.path} has finished epochs, but its model.keras is gone. Restore "
+                "it, or train into a new --run."
             )
         if not self.model_path.is_file():
             raise InputError(
                 f"Run {self.path} has no model.keras: no epoch has finished yet. "
-                "Start the training command again; it goes on from where it stopped."
+                "Run the training command again; it resumes from the last checkpoint."
             )
         return self.model_path

@@ -1,4 +1,9 @@
-"""The choice between a preset and a JSON file, the same for both stages."""
+"""The choice between a preset and a JSON file, the same for both stages.
+
+`Selection` reads files, so it cannot live in `brainslices.config`, which must not import `runs`.
+A command subscripts it with the names of its presets, so that `--help` lists them:
+`Selection[Literal["default", "seed"]]`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +21,7 @@ PresetName = TypeVar("PresetName", bound=str)
 
 @dataclass(frozen=True)
 class Selection(Generic[PresetName]):
-    """Configuration that supplies the values of all other flags.
-
-    It lives here rather than in `brainslices.config` because it reads a run's file. A command
-    subscribes it with the names of its presets, so that `--help` lists them:
-    `Selection[Literal["default", "seed"]]`.
-    """
+    """Configuration that supplies the values of all other flags."""
 
     preset: PresetName = "default"  # type: ignore[assignment]
     """Configuration to start from."""

@@ -1,310 +1,333 @@
-"""What happens around a training's steps: the run folder is kept, and the progress shown."""
+"""Callbacks of a training, one job each; `brainslices.training.loop.fit` states their order."""
 
 import contextlib
 import csv
 import io
 import signal
 import time
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
-from brainslices import progress
-from brainslices.distributed.collectives import any_process, process_index_and_count, run_on_primary
+from brainslices.config import TrainingConfig
+from brainslices.data.batches import Batches
+from brainslices.distributed.collectives import (
+    any_process,
+    is_primary,
+    process_index_and_count,
+    run_on_primary,
+)
 from brainslices.distributed.devices import single_device
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
 from brainslices.training.checkpoint import TrainingProgress, is_finite, save_checkpoint
+from brainslices.training.compat import sync_variables
 from brainslices.training.optimizer import assign, ema_swap
 from brainslices.visualization.figures import training_figure
 
-__all__ = ["CheckpointCallback", "Progress", "best_epoch", "draw_history"]
+__all__ = [
+    "CheckpointCallback",
+    "EarlyStopping",
+    "EmaValidation",
+    "FiniteCheck",
+    "HistoryCallback",
+    "Objective",
+    "StepCounter",
+    "StopCallback",
+    "TrainingCallback",
+    "draw_history",
+]
 
-# Within an epoch the state is saved this often: the most that a power cut can cost.
+# Within an epoch a checkpoint is written this often: the most that a power cut can cost.
 SAVE_INTERVAL_S = 600.0
-# Looking at a loss waits for the device: now and then is enough, at least four times an epoch.
-CHECK_STEPS, CHECKS = 50, 4
-# Processes ask each other whether to stop about this often, and after how many steps at most.
-ASK_S, ASK_STEPS = 5.0, 50
-# Share of the codebook under which it has collapsed, if it stays so for some epochs.
-COLLAPSED_USAGE, COLLAPSED_EPOCHS = 0.1, 3
-# What an epoch's line tells, short enough for 100 columns; all else is in the history.
-SHOWN = {
-    "loss": "loss",
-    "val_loss": "val_loss",
-    "val_ssim": "ssim",
-    "val_ssim_foreground": "foreground",
-    "nats_per_code": "nats per code",
-    "val_nats_per_code": "validation",
-}
+# Reading a loss waits for the device: check every 50 steps, and at least four times an epoch.
+CHECK_STEPS, CHECKS_PER_EPOCH = 50, 4
+# Processes agree about this often whether to stop, and after how many steps at most.
+AGREE_INTERVAL_S, AGREE_STEPS = 5.0, 50
 
 
-def best_epoch(state: TrainingProgress, monitor: str, mode: Literal["min", "max"]) -> int:
-    """The first of the epochs, counted from 1, with the best score.
+@dataclass(frozen=True)
+class Objective:
+    """The validation score that selects the best epoch.
 
     Args:
-        state: of a training with at least one finished epoch.
-        monitor: name of the score in its history.
-        mode: whether it is the better the higher or the lower.
+        monitor: its name in the history, such as "val_ssim_foreground".
+        mode: "max" if higher is better, "min" if lower is.
+
+    Example:
+        >>> objective, history = Objective("val_loss", "min"), {"val_loss": [3.0, 1.0, 1.0]}
+        >>> objective.best_epoch(history), objective.patience_exhausted(history, 1)
+        (2, True)
     """
-    scores = np.asarray(state.history[monitor])
-    return int(np.argmax(scores if mode == "max" else -scores)) + 1
+
+    monitor: str
+    mode: Literal["min", "max"]
+
+    def best_epoch(self, history: Mapping[str, Sequence[float]]) -> int:
+        """Return the epoch with the best score, counted from 1; the first one of a tie."""
+        scores = np.asarray(history[self.monitor])
+        return int(np.argmax(scores if self.mode == "max" else -scores)) + 1
+
+    def patience_exhausted(self, history: Mapping[str, Sequence[float]], patience: int) -> bool:
+        """Whether the score has not improved for `patience` epochs; never if that is 0."""
+        if not patience or not history:
+            return False
+        return len(history[self.monitor]) - self.best_epoch(history) >= patience
 
 
-class CheckpointCallback(keras.callbacks.Callback):
-    """Keeps the run folder: state, best model, history; stops at a signal with all of it saved."""
+class TrainingCallback(keras.callbacks.Callback):
+    """Base class: everything that the callbacks of one training share."""
 
-    def __init__(self, run, state, config, train, goal):
+    def __init__(
+        self,
+        run: Run,
+        config: TrainingConfig,
+        objective: Objective,
+        batches: Batches,
+        progress: TrainingProgress,
+    ):
         super().__init__()
-        self.run, self.state, self.train = run, state, train
-        self.goal, self.patience = goal, config.patience
-        self.lent = contextlib.ExitStack()
-        # Keras resets the metrics as an epoch begins; a cut epoch goes on with those it had.
-        self.restored = None
-        self.saved_at = self.counted_at = time.monotonic()
-        self.saved = state.epoch, state.step
-        share, processes = process_index_and_count()
-        self.first, self.single = share == 0, processes == 1
-        steps = train.steps_per_epoch
-        self.check_steps = min(CHECK_STEPS, max(1, steps // CHECKS))
-        # Until it is known how long a step takes, processes ask after each.
-        self.ask_steps, self.steps, self.began = 1, 0, 0.0
-        self.stopped_by = None
-        # The metrics of an epoch's training, while its validation goes on.
-        self.trained = None
+        self.run, self.config, self.objective = run, config, objective
+        self.batches, self.progress = batches, progress
 
-    @contextlib.contextmanager
-    def signals(self):
-        """Turn the first SIGINT or SIGTERM into a stop after the step; a second acts at once."""
-        before = {}
 
-        def stop(number, frame):
-            self.stopped_by = signal.Signals(number).name
-            for each, handler in before.items():
-                signal.signal(each, handler)
+class StepCounter(TrainingCallback):
+    """Count steps, set the epoch of the batches, restore the metrics of a resumed epoch."""
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # signals belong to the main thread alone
-                before[number] = signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    resumed_metrics = None
 
     def on_train_begin(self, logs=None):
-        if self.state.step:
-            self.restored = [np.asarray(value) for value in self.model.metrics_variables]
+        if self.progress.step:
+            self.resumed_metrics = _copies(self.model.metrics_variables)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.train.epoch = epoch
-        if self.restored is not None:
-            assign(self.model.metrics_variables, self.restored)
-            self.restored = None
+        self.batches.epoch = epoch
+        if self.resumed_metrics is not None:  # Keras has just reset them
+            assign(self.model.metrics_variables, self.resumed_metrics)
+            self.resumed_metrics = None
 
     def on_train_batch_end(self, batch, logs=None):
-        self.state.step += 1
-        self._choose_ask_steps()
-        if self.state.step % self.check_steps == 0:
-            self._require_finite(logs)
-        if self.state.step == self.train.steps_per_epoch:
-            return  # validation comes next, and looks for a stop as well
-        if self._must_stop(self.state.step):
-            self._save(logs)
-            self._stop()
-        elif time.monotonic() - self.saved_at > SAVE_INTERVAL_S:
-            self._save(logs)
+        self.progress.step += 1
 
-    def on_test_begin(self, logs=None):
-        self.trained = [np.array(value) for value in self.model.metrics_variables]
-        self.lent.enter_context(ema_swap(self.model))
 
-    def on_test_batch_end(self, batch, logs=None):
-        if self._must_stop(batch):
-            if hasattr(self.model, "jax_state_sync"):
-                self.model.jax_state_sync()
-            self.lent.close()
-            assign(self.model.metrics_variables, self.trained)
-            self._save({})
-            self._stop()
+class FiniteCheck(TrainingCallback):
+    """Abort at a NaN or infinite loss, score or weight; the last good checkpoint stays."""
 
-    def on_test_end(self, logs=None):
-        self.lent.close()
+    def on_train_begin(self, logs=None):
+        self.last_checkpoint = self.progress.epoch, self.progress.step
+        self.interval = max(1, min(CHECK_STEPS, self.batches.steps_per_epoch // CHECKS_PER_EPOCH))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.progress.step % self.interval == 0:
+            self._check_logs(logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        values = {key: float(value) for key, value in logs.items()}
-        values["learning_rate"] = float(self.model.optimizer.learning_rate)
-        self._require_finite(values)
-        self._require_finite_weights()
-        for key, value in values.items():
-            self.state.history.setdefault(key, []).append(value)
-        self.state.epoch, self.state.step = epoch + 1, 0
-        self._warn_of_collapse()
-        if best_epoch(self.state, *self.goal) == self.state.epoch:
-            with ema_swap(self.model), single_device():
-                self._save_model()
-        if self.first:
-            _write_history(self.run, self.state.history)
-        self._save(values)
-        if self._must_stop(0):
-            self._stop()
-        self.model.stop_training = self.patience_exhausted
+        self.check(logs)
 
-    def _save_model(self):
-        if self.first:
-            with atomic_path(self.run.model_path) as temporary:
-                _inference_copy(self.model).save(temporary)
+    def check(self, logs: Mapping[str, float]) -> None:
+        """Check the values of a step or an epoch, then the weights and the optimizer.
 
-    def _warn_of_collapse(self):
-        usage = self.state.history.get("codebook_usage", [])
-        last = usage[-COLLAPSED_EPOCHS:]
-        if len(last) == COLLAPSED_EPOCHS and max(last) < COLLAPSED_USAGE:
-            tqdm.write(
-                f"warning: only {usage[-1]:.1%} of the codebook has been used for "
-                f"{COLLAPSED_EPOCHS} epochs. Try --codebook ema, --kmeans-init, a "
-                "--restart-threshold of 0.5, a lower --learning-rate, or fewer --num-embeddings."
-            )
-
-    @property
-    def patience_exhausted(self):
-        """Whether the score has not improved for as long as the configuration waits."""
-        if not self.patience or not self.state.history:
-            return False
-        return self.state.epoch - best_epoch(self.state, *self.goal) >= self.patience
-
-    def _save(self, logs):
-        self._require_finite(logs)
-        now = time.monotonic()
-        self.state.seconds += now - self.counted_at
-        self.counted_at = now
-        self._require_finite_weights()
-        if self.first:
-            save_checkpoint(self.run, self.model, self.state)
-        self.saved, self.saved_at = (self.state.epoch, self.state.step), time.monotonic()
-
-    def _must_stop(self, step):
-        """Whether a signal has come, to any of the processes: they stop after the same step."""
-        if self.single:
-            return self.stopped_by is not None
-        return step % self.ask_steps == 0 and any_process(self.stopped_by is not None)
-
-    def _choose_ask_steps(self):
-        """All processes take what the first has measured on its second and third step."""
-        self.steps += 1
-        if self.single or self.steps not in (1, 3):
-            return
-        if self.steps == 1:
-            self.began = time.monotonic()
-            return
-        seconds = (time.monotonic() - self.began) / 2
-        self.ask_steps = run_on_primary(lambda: int(np.clip(ASK_S / seconds, 1, ASK_STEPS)))
-
-    def _stop(self):
-        if self.first:
-            draw_history(self.run, self.state)
-        raise KeyboardInterrupt(
-            f"State saved in {self.run.path} after epoch {self.state.epoch}, step "
-            f"{self.state.step} of the next. The same command goes on from there."
-        )
-
-    def _require_finite(self, logs):
-        bad = [key for key, value in logs.items() if not np.isfinite(float(value))]
-        if bad:
-            self._refuse(", ".join(bad))
-
-    def _require_finite_weights(self):
+        Raises:
+            InputError: if one is NaN or infinite.
+        """
+        self._check_logs(logs)
         if not is_finite(self.model):
-            self._refuse("a weight")
+            self._abort("weight")
 
-    def _refuse(self, what):
-        epoch, step = self.saved
+    def _check_logs(self, logs):
+        names = [name for name, value in logs.items() if not np.isfinite(float(value))]
+        if names:
+            self._abort(", ".join(names))
+
+    def _abort(self, name):
+        epoch, step = self.last_checkpoint
         raise InputError(
-            f"{what} is not finite, as seen in epoch {self.state.epoch + 1} at step "
-            f"{self.state.step}. The last good state, of epoch {epoch + 1} and step {step}, is "
-            f"kept in {self.run.path}. Try a lower --learning-rate, a --gradient-clip of 1, or "
+            f"NaN or infinite {name} in epoch {self.progress.epoch + 1} at step "
+            f"{self.progress.step}. The last good checkpoint in {self.run.path} is of epoch "
+            f"{epoch + 1}, step {step}. Try a lower --learning-rate, a --gradient-clip of 1, or "
             "--precision float32, in a new --run."
         )
 
 
-class Progress(keras.callbacks.Callback):
-    """A bar for the epoch under way, a line for each finished one."""
+class EmaValidation(TrainingCallback):
+    """Validate with the averaged weights, if there are any."""
 
-    def __init__(self, epochs, train, silent):
-        super().__init__()
-        self.epochs, self.train, self.silent = epochs, train, silent
-        self.bar = None
+    def on_test_begin(self, logs=None):
+        self.training_metrics = _copies(self.model.metrics_variables)
+        self.swap = contextlib.ExitStack()
+        self.swap.enter_context(ema_swap(self.model))
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.slices = 0
-        # The first step is compiled, which tells nothing of the others.
-        self.first_ended = self.ended = None
-        self.bar = progress.bar(
-            total=self.train.steps_per_epoch * self.train.batch_size,
-            description=f"epoch {epoch + 1}/{self.epochs}",
-            unit="slices",
-            initial=self.train.first_step * self.train.batch_size,
-            silent=self.silent,
-        )
+    def on_test_end(self, logs=None):
+        self.swap.close()
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.ended = time.monotonic()
-        if self.first_ended is None:
-            self.first_ended = self.ended
-        else:
-            self.slices += self.train.batch_size
-        self.bar.update(self.train.batch_size)
+    def cancel(self) -> None:
+        """Restore, during validation, the weights and metrics of the training."""
+        sync_variables(self.model)
+        self.swap.close()
+        assign(self.model.metrics_variables, self.training_metrics)
+
+
+class HistoryCallback(TrainingCallback):
+    """Finish an epoch: extend the history, save the model of the best epoch and history.csv."""
 
     def on_epoch_end(self, epoch, logs=None):
-        self.close()
-        shown = {key: float(value) for key, value in logs.items()}
-        words = [f"epoch {epoch + 1}/{self.epochs}"]
-        # A prior's loss is its nats per code.
-        names = [key for key in SHOWN if key in shown]
-        if "nats_per_code" in names:
-            names = [key for key in names if not key.endswith("loss")]
-        words += [f"{SHOWN[key]} {shown[key]:.4f}" for key in names]
-        words += [f"usage {shown['codebook_usage']:.0%}"] if "codebook_usage" in shown else []
-        tqdm.write("  ".join(words + self._speed(self.epochs - epoch - 1)))
+        history = self.progress.history
+        for key, value in {**logs, "learning_rate": self.model.optimizer.learning_rate}.items():
+            history.setdefault(key, []).append(float(value))
+        self.progress.epoch, self.progress.step = epoch + 1, 0
+        if self.objective.best_epoch(history) == self.progress.epoch:
+            with ema_swap(self.model), single_device():
+                self._save_model()
+        if is_primary():
+            self._write_csv(history)
 
-    def _speed(self, epochs_left):
-        """Rate of training and time left, in words; none of an epoch too short to tell."""
-        if not self.slices:
-            return []
-        rate = self.slices / (self.ended - self.first_ended)
-        validation = time.monotonic() - self.ended
-        epoch = self.train.steps_per_epoch * self.train.batch_size / rate + validation
-        left = tqdm.format_interval(epoch * epochs_left)
-        return [f"{rate:.0f} slices/s", f"{left} left"]
+    def _save_model(self):
+        if is_primary():
+            with atomic_path(self.run.model_path) as temporary:
+                _inference_copy(self.model).save(temporary)
 
-    def close(self):
-        """Take the bar off the screen."""
-        if self.bar is not None:
-            self.bar.leave = False
-            self.bar.close()
+    def _write_csv(self, history):
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", *history])
+        for number, values in enumerate(zip(*history.values(), strict=True), start=1):
+            writer.writerow([number, *values])
+        with atomic_path(self.run.history_path) as temporary:
+            temporary.write_text(text.getvalue())
 
 
-def _write_history(run, history):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", *history])
-    for number, values in enumerate(zip(*history.values(), strict=True), start=1):
-        writer.writerow([number, *values])
-    with atomic_path(run.history_path) as temporary:
-        temporary.write_text(text.getvalue())
+class CheckpointCallback(TrainingCallback):
+    """Write a checkpoint after each epoch and every ten minutes within one."""
+
+    def __init__(self, finite_check: FiniteCheck, *shared: Any):
+        super().__init__(*shared)
+        self.finite_check = finite_check
+        self.saved_at = self.counted_at = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if time.monotonic() - self.saved_at > SAVE_INTERVAL_S:
+            self.save(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.save(logs)
+
+    def save(self, logs: Mapping[str, float]) -> None:
+        """Write a checkpoint, unless a value of the logs or the model is NaN or infinite."""
+        self.finite_check.check(logs)
+        now = time.monotonic()
+        self.progress.seconds += now - self.counted_at
+        self.counted_at = now
+        if is_primary():
+            save_checkpoint(self.run, self.model, self.progress)
+        self.finite_check.last_checkpoint = self.progress.epoch, self.progress.step
+        self.saved_at = time.monotonic()
 
 
-def draw_history(run: Run, state: TrainingProgress) -> None:
+class EarlyStopping(TrainingCallback):
+    """Stop when the objective has not improved for `patience` epochs."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        history, patience = self.progress.history, self.config.patience
+        self.model.stop_training = self.objective.patience_exhausted(history, patience)
+
+
+class StopCallback(TrainingCallback):
+    """Stop after the current step, with a checkpoint, at SIGINT or SIGTERM.
+
+    Several processes stop after the same step, whichever of them received the signal.
+    """
+
+    def __init__(self, checkpoint: CheckpointCallback, validation: EmaValidation, *shared: Any):
+        super().__init__(*shared)
+        self.checkpoint, self.validation = checkpoint, validation
+        self.signal_received = False
+        self.is_single_process = process_index_and_count()[1] == 1
+        # Agree after each step until the duration of a step is known.
+        self.agree_steps, self.timed_steps, self.timed_from = 1, 0, 0.0
+
+    @contextlib.contextmanager
+    def handle_signals(self) -> Iterator[None]:
+        """Handle the first signal within the block; a second one acts as it did before."""
+        previous: dict[int, Any] = {}
+
+        def restore():
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+        def request_stop(number, frame):
+            self.signal_received = True
+            restore()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # only the main thread handles signals
+                previous[number] = signal.signal(number, request_stop)
+        try:
+            yield
+        finally:
+            restore()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._choose_agree_steps()
+        step = self.progress.step
+        # After the last step of an epoch, validation stops.
+        if step < self.batches.steps_per_epoch and self._must_stop(step):
+            self.checkpoint.save(logs)
+            self._stop()
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._must_stop(batch):
+            self.validation.cancel()
+            self.checkpoint.save({})
+            self._stop()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._must_stop(0):
+            self._stop()
+
+    def _must_stop(self, step):
+        if self.is_single_process:
+            return self.signal_received
+        return step % self.agree_steps == 0 and any_process(self.signal_received)
+
+    def _choose_agree_steps(self):
+        """Agree on an interval by the duration of process 0's second and third step."""
+        self.timed_steps += 1
+        if self.is_single_process or self.timed_steps not in (1, 3):
+            return
+        if self.timed_steps == 1:
+            self.timed_from = time.monotonic()
+            return
+        step_s = (time.monotonic() - self.timed_from) / 2
+        self.agree_steps = run_on_primary(
+            lambda: int(np.clip(AGREE_INTERVAL_S / step_s, 1, AGREE_STEPS))
+        )
+
+    def _stop(self):
+        if is_primary():
+            draw_history(self.run, self.progress)
+        raise KeyboardInterrupt(
+            f"Checkpoint saved in {self.run.path} after epoch {self.progress.epoch}, step "
+            f"{self.progress.step} of the next. Rerun the same command to resume."
+        )
+
+
+def draw_history(run: Run, progress: TrainingProgress) -> None:
     """Draw the curves of the finished epochs, if there are any, to `figures/training.png`."""
-    if state.history:
-        training_figure(run.figures / "training.png", state.history)
+    if progress.history:
+        training_figure(run.figures / "training.png", progress.history)
+
+
+def _copies(variables):
+    return [np.array(variable) for variable in variables]
 
 
 def _inference_copy(model):
-    """A copy without the optimiser: using a model needs neither its state nor its class."""
-    bare = type(model).from_config(model.get_config())
-    bare.build_from_config(model.get_build_config())
-    bare.set_weights(model.get_weights())
-    return bare
+    """Copy a model without its optimizer, whose state and class no user of the model needs."""
+    copy = type(model).from_config(model.get_config())
+    copy.build_from_config(model.get_build_config())
+    copy.set_weights(model.get_weights())
+    return copy

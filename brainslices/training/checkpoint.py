@@ -1,8 +1,9 @@
-"""How far a training has come, and all that it needs to go on from there, in one file."""
+"""Checkpoints: everything that a training needs to resume, in one file."""
 
 import json
 import shutil
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,19 +13,21 @@ from brainslices.distributed.collectives import run_on_primary
 from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
+from brainslices.training.compat import sync_variables
+from brainslices.types import PathLike
 
 __all__ = ["TrainingProgress", "is_finite", "load_checkpoint", "save_checkpoint"]
 
 
 @dataclass
 class TrainingProgress:
-    """How far a training has come.
+    """Progress of a training; shared and updated by its callbacks.
 
     Args:
         epoch: finished epochs.
-        step: finished steps of the epoch under way.
+        step: finished steps of the current epoch.
         history: name -> one value for each finished epoch.
-        seconds: time spent so far, over all the processes that had a part in it.
+        seconds: training time so far, over all processes that trained one after the other.
     """
 
     epoch: int = 0
@@ -33,25 +36,53 @@ class TrainingProgress:
     seconds: float = 0.0
 
 
-def save_checkpoint(run: Run, model: keras.Model, state: TrainingProgress) -> None:
-    """Write all that going on needs: weights, optimiser, random generators, metrics, progress.
+def save_checkpoint(run: PathLike, model: keras.Model, progress: TrainingProgress) -> None:
+    """Write weights, optimizer, random generators, metrics and progress of a compiled model.
 
-    The state before it is kept beside it.
+    The previous checkpoint is kept beside the new one.
     """
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
-    arrays = {key: np.asarray(value) for key, value in _variables(model).items()}
-    arrays["progress"] = np.array(json.dumps(vars(state)))
+    run = Run(run)
+    sync_variables(model)
+    arrays: dict[str, Any] = {"progress": np.array(json.dumps(vars(progress)))}
+    arrays |= {key: np.asarray(value) for key, value in _variables(model).items()}
     if run.checkpoint_path.exists():
         _copy(run.checkpoint_path, run.previous_checkpoint_path)
     with atomic_path(run.checkpoint_path) as temporary:
         np.savez(temporary, **arrays)
 
 
+def load_checkpoint(run: PathLike, model: keras.Model) -> TrainingProgress:
+    """Restore a compiled model from the run's checkpoint, if there is one.
+
+    If the file is corrupt, the previous checkpoint replaces it, with a warning. Process 0 reads
+    and broadcasts.
+
+    Returns:
+        The progress of the training; of a new run, an empty one.
+
+    Raises:
+        InputError: if both checkpoints are corrupt, or belong to another architecture.
+    """
+    run = Run(run)
+    checkpoint = run_on_primary(_read_latest, run)
+    if checkpoint is None:
+        return TrainingProgress()
+    arrays, progress = checkpoint
+    variables = _variables(model)
+    shapes = {key: tuple(value.shape) for key, value in variables.items()}
+    if shapes != {key: value.shape for key, value in arrays.items()}:
+        raise InputError(
+            f"{run.checkpoint_path} is a checkpoint of another architecture than "
+            f"{run.config_path} describes. Restore both files together, or use a new --run."
+        )
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+    return progress
+
+
 def is_finite(model: keras.Model) -> bool:
-    """Whether all of a compiled model's weights and its optimiser's state are finite numbers."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
+    """Whether a compiled model's weights and its optimizer's variables are all finite."""
+    sync_variables(model)
     return all(
         np.isfinite(np.asarray(variable)).all()
         for key, variable in _variables(model).items()
@@ -59,69 +90,47 @@ def is_finite(model: keras.Model) -> bool:
     )
 
 
-def _copy(path, place):
-    with atomic_path(place) as temporary:
-        shutil.copyfile(path, temporary)
+def _copy(source, target):
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
-def load_checkpoint(run: Run, model: keras.Model) -> TrainingProgress:
-    """Put a saved state back into a compiled model; a fresh run gives a fresh `TrainingProgress`.
-
-    A file that a failing disk has damaged is replaced by the state before it, which is said.
-    Of several processes the first reads for all.
-
-    Raises:
-        InputError: if both are damaged, or the file belongs to another architecture.
-    """
-    found = run_on_primary(_read_last_state, run)
-    if found is None:
-        return TrainingProgress()
-    arrays, state = found
-    variables = _variables(model)
-    shapes = {key: tuple(value.shape) for key, value in variables.items()}
-    if shapes != {key: value.shape for key, value in arrays.items()}:
-        raise InputError(
-            f"{run.checkpoint_path} holds the state of another architecture than {run.config_path} "
-            "describes. Restore the two together, or train into a new --run."
-        )
-    for key, variable in variables.items():
-        variable.assign(arrays[key])
-    return state
-
-
-def _read_last_state(run):
+def _read_latest(run):
+    """Read the checkpoint, or the previous one if it is corrupt; None without a checkpoint."""
     if not run.checkpoint_path.exists():
         return None
     try:
-        return _read_state(run, run.checkpoint_path)
-    except InputError as damage:
+        return _read(run, run.checkpoint_path)
+    except InputError as corrupt:
         if not run.previous_checkpoint_path.exists():
             raise
         try:
-            arrays, state = _read_state(run, run.previous_checkpoint_path)
-        except InputError as older:
-            raise InputError(f"{damage} So is the one before it: {older}") from older
-        place = f"epoch {state.epoch + 1}, step {state.step}"
-        tqdm.write(f"warning: {damage} Going on from the state before it, {place}.")
+            arrays, progress = _read(run, run.previous_checkpoint_path)
+        except InputError as previous:
+            raise InputError(f"{corrupt} The previous checkpoint too: {previous}") from previous
+        tqdm.write(
+            f"warning: {corrupt} Resuming from the previous checkpoint, "
+            f"epoch {progress.epoch + 1}, step {progress.step}."
+        )
+        # The next save would move the corrupt file over the only good one.
         _copy(run.previous_checkpoint_path, run.checkpoint_path)
-        return arrays, state
+        return arrays, progress
 
 
-def _read_state(run, path):
-    """Arrays by name, and how far the training had come."""
+def _read(run, path):
     try:
-        with np.load(path) as saved:
-            arrays = {key: saved[key] for key in saved.files}
+        with np.load(path) as file:
+            arrays = {key: file[key] for key in file.files}
         return arrays, TrainingProgress(**json.loads(arrays.pop("progress").item()))
     except CORRUPT_FILE_ERRORS as error:
         raise InputError(
-            f"{path} is damaged ({error}). Train into a new --run to start over; "
-            f"{run.model_path}, the best epoch's model, can still be used."
+            f"{path} is corrupt ({error}). Use a new --run to start over; "
+            f"{run.model_path}, the best epoch's model, is not affected."
         ) from error
 
 
 def _variables(model):
-    """Every variable by its place; names count how many layers the process has made before."""
+    """Name each variable by its position: Keras's own names count the layers of the process."""
     groups = {
         "model": model.variables,
         "optimizer": model.optimizer.variables,

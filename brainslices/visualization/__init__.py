@@ -1,3 +1,3 @@
 """Figures and contact sheets."""
 
-__all__ = []
+__all__: list[str] = []

@@ -2,101 +2,105 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from brainslices.errors import InputError
-from brainslices.runs.atomic import atomic_path
+from brainslices.types import PathLike
+from brainslices.visualization.figures import save_figure
 
 __all__ = ["contact_sheet"]
-SHEET_COLOURS = {"sheet": "#1b1d20", "label": "#e4e4e4", "nearest": "#e5a769"}
-SHEET_PIXELS, SMALLEST_PIXELS, LARGEST_PIXELS, SEAM_PIXELS = 1920, 112, 384, 2
-LINE_SPACING = 1.25
+
+BACKGROUND, LABEL_COLOUR, NEAREST_COLOUR = "#1b1d20", "#e4e4e4", "#e5a769"
+SHEET_WIDTH, MIN_WIDTH, MAX_WIDTH, SEAM = 1920, 112, 384, 2  # pixels
+MIN_FONT, LINE_SPACING = 6, 1.25
+# At 72 dots per inch a point is a pixel: font sizes and figure sizes are both in pixels.
+DPI = 72
+IMAGE_STYLE = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "catrom"}
 
 
 def contact_sheet(
-    path: str | Path,
+    path: PathLike,
     images: np.ndarray,
     labels: Sequence[str],
     nearest: Sequence[tuple[np.ndarray, str]] | None = None,
     columns: int | None = None,
 ) -> None:
-    """Draws slices on one dark sheet, each with a label, perhaps each beside its nearest slice.
+    """Draw slices on a dark sheet, each with a label and optionally beside its nearest slice.
 
-    Pictures are drawn 112 to 384 pixels wide, the smaller the more there are; the sheet grows when
-    they would get smaller still.
+    Images are drawn 112 to 384 pixels wide, the smaller the more there are; a sheet of more than
+    fit at 112 pixels is larger.
 
     Args:
         path: The PNG to write.
         images: Floating array of shape (n, rows, cols), intensities in [0, 1].
-        labels: What stands under each, of one or more lines: "position 0.52".
-        nearest: For each picture the one to show at its right, floating of the same shape, and
-            that one's label: "nearest in training, SSIM 0.871".
-        columns: Pictures, or pairs of them, in a row; None makes the sheet about square.
+        labels: The text under each, of one or more lines: "position 0.52".
+        nearest: For each image the one to draw at its right, of the same shape, and its label:
+            "nearest in training, SSIM 0.871".
+        columns: Number of images, or pairs of them, in a row; None makes the sheet about square.
 
     Raises:
-        InputError: There is no picture, a label or a neighbour is missing, the shapes differ or
+        InputError: If there is no image, a label or a neighbour is missing, the shapes differ or
             `columns` is below 1.
     """
-    groups = _sheet_groups(images, labels, nearest, columns)
-    each, shown = len(groups[0]), [label for group in groups for _, label in group]
-    columns = min(columns or math.ceil(math.sqrt(len(groups) / each)), len(groups))
-    width = min(max(SHEET_PIXELS // (columns * each), SMALLEST_PIXELS), LARGEST_PIXELS)
+    _check_sheet(images, labels, nearest, columns)
+    cells = [list(zip(images, labels, strict=True))] + ([list(nearest)] if nearest else [])
+    columns = min(columns or math.ceil(math.sqrt(len(images) / len(cells))), len(images))
+    width = min(max(SHEET_WIDTH // (columns * len(cells)), MIN_WIDTH), MAX_WIDTH)
     height = round(width * images.shape[1] / images.shape[2])
-    font, gap = _label_font(shown, width), max(8, width // 14)
-    lines = 1 + max(label.count("\n") for label in shown)
-    across = each * (width + SEAM_PIXELS) + gap
-    down = height + math.ceil(LINE_SPACING * font.size * (lines + 0.5)) + gap
-    size = (columns * across + gap, math.ceil(len(groups) / columns) * down + gap)
-    sheet = Image.new("RGB", size, SHEET_COLOURS["sheet"])
-    for number, group in enumerate(groups):
-        corner = (gap + number % columns * across, gap + number // columns * down)
-        _draw_group(sheet, group, corner, (width, height), font)
-    with atomic_path(Path(path)) as temporary:
-        sheet.save(temporary, format="PNG")
+    gap, font = max(8, width // 14), min(max(width // 14, 10), 16)
+    lines = 1 + max(label.count("\n") for group in cells for _, label in group)
+    across = len(cells) * (width + SEAM) + gap
+    down = height + math.ceil(LINE_SPACING * font * (lines + 0.5)) + gap
+    size = columns * across + gap, math.ceil(len(images) / columns) * down + gap
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": font}):
+        figure, axes = _empty_sheet(size)
+        for shift, (group, colour) in enumerate(
+            zip(cells, (LABEL_COLOUR, NEAREST_COLOUR), strict=False)
+        ):
+            for index, (image, label) in enumerate(group):
+                left = gap + index % columns * across + shift * (width + SEAM)
+                top = gap + index // columns * down
+                extent = (left, left + width, top + height, top)
+                axes.imshow(image, extent=extent, aspect="auto", **IMAGE_STYLE)
+                place = left + width / 2, top + height + LINE_SPACING * font / 4
+                axes.text(*place, label, color=colour, ha="center", va="top")
+        _fit_texts(figure, axes.texts, width)
+        save_figure(figure, path, dpi=DPI)
 
 
-def _sheet_groups(images, labels, nearest, columns):
-    """For each picture the list of (picture, label) that are drawn side by side."""
+def _check_sheet(images, labels, nearest, columns):
     neighbours = labels if nearest is None else nearest
     if not len(images) == len(labels) == len(neighbours) or len(images) == 0:
         raise InputError(
-            "A contact sheet wants at least one picture, with a label each and perhaps a nearest "
-            f"slice each. Received: {len(images)} pictures, {len(labels)} labels, "
+            "`images` must hold at least one image, with an entry each in `labels` and, if given, "
+            f"in `nearest`. Received: {len(images)} images, {len(labels)} labels, "
             f"{len(neighbours) if nearest is not None else 'no'} nearest slices."
         )
     if columns is not None and columns < 1:
         raise InputError(f"`columns` must be at least 1. Received: columns={columns}.")
-    if nearest is None:
-        return [[pair] for pair in zip(images, labels, strict=True)]
-    shapes = {np.shape(image) for image in [*images, *(image for image, _ in nearest)]}
+    shapes = {np.shape(image) for image in [*images, *(image for image, _ in nearest or ())]}
     if len(shapes) > 1:
         raise InputError(
-            f"Samples and their nearest slices must have one shape. Received: {sorted(shapes)}."
+            f"`images` and `nearest` must have the same shape. Received: {sorted(shapes)}."
         )
-    return [
-        [(image, label), near] for image, label, near in zip(images, labels, nearest, strict=True)
-    ]
 
 
-def _draw_group(sheet, group, corner, size, font):
-    """A picture and perhaps its neighbour, side by side, with their labels below."""
-    pen, (left, top), (width, height) = ImageDraw.Draw(sheet), corner, size
-    for (image, label), ink in zip(group, ("label", "nearest"), strict=False):
-        levels = np.rint(np.clip(image, 0, 1) * 255).astype("uint8")
-        sheet.paste(Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC), (left, top))
-        for line, text in enumerate(label.split("\n")):
-            place = (left + width / 2, top + height + LINE_SPACING * font.size * (line + 0.25))
-            pen.text(place, text, SHEET_COLOURS[ink], font, anchor="ma")
-        left += width + SEAM_PIXELS
+def _empty_sheet(size):
+    """A figure of so many pixels (width, height), and axes with these as coordinates."""
+    figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, facecolor=BACKGROUND)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
 
 
-def _label_font(labels, width):
-    """DejaVu Sans, Matplotlib's own, as large as the longest line allows."""
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    font = ImageFont.truetype(path, min(max(width // 14, 10), 16))
-    longest = max(font.getlength(line) for label in labels for line in label.split("\n"))
-    return font if longest <= width else font.font_variant(size=max(font.size * width / longest, 6))
+def _fit_texts(figure, texts, width):
+    """Set all texts in one size at which the widest fits."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    widest = max(text.get_window_extent(renderer).width for text in texts)
+    for text in texts:
+        size = text.get_fontsize() * min(width / widest, 1)
+        text.set(fontsize=max(size, MIN_FONT), linespacing=LINE_SPACING)

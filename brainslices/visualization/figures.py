@@ -1,10 +1,10 @@
-"""Figures of a run: what went in and came out, and how training went. One look for all."""
+"""Figures of a run: originals beside reconstructions, and the training curves; one common style."""
 
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,6 +19,7 @@ from matplotlib.ticker import (
 
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path
+from brainslices.types import PathLike
 
 __all__ = [
     "ReconstructionRow",
@@ -26,6 +27,7 @@ __all__ = [
     "growth_figure",
     "pick_extremes",
     "reconstruction_figure",
+    "save_figure",
     "training_figure",
 ]
 
@@ -49,24 +51,20 @@ STYLE = {
     "savefig.dpi": 130,
     "savefig.facecolor": "white",
 }
-CELL_INCHES = 2.0
-# Panel title -> the format of its values, and the history columns drawn in it.
-PANELS = {
+PANEL_INCHES = 2.0
+BOTH_SPLITS = ("training", "validation")
+# Panel title -> the format of its values, its history columns, and their labels.
+PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "Reconstruction loss": (
         "{:.4g}",
-        {"reconstruction_loss": "training", "val_reconstruction_loss": "validation"},
+        ("reconstruction_loss", "val_reconstruction_loss"),
+        BOTH_SPLITS,
     ),
-    "Validation SSIM": ("{:.3f}", {"val_ssim": "picture", "val_ssim_foreground": "foreground"}),
-    "Perplexity": ("{:.0f}", {"perplexity": "training", "val_perplexity": "validation"}),
-    "Codebook usage": (
-        "{:.0%}",
-        {"codebook_usage": "training", "val_codebook_usage": "validation"},
-    ),
-    "Nats per code": (
-        "{:.3f}",
-        {"nats_per_code": "training", "val_nats_per_code": "validation"},
-    ),
-    "Learning rate": ("{:.2g}", {"learning_rate": "training"}),
+    "Validation SSIM": ("{:.3f}", ("val_ssim", "val_ssim_foreground"), ("image", "foreground")),
+    "Perplexity": ("{:.0f}", ("perplexity", "val_perplexity"), BOTH_SPLITS),
+    "Codebook usage": ("{:.0%}", ("codebook_usage", "val_codebook_usage"), BOTH_SPLITS),
+    "Nats per code": ("{:.3f}", ("nats_per_code", "val_nats_per_code"), BOTH_SPLITS),
+    "Learning rate": ("{:.2g}", ("learning_rate",), ("training",)),
 }
 
 
@@ -75,8 +73,8 @@ class ReconstructionRow:
     """One slice of a reconstruction figure, cut to the model's crop so the code grid lies over it.
 
     Args:
-        label: Why it is shown: "best", "median", "worst".
-        slice_id: Which slice it is.
+        label: Why it was chosen: "best", "median", "worst".
+        slice_id: The slice.
         original: Floating array of shape (rows, cols), intensities in [0, 1].
         codes: Integer array of shape (code rows, code cols).
         reconstruction: Floating array of shape (rows, cols), intensities in [0, 1].
@@ -96,104 +94,101 @@ class ReconstructionRow:
 
 
 def pick_extremes(scores: np.ndarray, count: int = 2) -> list[tuple[str, int]]:
-    """The slices a figure must show: the best, the median and the worst, not picked ones.
+    """Choose the best, the median and the worst slices, so that a figure is not hand-picked.
 
     Args:
-        scores: Float array of shape (slices,), more is better; those that are not a number are
-            passed over.
-        count: How many of each kind, fewer when there are not enough slices.
+        scores: Float array of shape (slices,), more is better; NaN is skipped.
+        count: Number of each, fewer when there are not enough slices.
 
     Returns:
         (label, row number) from the best to the worst, no row twice.
+
+    Example:
+        >>> pick_extremes(np.array([0.2, 0.9, np.nan, 0.5]))
+        [('best', 1), ('median', 3), ('worst', 0)]
     """
     ranked = np.argsort(-np.asarray(scores, "float64"), kind="stable")
     ranked = ranked[: np.count_nonzero(~np.isnan(scores))]
     count = min(count, max(1, len(ranked) // 3))
     middle = (len(ranked) - count) // 2
-    kinds = {
+    # Of few slices one may be in two groups: the later group wins.
+    groups = {
         "median": ranked[middle : middle + count],
         "worst": ranked[-count:],
         "best": ranked[:count],
     }
-    labels = {int(row): label for label, rows in kinds.items() for row in rows}
+    labels = {int(row): label for label, rows in groups.items() for row in rows}
     return [(labels[row], row) for row in ranked.tolist() if row in labels]
 
 
-def reconstruction_figure(path: str | Path, rows: Sequence[ReconstructionRow]) -> None:
-    """Draws slices beside their codes, reconstructions and similarity maps.
+def reconstruction_figure(path: PathLike, rows: Sequence[ReconstructionRow]) -> None:
+    """Draw slices beside their codes, reconstructions and SSIM maps.
 
     Args:
         path: The PNG to write.
         rows: The slices, one a row of the figure.
 
     Raises:
-        InputError: `rows` is empty.
+        InputError: If `rows` is empty.
     """
     if not rows:
         raise InputError("`rows` must hold at least one slice to draw. Received: none.")
     titles = ("Original", "Code grid", "Reconstruction", "SSIM map")
+    image_rows, image_cols = rows[0].original.shape
+    width = PANEL_INCHES * len(titles) + 1.0
+    height = (PANEL_INCHES * image_rows / image_cols + 0.2) * len(rows) + 0.3
     with matplotlib.rc_context(STYLE):
-        rows_of_picture, cols_of_picture = rows[0].original.shape
-        height = CELL_INCHES * rows_of_picture / cols_of_picture + 0.2
-        figure = Figure(
-            figsize=(CELL_INCHES * len(titles) + 1.0, height * len(rows) + 0.3),
-            layout="constrained",
-        )
+        figure = Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(len(rows), len(titles), squeeze=False)
         last_code = max(int(row.codes.max()) for row in rows)
-        for row, places in zip(rows, panels, strict=True):
-            similarity = _draw_row(places, row, last_code)
-        for place, title in zip(panels[0], titles, strict=True):
-            place.set_title(title)
-        bar = figure.colorbar(similarity, ax=panels, shrink=min(0.9, 2 / len(rows)), aspect=30)
-        bar.set_label("SSIM")
-        bar.outline.set_visible(False)
-        _save(figure, path)
+        for row_panels, row in zip(panels, rows, strict=True):
+            similarity = _draw_slice(row_panels, row, last_code)
+        for panel, title in zip(panels[0], titles, strict=True):
+            panel.set_title(title)
+        colorbar = figure.colorbar(similarity, ax=panels, shrink=min(0.9, 2 / len(rows)), aspect=30)
+        colorbar.set_label("SSIM")
+        colorbar.outline.set_visible(False)
+        save_figure(figure, path)
 
 
-def training_figure(path: str | Path, history: Mapping[str, Sequence[float]]) -> None:
-    """Draws the curves of a training run, each with its last value.
+def training_figure(path: PathLike, history: Mapping[str, Sequence[float]]) -> None:
+    """Draw the curves of a training run, each with its last value.
 
     Args:
         path: The PNG to write.
-        history: A list of one value an epoch for each column, not a number where an epoch has
-            none. Drawn are those of `PANELS` that are there: reconstruction loss, SSIM, perplexity,
-            codebook usage, nats per code, learning rate.
+        history: Column name -> one value an epoch, NaN where an epoch has none. The columns of
+            `PANELS` are drawn, as far as present.
 
     Raises:
-        InputError: None of the columns is there with a finite value.
+        InputError: If none of these columns has a finite value.
     """
-    history = {name: np.asarray(values, "float64") for name, values in history.items()}
-    known = {name for name, values in history.items() if np.isfinite(values).any()}
-    drawn = {
-        title: {label: history[name] for name, label in columns.items() if name in known}
-        for title, (_, columns) in PANELS.items()
-    }
-    drawn = {title: curves for title, curves in drawn.items() if curves}
-    if not drawn:
-        wanted = ", ".join(name for _, columns in PANELS.values() for name in columns)
+    columns = {name: np.asarray(values, "float64") for name, values in history.items()}
+    columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    titles = [title for title, (_, names, _) in PANELS.items() if columns.keys() & set(names)]
+    if not titles:
+        expected = ", ".join(name for _, names, _ in PANELS.values() for name in names)
         raise InputError(
-            f"`history` must hold numbers in one of: {wanted}. "
+            f"`history` must hold a finite value in one of: {expected}. "
             f"Received: {', '.join(history) or 'none'}."
         )
-    across = min(len(drawn), 3 if len(drawn) > 4 else 2)
-    down = math.ceil(len(drawn) / across)
-    with figure_panels(path, down, across) as panels:
-        for panel, (title, curves) in zip(panels, drawn.items(), strict=False):
-            _draw_curves(panel, title, curves)
-        for panel in panels[len(drawn) :]:
+    across = min(len(titles), 3 if len(titles) > 4 else 2)
+    with figure_panels(path, math.ceil(len(titles) / across), across) as panels:
+        for panel, title in zip(panels, titles, strict=False):
+            _draw_curves(panel, title, columns)
+        for panel in panels[len(titles) :]:
             panel.remove()
 
 
 @contextlib.contextmanager
 def figure_panels(
-    path: str | Path, down: int, across: int, inches: tuple[float, float] = (3.9, 2.7)
+    path: PathLike, down: int, across: int, inches: tuple[float, float] = (3.9, 2.7)
 ) -> Iterator[np.ndarray]:
-    """Yields the empty panels of a figure in the project's look, and saves what was drawn.
+    """Yield the empty panels of a figure in the project's style, then save it.
 
     Args:
         path: The PNG to write.
-        down, across: Number of panels.
+        down: Number of rows of panels.
+        across: Number of panels in a row.
         inches: Width and height of each.
 
     Yields:
@@ -203,84 +198,93 @@ def figure_panels(
         size = (inches[0] * across, inches[1] * down)
         figure = Figure(figsize=size, layout="constrained")
         yield figure.subplots(down, across, squeeze=False).ravel()
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def growth_figure(
-    path: str | Path, curves: Mapping[str, tuple[str, Sequence[float], Sequence[float]]], unit: str
+    path: PathLike, curves: Mapping[str, tuple[str, Sequence[float], Sequence[float]]], unit: str
 ) -> None:
-    """Draws what something costs as what it works on grows: a straight line is in proportion.
+    """Draw cost against problem size; a straight line is proportional growth.
 
     Args:
         path: The PNG to write.
-        curves: What is measured -> what grows, its sizes, and as many figures.
-        unit: Of the figures.
+        curves: Title -> label of the size, the sizes, and the cost at each.
+        unit: Unit of the costs.
     """
     with figure_panels(path, 1, len(curves), (3.6, 2.9)) as panels:
-        for panel, (name, (grows, sizes, figures)) in zip(panels, curves.items(), strict=True):
-            panel.plot(sizes, figures, "o-", color=BLUE, markersize=4)
-            panel.set_title(name)
+        for panel, (title, (size_label, sizes, costs)) in zip(panels, curves.items(), strict=True):
+            panel.plot(sizes, costs, "o-", color=BLUE, markersize=4)
+            panel.set(title=title, xlabel=size_label, ylabel=unit, ylim=(0, 1.1 * max(costs)))
             panel.set_xlim(left=0)
-            panel.set_ylim(0, 1.1 * max(figures))
-            panel.set_xlabel(grows)
-            panel.set_ylabel(unit)
 
 
-def _draw_row(places, row, last_code):
-    original, codes, reconstruction, similarity = places
-    original.imshow(row.original, cmap="gray", vmin=0, vmax=1)
+def save_figure(figure: Figure, path: PathLike, **options: Any) -> None:
+    """Write a figure as a PNG; on an error an earlier file stays as it was.
+
+    Args:
+        figure: The figure.
+        path: The PNG to write; its folder is made if missing.
+        **options: Further arguments of `Figure.savefig`.
+    """
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", **options)
+
+
+def _draw_slice(panels, row, last_code):
+    original, codes, reconstruction, similarity = panels
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    original.imshow(row.original, **grey)
     rows, cols = row.original.shape
-    # Stretched over the picture: the grid's own sides are rounded to whole codes.
+    # Stretched over the image: the grid's own sides are rounded to whole codes.
     codes.imshow(row.codes, cmap="viridis", vmin=0, vmax=last_code, extent=(0, cols, rows, 0))
-    reconstruction.imshow(row.reconstruction, cmap="gray", vmin=0, vmax=1)
-    drawn = similarity.imshow(row.similarity, cmap="magma", vmin=0, vmax=1)
+    reconstruction.imshow(row.reconstruction, **grey)
+    similarity_image = similarity.imshow(row.similarity, cmap="magma", vmin=0, vmax=1)
     original.set_ylabel(row.label, fontweight="bold")
     original.set_xlabel(row.slice_id)
     codes.set_xlabel(f"{row.codes.shape[0]} x {row.codes.shape[1]} codes")
     similarity.set_xlabel(f"SSIM {row.ssim:.3f}, foreground {row.ssim_foreground:.3f}")
-    for place in places:
-        place.set(xticks=[], yticks=[])
-        place.spines[:].set_visible(False)
-    return drawn
+    for panel in panels:
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    return similarity_image
 
 
-def _draw_curves(panel, title, curves):
-    written = PANELS[title][0]
-    highest = max(map(len, curves.values()))
-    for (label, values), colour in zip(curves.items(), (BLUE, ORANGE), strict=False):
-        (there,) = np.nonzero(np.isfinite(values))
+def _draw_curves(panel, title, columns):
+    number_format, names, labels = PANELS[title]
+    epochs = max(len(columns[name]) for name in names if name in columns)
+    for name, label, colour in zip(names, labels, (BLUE, ORANGE), strict=False):
+        if name not in columns:
+            continue
+        values = columns[name]
+        (scored,) = np.nonzero(np.isfinite(values))
         panel.plot(
-            there + 1,
-            values[there],
+            scored + 1,
+            values[scored],
             color=colour,
-            marker="o" if highest < 10 else None,
+            marker="o" if epochs < 10 else None,
             markersize=4,
-            label=f"{label} {written.format(values[there[-1]])}",
+            label=f"{label} {number_format.format(values[scored[-1]])}",
         )
     panel.set_title(title, loc="left")
     panel.set_xlabel("epoch")
-    panel.set_xlim(1 - 0.03 * highest, highest + 0.03 * highest)
+    panel.set_xlim(1 - 0.03 * epochs, epochs + 0.03 * epochs)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if title == "Reconstruction loss":
-        _spread_small_values(panel, np.concatenate(list(curves.values())))
+        _use_log_scale(panel, [columns[name] for name in names if name in columns])
     elif title not in ("Validation SSIM", "Nats per code"):
         panel.set_ylim(bottom=0)
     if title == "Codebook usage":
         panel.set_ylim(top=1.03)
         panel.yaxis.set_major_formatter(PercentFormatter(1))
-    falling = title in ("Reconstruction loss", "Nats per code", "Learning rate")
-    panel.legend(loc="upper right" if falling else "lower right")
+    is_falling = title in ("Reconstruction loss", "Nats per code", "Learning rate")
+    panel.legend(loc="upper right" if is_falling else "lower right")
 
 
-def _spread_small_values(panel, values):
-    """Logarithmic where the first epochs would press the others flat."""
+def _use_log_scale(panel, curves):
+    """Use a logarithmic axis where the first epochs would press the others flat."""
+    values = np.concatenate(curves)
     if np.nanmin(values) > 0 and np.nanmax(values) > 3 * np.nanmin(values):
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         panel.yaxis.set_minor_locator(NullLocator())
-
-
-def _save(figure, path):
-    with atomic_path(Path(path)) as temporary:
-        figure.savefig(temporary, format="png")

@@ -3,14 +3,14 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from tiny_prior import CODES, GRID, inputs, made
+from tiny_prior import CODES, GRID, tiny_inputs, tiny_pixelcnn
 
 from brainslices.errors import InputError
 
 tf = pytest.importorskip("tensorflow")
 tfp = pytest.importorskip("tensorflow_probability")
 if keras.backend.backend() != "tensorflow":
-    pytest.skip("CodePrior is TensorFlow Probability's", allow_module_level=True)
+    pytest.skip("CodePrior needs TensorFlow", allow_module_level=True)
 
 from pixelcnn.distribution import CodePrior  # noqa: E402
 from pixelcnn.sampling import Sampler  # noqa: E402
@@ -21,14 +21,14 @@ TINY = (2, 2), 2
 ALL_GRIDS = np.array(list(itertools.product((0, 1), repeat=4)), "int32").reshape(16, 1, 2, 2)
 
 
-def counted(samples):
-    """Share of each of the 16 tiny grids among samples, for each batch member."""
+def frequencies(samples):
+    """Frequency of each of the 16 tiny grids among samples, for each batch member."""
     numbers = np.asarray(samples).reshape(*samples.shape[:-2], 4) @ [8, 4, 2, 1]
     return np.array([np.mean(numbers == k, axis=0) for k in range(16)])
 
 
-def test_shapes_are_tfp_s():
-    prior = CodePrior(made(), position=[[0.1, 0.5, 0.9]])
+def test_shapes_follow_tfp():
+    prior = CodePrior(tiny_pixelcnn(), position=[[0.1, 0.5, 0.9]])
     assert prior.batch_shape == prior.batch_shape_tensor().numpy().tolist() == [1, 3]
     assert prior.event_shape == prior.event_shape_tensor().numpy().tolist() == list(GRID)
     assert prior.dtype == tf.int32
@@ -36,12 +36,12 @@ def test_shapes_are_tfp_s():
     codes = prior.sample((2, 4), seed=(0, 0))
     assert codes.shape == (2, 4, 1, 3, *GRID)
     assert prior.log_prob(codes).shape == (2, 4, 1, 3)
-    assert CodePrior(made(), 0.5).sample(5, seed=(0, 0)).shape == (5, *GRID)
+    assert CodePrior(tiny_pixelcnn(), 0.5).sample(5, seed=(0, 0)).shape == (5, *GRID)
     assert "batch_shape=[1, 3], event_shape=[4, 5], dtype=int32" in str(prior)
 
 
 def test_log_prob_is_minus_the_summed_training_loss():
-    model, given = made(dropout=0.0), inputs(6)
+    model, given = tiny_pixelcnn(dropout=0.0), tiny_inputs(6)
     log_prob = CodePrior(model, given["position"]).log_prob(given["codes"])
     model.compile("sgd")
     loss = model.evaluate(given, batch_size=6, verbose=0, return_dict=True)["loss"]
@@ -55,16 +55,16 @@ def test_log_prob_is_minus_the_summed_training_loss():
     "limits", [{}, {"temperature": 0.5}, {"top_k": 1}, {"top_p": 0.7}], ids=str
 )
 def test_probabilities_are_those_of_the_samples(limits):
-    prior = CodePrior(made(*TINY), [0.1, 0.9], **limits)
+    prior = CodePrior(tiny_pixelcnn(*TINY), [0.1, 0.9], **limits)
     chances = np.exp(prior.log_prob(ALL_GRIDS))
     np.testing.assert_allclose(chances.sum(axis=0), 1, rtol=1e-5)
-    shares = counted(prior.sample(3000, seed=(1, 2)))
+    shares = frequencies(prior.sample(3000, seed=(1, 2)))
     np.testing.assert_allclose(shares, chances, atol=0.04)
     assert (shares[chances == 0] == 0).all()
 
 
 def test_mean_and_entropy_by_tfp_s_monte_carlo():
-    prior = CodePrior(made(*TINY), 0.3)
+    prior = CodePrior(tiny_pixelcnn(*TINY), 0.3)
     chances = np.exp(prior.log_prob(ALL_GRIDS[:, 0]))
     exact = -np.sum(chances * np.log(chances))
     estimate = tfp.monte_carlo.expectation(
@@ -76,8 +76,8 @@ def test_mean_and_entropy_by_tfp_s_monte_carlo():
     np.testing.assert_allclose(estimate, exact, rtol=0.05)
 
 
-def test_seeds_are_tfp_s():
-    prior = CodePrior(made(), [0.2, 0.8])
+def test_seeds_follow_tfp():
+    prior = CodePrior(tiny_pixelcnn(), [0.2, 0.8])
     first = prior.sample(3, seed=(4, 5))
     np.testing.assert_array_equal(first, prior.sample(3, seed=(4, 5)))
     assert (first != prior.sample(3, seed=(4, 6))).numpy().any()
@@ -88,16 +88,16 @@ def test_seeds_are_tfp_s():
     assert (prior.sample(3) != prior.sample(3)).numpy().any()
 
 
-def test_samples_are_the_sampler_s():
-    model = made()
+def test_samples_equal_those_of_the_sampler():
+    model = tiny_pixelcnn()
     prior = CodePrior(model, [0.2, 0.8])
     uniform = tf.random.stateless_uniform((6, *GRID), tfp.random.sanitize_seed((4, 5)))
-    drawn = Sampler(model)(np.tile(np.float32([0.2, 0.8]), 3), uniform.numpy())["codes"]
-    np.testing.assert_array_equal(prior.sample(3, seed=(4, 5)), drawn.reshape(3, 2, *GRID))
+    codes = Sampler(model)(np.tile(np.float32([0.2, 0.8]), 3), uniform.numpy())["codes"]
+    np.testing.assert_array_equal(prior.sample(3, seed=(4, 5)), codes.reshape(3, 2, *GRID))
 
 
 def test_it_composes_with_the_rest_of_tfp():
-    model = made(*TINY)
+    model = tiny_pixelcnn(*TINY)
     tfd = tfp.distributions
     joint = tfd.JointDistributionSequential(
         [tfd.Uniform(0.0, 1.0), lambda position: CodePrior(model, position)]
@@ -117,8 +117,8 @@ def test_it_composes_with_the_rest_of_tfp():
     np.testing.assert_allclose(chances, parts @ [0.3, 0.7], rtol=1e-4)
 
 
-def test_copies_slices_and_graphs():
-    prior = CodePrior(made(*TINY), [0.1, 0.9], temperature=0.8)
+def test_copies_slicing_and_graphs():
+    prior = CodePrior(tiny_pixelcnn(*TINY), [0.1, 0.9], temperature=0.8)
     assert prior.copy(position=0.4).batch_shape == []
     assert prior.copy(position=0.4).parameters["temperature"] == 0.8
     np.testing.assert_allclose(
@@ -128,8 +128,8 @@ def test_copies_slices_and_graphs():
     np.testing.assert_array_equal(sample(), prior.sample(4, seed=(0, 1)))
 
 
-def test_arguments_are_validated_when_asked():
-    model = made()
+def test_validate_args_checks_positions_and_codes():
+    model = tiny_pixelcnn()
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"Positions must be in \[0, 1\]"):
         CodePrior(model, [0.5, 1.5], validate_args=True)
     prior = CodePrior(model, 0.5, validate_args=True)
@@ -138,8 +138,8 @@ def test_arguments_are_validated_when_asked():
             prior.log_prob(np.full(GRID, code, "int32"))
 
 
-def test_another_backend_is_refused(monkeypatch):
-    model = made()
+def test_another_backend_raises(monkeypatch):
+    model = tiny_pixelcnn()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(InputError, match="needs the TensorFlow backend.*KERAS_BACKEND='jax'"):
+    with pytest.raises(InputError, match="KERAS_BACKEND='jax'"):
         CodePrior(model, 0.5)

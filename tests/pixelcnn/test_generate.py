@@ -8,26 +8,33 @@ from PIL import Image
 
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
-from pixelcnn import generate as samples
-from pixelcnn.generate import FILES, spread_positions, summary, write_samples
+from pixelcnn import generate
+from pixelcnn.generate import (
+    FILES,
+    Samples,
+    decode_batches,
+    spread_positions,
+    summary,
+    write_samples,
+)
 
 CROP = CropBox(12, 8, 40, 48)
-FACTS = {"seed": 3, "temperature": 0.9, "top_k": None, "top_p": None, "prior_hash": "abc"}
+METADATA = {"seed": 3, "temperature": 0.9, "top_k": None, "top_p": None, "prior_hash": "abc"}
 GRID = (2, 3)
 
 
 def grids(count, seed=0):
     """Codes below 50 and their log-probabilities, in batches of 4."""
-    chance = np.random.default_rng(seed)
-    codes = chance.integers(0, 50, (count, *GRID), "int32")
-    log_prob = -chance.random((count, *GRID), "float32")
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 50, (count, *GRID), "int32")
+    log_prob = -rng.random((count, *GRID), "float32")
     for start in range(0, count, 4):
         span = slice(start, start + 4)
         yield {"codes": codes[span], "log_prob": log_prob[span]}
 
 
 def decode(codes, side=64):
-    """Pictures that show their codes: 200 levels of grey, all that an 8-bit picture can tell."""
+    """Images with a rectangle of grey level 4 * code for each code."""
     cells = np.kron(codes, np.ones((-(-side // GRID[0]), -(-side // GRID[1]))))
     return (4 * cells[:, :side, :side, None] / 255).astype("float32")
 
@@ -35,33 +42,32 @@ def decode(codes, side=64):
 @pytest.fixture
 def write(tmp_path):
     def call(count=6, name="out", **options):
-        options = {"crop": CROP, "drawn": grids(count), "decode": decode, **options}
+        batches = decode_batches(options.pop("codes", grids(count)), options.pop("decode", decode))
         positions = options.pop("positions", spread_positions(count, (0, 1)))
-        facts, drawn = options.pop("facts", FACTS), options.pop("drawn")
-        decoder = options.pop("decode")
+        samples = Samples(batches, positions, METADATA, options.pop("original", None))
         out = tmp_path / name
-        return out, write_samples(out, drawn, decoder, positions, facts, **options)
+        return out, write_samples(out, samples, **{"crop": CROP, **options})
 
     return call
 
 
 @pytest.fixture
 def sheet(monkeypatch):
-    """What is asked of the contact sheet, which is not drawn but in name."""
-    asked = {}
+    """The arguments of the contact sheet, which is replaced by a small image."""
+    arguments = {}
 
     def draw(path, images, labels, nearest=None):
-        asked.update(images=images, labels=labels, nearest=nearest)
+        arguments.update(images=images, labels=labels, nearest=nearest)
         save_image(path)
 
-    monkeypatch.setattr(samples, "contact_sheet", draw)
-    return asked
+    monkeypatch.setattr(generate, "contact_sheet", draw)
+    return arguments
 
 
 def read(path):
-    with Image.open(path) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "L")
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("PNG", "L")
+        return np.asarray(image)
 
 
 # Positions
@@ -72,28 +78,29 @@ def test_positions_are_spread_over_the_trained_range():
     assert spread_positions(3, (0.1, 0.9)).dtype == np.float32
 
 
-def test_single_slice_lies_in_the_middle():
+def test_single_slice_is_at_the_middle_position():
     np.testing.assert_allclose(spread_positions(1, (0.2, 0.6)), [0.4])
 
 
-@pytest.mark.parametrize(("count", "levels"), [(31, 31), (32, 32), (33, 32), (100, 32), (256, 32)])
-def test_many_slices_share_levels_evenly(count, levels):
-    found, counts = np.unique(spread_positions(count, (0, 1)), return_counts=True)
-    assert (len(found), counts.sum()) == (levels, count)
+@pytest.mark.parametrize(("count", "number"), [(31, 31), (32, 32), (33, 32), (100, 32), (256, 32)])
+def test_many_slices_share_positions_evenly(count, number):
+    positions, counts = np.unique(spread_positions(count, (0, 1)), return_counts=True)
+    assert (len(positions), counts.sum()) == (number, count)
     assert counts.max() - counts.min() <= 1
 
 
-@pytest.mark.parametrize(("count", "levels"), [(2, 1), (3, 1), (16, 8), (63, 31), (256, 32)])
-def test_as_many_as_wanted_share_a_level(count, levels):
-    found, counts = np.unique(spread_positions(count, (0, 1), at_each=2), return_counts=True)
-    assert (len(found), counts.min() >= 2) == (levels, True)
+@pytest.mark.parametrize(("count", "number"), [(2, 1), (3, 1), (16, 8), (63, 31), (256, 32)])
+def test_a_minimum_of_slices_shares_each_position(count, number):
+    spread = spread_positions(count, (0, 1), per_position=2)
+    positions, counts = np.unique(spread, return_counts=True)
+    assert (len(positions), counts.min() >= 2) == (number, True)
     np.testing.assert_array_equal(
         spread_positions(2, (0, 1), (0.1, 0.9), 2), np.float32([0.1, 0.9])
     )
 
 
 @pytest.mark.parametrize(
-    ("count", "asked", "expected"),
+    ("count", "positions", "expected"),
     [
         (3, (0.5,), [0.5, 0.5, 0.5]),
         (4, (0.75, 0.25), [0.25, 0.25, 0.75, 0.75]),
@@ -102,20 +109,20 @@ def test_as_many_as_wanted_share_a_level(count, levels):
         (2, (0.0, 1.0), [0, 1]),
     ],
 )
-def test_asked_positions_are_taken_in_turn(count, asked, expected):
-    np.testing.assert_array_equal(spread_positions(count, (0, 1), asked), expected)
+def test_positions_are_taken_in_turn(count, positions, expected):
+    np.testing.assert_array_equal(spread_positions(count, (0, 1), positions), expected)
 
 
 @pytest.mark.parametrize("position", [-0.1, 1.5, np.nan, np.inf, -np.inf])
-def test_position_outside_the_head_is_refused(position):
-    with pytest.raises(InputError) as caught:
+def test_position_outside_the_range_raises(position):
+    with pytest.raises(InputError) as error:
         spread_positions(2, (0.0, 1.0), (0.5, position))
-    assert "from 0 (lowest) to 1 (highest)" in str(caught.value)
-    assert f"position={position:g}" in str(caught.value)
+    assert "`position`" in str(error.value)
+    assert f"Received: position={position:g}" in str(error.value)
 
 
-def test_position_that_no_training_slice_had_is_refused():
-    with pytest.raises(InputError, match="from 0.25 .* to 0.75 .* Received: position=0.2"):
+def test_position_outside_the_trained_range_raises():
+    with pytest.raises(InputError, match="0.25 .* 0.75 .* Received: position=0.2"):
         spread_positions(2, (0.25, 0.75), (0.2,))
 
 
@@ -128,55 +135,54 @@ def test_count_must_be_positive(count):
 # Files
 
 
-def test_folder_holds_what_was_drawn(write):
+def test_folder_holds_the_samples(write):
     out, metrics = write(count=6)
     assert {path.name for path in out.iterdir()} == set(FILES)
     with np.load(out / "codes.npz") as file:
         codes, positions, log_prob = (file[key] for key in ("codes", "positions", "log_prob"))
-    drawn = list(grids(6))
-    np.testing.assert_array_equal(codes, np.concatenate([each["codes"] for each in drawn]))
-    np.testing.assert_array_equal(log_prob, np.concatenate([each["log_prob"] for each in drawn]))
+    for name, array in (("codes", codes), ("log_prob", log_prob)):
+        np.testing.assert_array_equal(array, np.concatenate([batch[name] for batch in grids(6)]))
     np.testing.assert_array_equal(positions, spread_positions(6, (0, 1)))
     assert codes.dtype == np.uint16
     assert metrics == json.loads((out / "metrics.json").read_text())
-    expected = {"samples": 6, **FACTS, "nats_per_code_samples": pytest.approx(-log_prob.mean())}
+    expected = {"samples": 6, **METADATA, "nats_per_code_samples": pytest.approx(-log_prob.mean())}
     assert metrics == expected
 
 
-def test_pictures_are_the_decoded_codes_named_by_number_and_position(write):
+def test_images_are_the_decoded_codes_named_by_index_and_position(write):
     out, _ = write(count=6)
     names = sorted(path.name for path in (out / "slices").iterdir())
-    levels = ("0.000", "0.200", "0.400", "0.600", "0.800", "1.000")
-    assert names == [f"sample_{k:04d}_position_{level}.png" for k, level in enumerate(levels)]
-    codes = np.concatenate([each["codes"] for each in grids(6)])
-    for name, picture in zip(names, decode(codes), strict=True):
-        np.testing.assert_array_equal(read(out / "slices" / name), np.rint(255 * picture[..., 0]))
+    positions = ("0.000", "0.200", "0.400", "0.600", "0.800", "1.000")
+    assert names == [f"sample_{k:04d}_position_{text}.png" for k, text in enumerate(positions)]
+    codes = np.concatenate([batch["codes"] for batch in grids(6)])
+    for name, image in zip(names, decode(codes), strict=True):
+        np.testing.assert_array_equal(read(out / "slices" / name), np.rint(255 * image[..., 0]))
 
 
-def test_contact_sheet_is_a_picture_of_the_crops(write):
+def test_contact_sheet_is_an_image_of_the_crops(write):
     out, _ = write(count=6)
-    with Image.open(out / "contact_sheet.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 300
-        assert np.asarray(picture.convert("L")).std() > 20
+    with Image.open(out / "contact_sheet.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+        assert np.asarray(image.convert("L")).std() > 20
 
 
-def test_contact_sheet_shows_the_pictures_files_cut_to_the_crop(write, sheet):
+def test_contact_sheet_shows_the_written_images_cut_to_the_crop(write, sheet):
     out, _ = write(count=6)
-    pictures = np.stack([read(path) for path in sorted((out / "slices").iterdir())])
-    np.testing.assert_allclose(sheet["images"], CROP.cut(pictures) / 255, atol=1e-6)
+    images = np.stack([read(path) for path in sorted((out / "slices").iterdir())])
+    np.testing.assert_allclose(sheet["images"], CROP.cut(images) / 255, atol=1e-6)
     assert sheet["labels"][:2] == ["position 0.00", "position 0.20"]
     assert sheet["nearest"] is None
 
 
 @pytest.mark.parametrize("evaluate", [False, True])
-def test_contact_sheet_of_many_reaches_across_the_head(write, sheet, monkeypatch, evaluate):
-    """Positions rise: the first of them would all be of the lowest slices."""
-    monkeypatch.setattr(samples, "SHOWN", 5)
-    measured = {"nearest": (np.arange(12), np.linspace(0, 1, 12)), "frechet_distance": 1.0}
-    monkeypatch.setattr(samples, "evaluate_samples", lambda *_, **__: measured)
-    monkeypatch.setattr(samples, "check_comparable", lambda *_: None)
-    out, _ = write(count=12, evaluate=evaluate)
+def test_contact_sheet_of_many_covers_all_positions(write, sheet, monkeypatch, evaluate):
+    """Positions rise: the first samples would all be from the lowest positions."""
+    monkeypatch.setattr(generate, "MAX_SHOWN", 5)
+    scores = {"nearest": (np.arange(12), np.linspace(0, 1, 12)), "frechet_distance": 1.0}
+    monkeypatch.setattr(generate, "evaluate_samples", lambda *_, **__: scores)
+    monkeypatch.setattr(generate, "check_comparable", lambda *_: None)
+    out, _ = write(count=12, evaluate=evaluate, archive="unused")
     assert len(list((out / "slices").iterdir())) == 12
     assert sheet["labels"] == [f"position {k / 11:.2f}" for k in (0, 3, 6, 8, 11)]
     chosen = [read(path) for path in sorted((out / "slices").iterdir())]
@@ -188,31 +194,32 @@ def test_contact_sheet_of_many_reaches_across_the_head(write, sheet, monkeypatch
 
 
 def of_archive(archive, split, count):
-    """Batches of pictures of an archive instead of codes, for the decoder that gives them back."""
+    """Row numbers of an archive as codes, with a decoder that returns the archive's images."""
     rows = archive.indices(split)[:count]
     images = archive.load(rows)
-    drawn = [{"codes": rows[:, None, None], "log_prob": np.zeros((count, 1, 1), "float32")}]
-    return {"drawn": drawn, "decode": lambda codes: images, "archive": archive}, rows
+    codes = [{"codes": rows[:, None, None], "log_prob": np.zeros((count, 1, 1), "float32")}]
+    return {"codes": codes, "decode": lambda codes: images, "archive": archive}, rows
 
 
-def test_samples_that_cannot_be_measured_are_not_drawn(write, phantom_archive):
-    def drawn():
-        raise AssertionError("drawn before it was refused")
+def test_samples_that_cannot_be_compared_are_not_sampled(write, phantom_archive, tmp_path):
+    def codes():
+        raise AssertionError("sampled before the check")
         yield
 
-    options = {"drawn": drawn(), "decode": None, "archive": phantom_archive, "evaluate": True}
-    with pytest.raises(InputError, match="measured from 2 on. Received: 1"):
-        write(count=1, **options)
-    with pytest.raises(InputError, match="at least two slices at one level"):
-        write(count=5, **options)
+    for count in (1, 5):  # too few, and no two at one position
+        with pytest.raises(InputError, match=f"Received: {count}"):
+            write(count=count, codes=codes(), archive=phantom_archive, evaluate=True)
+    with pytest.raises(InputError, match="`archive` .* Received: None"):
+        write(codes=codes(), nearest=True)
+    assert not any(tmp_path.iterdir())
 
 
 def test_nearest_of_a_training_slice_is_itself(write, sheet, phantom_archive):
     options, rows = of_archive(phantom_archive, "train", 4)
     _, metrics = write(count=4, nearest=True, crop=phantom_archive.crop, **options)
-    for row, shown, (picture, label) in zip(rows, sheet["images"], sheet["nearest"], strict=True):
+    for row, image, (neighbour, label) in zip(rows, sheet["images"], sheet["nearest"], strict=True):
         assert label == f"{phantom_archive.index[row].slice_id}\nSSIM 1.000"
-        np.testing.assert_allclose(picture, shown, atol=1e-6)
+        np.testing.assert_allclose(neighbour, image, atol=1e-6)
     assert "nearest_train_ssim" not in metrics
 
 
@@ -223,25 +230,25 @@ def test_nearest_sheet_is_wider_than_the_plain_one(write, phantom_archive):
     beside, _ = write(count=3, name="beside", nearest=True, **options)
     sizes = []
     for out in (plain, beside):
-        with Image.open(out / "contact_sheet.png") as picture:
-            sizes.append(np.asarray(picture).size)
+        with Image.open(out / "contact_sheet.png") as image:
+            sizes.append(np.prod(image.size))
     assert sizes[1] > sizes[0]
 
 
-def test_evaluation_puts_real_slices_beside_every_figure(write, phantom_archive):
+def test_evaluation_reports_every_score_with_its_baseline(write, phantom_archive):
     options, rows = of_archive(phantom_archive, "test", 8)
     positions = np.float32([phantom_archive.index[row].position for row in rows])
-    # Each twice, so that there are two at a level.
-    options |= {"drawn": options["drawn"] * 2, "positions": np.tile(positions, 2)}
+    # Each twice, so that two samples share each position.
+    options |= {"codes": options["codes"] * 2, "positions": np.tile(positions, 2)}
     out, metrics = write(count=16, evaluate=True, crop=phantom_archive.crop, **options)
-    measured = {name for name in metrics if not name.startswith(("nats", *FACTS))} - {"samples"}
-    assert {name for name in measured if name.endswith("_real")} == {
-        f"{name}_real" for name in measured if not name.endswith("_real")
+    scores = {name for name in metrics if not name.startswith(("nats", *METADATA))} - {"samples"}
+    assert {name for name in scores if name.endswith("_real")} == {
+        f"{name}_real" for name in scores if not name.endswith("_real")
     }
-    assert measured == {name + end for name in samples.MEASURES for end in ("", "_real")}
+    assert scores == {name + end for name in generate.MEASURES for end in ("", "_real")}
     assert metrics == json.loads((out / "metrics.json").read_text())
-    assert all(np.isfinite(metrics[name]) for name in measured)
-    # Test slices themselves: no distance to the test slices, and each pair is of one slice.
+    assert all(np.isfinite(metrics[name]) for name in scores)
+    # The samples are the test slices: no distance to these, and each pair is one slice twice.
     assert metrics["pairwise_ms_ssim"] == pytest.approx(1)
     assert metrics["nearest_train_ssim"] == pytest.approx(metrics["nearest_train_ssim_real"])
     for name in ("frechet_distance", "foreground_area_difference", "intensity_quantile_difference"):
@@ -249,7 +256,7 @@ def test_evaluation_puts_real_slices_beside_every_figure(write, phantom_archive)
         assert metrics[f"{name}_real"] > 1e-5
 
 
-def test_original_stands_beside_each_completion(write, sheet):
+def test_original_is_shown_beside_each_inpainted_image(write, sheet):
     original = np.random.default_rng(0).random((64, 64), "float32")
     write(count=3, original=original)
     assert [label for _, label in sheet["nearest"]] == ["original"] * 3
@@ -271,18 +278,18 @@ def test_same_samples_are_the_same_bytes(write):
     first, second = write(name="first")[0], write(name="second")[0]
     first, second = contents(first), contents(second)
     assert first.keys() == second.keys()
-    for name in first.keys() - {"codes.npz"}:  # whose zip holds the time
+    for name in first.keys() - {"codes.npz"}:  # its zip holds the time
         assert first[name] == second[name], name
 
 
-def test_earlier_sampling_is_replaced_whole(write, tmp_path):
+def test_earlier_sampling_is_replaced(write, tmp_path):
     write(count=6)
     out, _ = write(count=2)
     assert len(list((out / "slices").iterdir())) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_empty_folder_is_filled_and_parents_are_made(write, tmp_path):
+def test_empty_folder_is_filled_and_parents_are_created(write, tmp_path):
     (tmp_path / "out").mkdir()
     assert write()[0].is_dir()
     assert write(name="a/b/c")[0].is_dir()
@@ -291,45 +298,37 @@ def test_empty_folder_is_filled_and_parents_are_made(write, tmp_path):
 @pytest.mark.parametrize(
     "files", [("chapter.txt",), ("metrics.json", "chapter.txt"), ("slices/a",)]
 )
-def test_folder_with_other_things_is_refused_and_untouched(write, tmp_path, files):
+def test_folder_with_unexpected_files_raises_and_is_not_changed(write, tmp_path, files):
     for name in files:
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text("mine")
     before = contents(tmp_path)
-    drawn = iter(())  # nothing may be drawn before
-    with pytest.raises(InputError, match="holds other things than an earlier sampling"):
-        write(drawn=drawn)
+    with pytest.raises(InputError, match="out holds .*: "):
+        write(codes=iter(()))  # nothing is sampled before the check
     assert contents(tmp_path) == before
 
 
-def test_file_in_the_way_is_refused(write, tmp_path):
+def test_file_as_output_raises(write, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(InputError, match="is a file; --out must be a folder"):
+    with pytest.raises(InputError, match="out is a file"):
         write()
     assert (tmp_path / "out").read_text() == "mine"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt(), ValueError()])
-def test_failure_leaves_nothing_and_the_earlier_sampling_whole(write, tmp_path, error):
+def test_failure_leaves_no_partial_folder_and_keeps_the_earlier_sampling(write, tmp_path, error):
     def broken():
         yield next(grids(6))
         raise error
 
     with pytest.raises(type(error)):
-        write(name="new/folder", drawn=broken())
+        write(name="new/folder", codes=broken())
     assert not any(tmp_path.iterdir())
     before = contents(write()[0])
     with pytest.raises(type(error)):
-        write(drawn=broken())
+        write(codes=broken())
     assert contents(tmp_path / "out") == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_too_few_to_measure_is_refused_and_leaves_nothing(write, tmp_path, phantom_archive):
-    options, _ = of_archive(phantom_archive, "test", 3)
-    with pytest.raises(InputError, match="Sample more slices, or several at one position"):
-        write(count=3, evaluate=True, crop=phantom_archive.crop, **options)
-    assert not any(tmp_path.iterdir())
 
 
 # Summary
@@ -338,15 +337,17 @@ def test_too_few_to_measure_is_refused_and_leaves_nothing(write, tmp_path, phant
 def test_summary_is_one_line_or_a_table():
     metrics = {"samples": 5, "temperature": 0.9, "nats_per_code_samples": 2.5}
     assert summary(metrics) == "5 samples at temperature 0.9, 2.500 nats per code"
-    for number, name in enumerate(samples.MEASURES):
+    for number, name in enumerate(generate.MEASURES):
         metrics |= {name: number / 10, f"{name}_real": number / 20}
     line, head, *rows = summary(metrics).splitlines()
     assert line.startswith("5 samples")
     assert head.split() == ["samples", "real"]
     assert [row.split()[-2:] for row in rows] == [
-        [f"{number / 10:.4f}", f"{number / 20:.4f}"] for number in range(len(samples.MEASURES))
+        [f"{number / 10:.4f}", f"{number / 20:.4f}"] for number in range(len(generate.MEASURES))
     ]
     assert len({len(row) for row in (head, *rows)}) == 1
+    inpainted = {"samples": 2, "temperature": 1.0, "completed": "a.png", "position": 0.25}
+    assert "a.png, position 0.25, at temperature 1" in summary(inpainted)
 
 
 def test_crop_is_that_of_the_phantoms(phantom_archive):

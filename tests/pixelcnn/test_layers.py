@@ -15,7 +15,7 @@ def normal(*shape, seed=0):
 
 
 def filled(layer, *shapes):
-    """The layer, built, with no weight at zero."""
+    """The built layer with nonzero weights."""
     layer.build(*shapes)
     for number, weight in enumerate(layer.trainable_variables):
         weight.assign(normal(*weight.shape, seed=number))
@@ -57,20 +57,20 @@ def test_masked_convolution_is_a_plain_one_with_a_masked_kernel(stack, mask_type
 
 
 @pytest.mark.parametrize("mask_type", ["A", "B"])
-def test_sliding_over_a_row_with_those_before_it_gives_that_row(mask_type):
+def test_convolving_a_row_with_the_rows_above_gives_that_row(mask_type):
     layer = filled(MaskedConv2D(2, 5, "vertical", mask_type), (*GRID, 3))
     inputs = normal(*GRID, 3)
-    rows = layer.slide(inputs[:, 1:4])
+    rows = layer.convolve_rows(inputs[:, 1:4])
     np.testing.assert_allclose(rows[:, 0], layer(inputs)[:, 3], atol=1e-5)
 
 
 @pytest.mark.parametrize("mask_type", ["A", "B"])
-def test_matrix_turns_a_window_into_the_convolution_s_output(mask_type):
+def test_matrix_maps_a_window_to_the_convolution_s_output(mask_type):
     layer = filled(MaskedConv2D(2, 5, "horizontal", mask_type), (*GRID, 3))
     inputs = normal(*GRID, 3)
     window = inputs[:, 1, 1:4].reshape(GRID[0], -1)
-    found = window @ np.asarray(layer.matrix) + np.asarray(layer.bias)
-    np.testing.assert_allclose(found, layer(inputs)[:, 1, 3], atol=1e-5)
+    outputs = window @ np.asarray(layer.matrix) + np.asarray(layer.bias)
+    np.testing.assert_allclose(outputs, layer(inputs)[:, 1, 3], atol=1e-5)
 
 
 def test_an_assigned_kernel_cannot_leak():
@@ -89,7 +89,7 @@ def test_gated_block_is_the_paper_s_equations():
         bias = np.asarray(layer.bias) if layer.use_bias else 0
         return values @ (kernel[0, 0] if square else kernel) + bias
 
-    # A kernel of one cell makes each masked convolution a matrix.
+    # A 1 x 1 kernel makes each masked convolution a matrix product.
     features = affine(block.vertical, vertical, True) + affine(block.from_condition, condition)
     row = affine(block.horizontal, horizontal, True) + affine(block.from_vertical, features)
     y = numpy_gate(row)
@@ -98,54 +98,54 @@ def test_gated_block_is_the_paper_s_equations():
         horizontal + affine(block.residual, y),
         affine(block.skip, y),
     )
-    for found, wanted in zip(block(vertical, horizontal, condition), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for output, reference in zip(block(vertical, horizontal, condition), expected, strict=True):
+        np.testing.assert_allclose(output, reference, atol=1e-5)
 
 
 def test_gate_by_hand():
     np.testing.assert_allclose(gate(np.float32([[0.5, 2.0]])), [[np.tanh(0.5) * sigmoid(2.0)]])
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     block = filled(GatedBlock(8, 3, 0.5, seed=0), (*GRID, 8), (*GRID, 8), (*GRID, 2))
     inputs = normal(*GRID, 8), normal(*GRID, 8, seed=1), normal(*GRID, 2)
-    still = [np.asarray(value) for value in block(*inputs)]
-    for first, second in zip(still, block(*inputs), strict=True):
+    inference = [np.asarray(value) for value in block(*inputs)]
+    for first, second in zip(inference, block(*inputs), strict=True):
         np.testing.assert_array_equal(first, second)
     trained = [np.asarray(value) for value in block(*inputs, training=True)]
-    np.testing.assert_array_equal(still[0], trained[0])
-    assert (still[1] != trained[1]).any()
-    assert (still[2] != trained[2]).any()
+    np.testing.assert_array_equal(inference[0], trained[0])
+    assert (inference[1] != trained[1]).any()
+    assert (inference[2] != trained[2]).any()
 
 
-def test_row_attention_is_softmax_over_what_lies_left():
+def test_row_attention_is_softmax_over_the_row_up_to_the_query():
     layer = filled(RowAttention(2), (*GRID, 4), (*GRID, 3))
     horizontal, condition = normal(*GRID, 4), normal(*GRID, 3, seed=1)
-    placed = np.concatenate([horizontal, condition], axis=-1)
+    with_position = np.concatenate([horizontal, condition], axis=-1)
 
     def dense(name, values):
         part = getattr(layer, name)
         return values @ np.asarray(part.kernel) + np.asarray(part.bias)
 
-    query, key = dense("query", placed), dense("key", placed)
+    query, key = dense("query", with_position), dense("key", with_position)
     value = dense("value", horizontal)
-    found = np.zeros_like(horizontal)
+    outputs = np.zeros_like(horizontal)
     for batch, row, col in np.ndindex(GRID):
         for head in (slice(0, 2), slice(2, 4)):
             scores = key[batch, row, : col + 1, head] @ query[batch, row, col, head] / np.sqrt(2)
             weights = np.exp(scores) / np.exp(scores).sum()
-            found[batch, row, col, head] = weights @ value[batch, row, : col + 1, head]
+            outputs[batch, row, col, head] = weights @ value[batch, row, : col + 1, head]
     np.testing.assert_allclose(
-        layer(horizontal, condition), horizontal + dense("mix", found), atol=1e-4
+        layer(horizontal, condition), horizontal + dense("mix", outputs), atol=1e-4
     )
 
 
-def test_fresh_attention_adds_nothing():
+def test_untrained_attention_adds_nothing():
     horizontal = normal(*GRID, 4)
     np.testing.assert_array_equal(RowAttention(2)(horizontal, normal(*GRID, 3)), horizontal)
 
 
-def test_condition_tells_place_and_position():
+def test_condition_encodes_cell_and_position():
     layer = filled(Condition((4, 5), 3, 6), (None,))
     values = np.asarray(layer(np.float32([0.2, 0.2001, 0.9])))
     assert values.shape == (3, 4, 5, 3)
@@ -153,7 +153,7 @@ def test_condition_tells_place_and_position():
     assert len(np.unique(values[0].reshape(20, 3).round(5), axis=0)) == 20
 
 
-def test_condition_without_frequencies_knows_no_position():
+def test_condition_without_frequencies_ignores_the_position():
     layer = filled(Condition((4, 5), 3, 0), (None,))
     values = np.asarray(layer(np.float32([0.1, 0.9])))
     np.testing.assert_array_equal(values[0], values[1])
@@ -172,7 +172,7 @@ def test_condition_without_frequencies_knows_no_position():
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_layers_keep_keras_s_contract(layer, widths, tmp_path):
-    """Configuration round trip, shapes known beforehand, mixed precision, save and load."""
+    """Configuration round trip, symbolic shapes, mixed precision, save and load."""
     config = layer.get_config()
     assert type(layer).from_config(config).get_config() == config
     shapes = [(4, 5, width) for width in widths] if widths else [()]
@@ -182,13 +182,13 @@ def test_layers_keep_keras_s_contract(layer, widths, tmp_path):
     for number, weight in enumerate(layer.trainable_variables):
         weight.assign(normal(*weight.shape, seed=number))
     values = [normal(2, *shape, seed=number) for number, shape in enumerate(shapes)]
-    found = keras.tree.flatten(model(values))
-    assert [tuple(each.shape[1:]) for each in found] == [
+    results = keras.tree.flatten(model(values))
+    assert [tuple(result.shape[1:]) for result in results] == [
         tuple(each.shape[1:]) for each in keras.tree.flatten(outputs)
     ]
     model.save(tmp_path / "layer.keras")
     loaded = keras.saving.load_model(tmp_path / "layer.keras")
-    for one, other in zip(found, keras.tree.flatten(loaded(values)), strict=True):
+    for one, other in zip(results, keras.tree.flatten(loaded(values)), strict=True):
         np.testing.assert_array_equal(one, other)
     mixed = type(layer).from_config({**config, "dtype": "mixed_bfloat16", "name": "mixed"})
     assert all(
@@ -200,8 +200,8 @@ def test_layers_keep_keras_s_contract(layer, widths, tmp_path):
 def test_positions_keep_float32_in_mixed_precision():
     layer = Condition((1, 1), 8, 8, dtype="mixed_bfloat16")
     layer.build((None,))
-    seen = []
-    layer.embed = lambda cosines: seen.append(np.asarray(cosines)) or np.zeros((1, 8), "float32")
-    for position in (0.9, 0.9005):  # one number in bfloat16
+    inputs = []
+    layer.embed = lambda cosines: inputs.append(np.asarray(cosines)) or np.zeros((1, 8), "float32")
+    for position in (0.9, 0.9005):  # equal in bfloat16
         layer(np.float32([position]))
-    assert abs(seen[0] - seen[1]).max() > 1e-3
+    assert abs(inputs[0] - inputs[1]).max() > 1e-3

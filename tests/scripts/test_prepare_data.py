@@ -12,11 +12,12 @@ from brainslices.data.archive import SliceArchive
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "scripts" / "prepare_data.py")]
 SMALL = ["--source", "phantom", "--subjects", "3", "--slices", "2", "--size", "32", "32"]
+pytestmark = pytest.mark.slow
 
 
-def start(*words):
+def start(*arguments):
     return subprocess.Popen(
-        [*COMMAND, *map(str, words)],
+        [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -24,65 +25,60 @@ def start(*words):
     )
 
 
-def run(*words):
-    process = start(*words)
+def run(*arguments):
+    process = start(*arguments)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 
-def test_help_names_every_flag_within_a_second_without_heavy_imports():
+def test_help_lists_every_flag_within_a_second():
     began = time.perf_counter()
     status, out, _ = run("--help")
-    assert time.perf_counter() - began < 2  # one second on a machine that is not busy
+    assert time.perf_counter() - began < 4  # under one second on an idle machine
     assert status == 0
     for flag in ("--source", "--table", "--positions-mm", "--fractions", "--overwrite"):
         assert flag in out
 
 
-def test_phantoms_are_archived_and_summed_up(tmp_path):
-    status, out, err = run(*SMALL, "--out", tmp_path / "archive")
+def test_phantoms_are_archived_summarized_and_replaced_only_with_overwrite(tmp_path):
+    arguments = [*SMALL, "--out", tmp_path / "archive"]
+    status, out, err = run(*arguments)
     assert (status, err.count("error")) == (0, 0)
     archive = SliceArchive.open(tmp_path / "archive")
     assert len(archive.index) == 6
     assert "train          1 subjects        2 slices" in out
     assert f"cropped to {archive.crop.rows} x {archive.crop.cols}" in out
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert "already holds" in err
+    assert run(*arguments, "--overwrite")[0] == 0
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):
     status, out, err = run("--source", tmp_path / "absent", "--out", tmp_path / "archive")
-    assert status == 2
-    assert out == ""
-    assert err == f"error: There is no {tmp_path}/absent. Give a folder of pictures or volumes.\n"
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path}/absent")
+    assert err.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("arguments", "flag"),
     [
         (["--out", "new", "--fractions", "1", "1", "1"], "fractions"),
         (["--out", "new", "--seeds", "1"], "--seeds"),
         ([], "--out"),
     ],
 )
-def test_wrong_flags_are_status_2_without_traceback(words, named):
-    status, _, err = run(*SMALL, *words)
+def test_wrong_flags_are_status_2_without_traceback(arguments, flag):
+    status, _, err = run(*SMALL, *arguments)
     assert status == 2
-    assert named in err
+    assert flag in err
     assert "Traceback" not in err
 
 
-def test_existing_archive_is_replaced_only_on_demand(tmp_path):
-    words = [*SMALL, "--out", tmp_path / "archive"]
-    assert run(*words)[0] == 0
-    status, _, err = run(*words)
-    assert status == 2
-    assert "already holds a slice archive" in err
-    assert run(*words, "--overwrite")[0] == 0
-
-
 def test_interrupt_is_status_130_and_leaves_nothing(tmp_path):
-    words = ["--source", "phantom", "--subjects", "5000", "--out", tmp_path / "archive"]
-    process = start(*words)
+    process = start("--source", "phantom", "--subjects", "5000", "--out", tmp_path / "archive")
     deadline = time.monotonic() + 30
     while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)

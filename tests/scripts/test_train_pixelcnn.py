@@ -1,12 +1,11 @@
 import pytest
 from helpers import ROOT, flags, script_main, tiny_prior_config, tiny_prior_training
-from training_runs import contents, interrupts
+from training_runs import contents, interrupt_after
 
 from brainslices import cli
 from brainslices.data.code_grids import CodeGrids
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import Run
-from brainslices.training.callbacks import CheckpointCallback
 
 CONFIG = tiny_prior_config(first_kernel_size=3)
 
@@ -15,27 +14,28 @@ pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 @pytest.fixture(scope="module")
 def command():
-    """Runs the command in this process."""
+    """Run the command in this process."""
     main = script_main(ROOT / "scripts" / "train_pixelcnn.py")
-    return lambda *words: cli.run(lambda: main([str(word) for word in words]))
+    return lambda *arguments: cli.run(lambda: main([str(argument) for argument in arguments]))
 
 
-def words(config=CONFIG, training=None):
+def training_flags(config=CONFIG, training=None):
     training = training or tiny_prior_training(epochs=1)
     return [*flags(config), *flags(training)]
 
 
-def test_command_encodes_trains_and_goes_on(linked, command, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypatch, capsys):
     vqvae = linked[1]
     vqvae.code_grids_path.unlink()
     run = Run(tmp_path / "run")
-    asked = ["--vqvae", vqvae.path, "--run", run.path, *words()]
+    arguments = ["--vqvae", vqvae.path, "--run", run.path, *training_flags()]
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointCallback, "on_train_batch_end", interrupts([(0, 2)]))
-        assert command(*asked) == 130
-    assert f"stopped. State saved in {run.path} after epoch 0, step 3" in capsys.readouterr().err
+        interrupt_after(patch, [(0, 3)])
+        assert command(*arguments) == 130
+    assert f"{run.path} after epoch 0, step 3" in capsys.readouterr().err
     assert CodeGrids.load(vqvae.code_grids_path).variants.shape[:2] == (1, 40)
-    assert command(*asked) == 0
+    assert command(*arguments) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-2].startswith("best epoch 1 of 1")
     assert out.splitlines()[-1] == (
@@ -43,21 +43,21 @@ def test_command_encodes_trains_and_goes_on(linked, command, tmp_path, monkeypat
     )
     assert "error" not in err
     assert read_json(run.config_path)["vqvae_run"] == str(vqvae.path)
-    # The codes that are kept know the run by its new place, if it was moved.
+    # The stored code grids name the new folder of a run that was moved.
     moved = vqvae.path.rename(tmp_path / "moved")
-    again = ["--vqvae", moved, "--run", tmp_path / "again", *words()]
+    again = ["--vqvae", moved, "--run", tmp_path / "again", *training_flags()]
     assert command(*again) == 0
     assert read_json(Run(tmp_path / "again").config_path)["vqvae_run"] == str(moved)
     capsys.readouterr()
     moved.rename(vqvae.path)
-    assert command(*asked, "--layers", "3") == 2
-    assert "layers=2 (asked: 3)" in capsys.readouterr().err
+    assert command(*arguments, "--layers", "3") == 2
+    assert "layers=2" in capsys.readouterr().err
 
 
-def refused(command, capsys, *asked):
-    """The one line that a refused command says."""
+def error_of(command, capsys, *arguments):
+    """Run a command that must fail; return its one-line message."""
     capsys.readouterr()
-    assert command(*asked) == 2
+    assert command(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -65,47 +65,46 @@ def refused(command, capsys, *asked):
     return err
 
 
-def test_command_refuses_what_is_no_vqvae(linked, command, tmp_path, capsys):
+def test_runs_without_a_usable_vqvae_are_errors(linked, command, tmp_path, capsys):
     prior, vqvae = linked
-    out = ["--run", tmp_path / "run", *words()]
-    message = refused(command, capsys, "--vqvae", tmp_path / "absent", *out)
-    assert f"{tmp_path / 'absent'} is not a run folder" in message
-    assert "kind 'pixelcnn'; expected 'vqvae'" in refused(
-        command, capsys, "--vqvae", prior.path, *out
-    )
+    out = ["--run", tmp_path / "run", *training_flags()]
+    message = error_of(command, capsys, "--vqvae", tmp_path / "absent", *out)
+    assert str(tmp_path / "absent") in message
+    assert "'pixelcnn'" in error_of(command, capsys, "--vqvae", prior.path, *out)
     vqvae.model_path.unlink()
     vqvae.history_path.unlink()
-    message = refused(command, capsys, "--vqvae", vqvae.path, *out)
-    assert f"Run {vqvae.path} has no model.keras: no epoch has finished yet" in message
+    message = error_of(command, capsys, "--vqvae", vqvae.path, *out)
+    assert f"{vqvae.path} has no model.keras" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_command_refuses_an_archive_that_is_gone(linked, command, tmp_path, capsys):
+def test_missing_archive_is_an_error(linked, command, tmp_path, capsys):
     vqvae = linked[1]
     vqvae.code_grids_path.unlink()
-    facts = read_json(vqvae.environment_path)
-    write_json(vqvae.environment_path, {**facts, "archive": str(tmp_path / "gone")})
-    asked = ["--vqvae", vqvae.path, "--run", tmp_path / "run", *words()]
-    message = refused(command, capsys, *asked)
-    assert f"{tmp_path / 'gone'}, which is no longer there. Give its new place as --data" in message
+    environment = read_json(vqvae.environment_path)
+    write_json(vqvae.environment_path, {**environment, "archive": str(tmp_path / "gone")})
+    arguments = ["--vqvae", vqvae.path, "--run", tmp_path / "run", *training_flags()]
+    message = error_of(command, capsys, *arguments)
+    assert str(tmp_path / "gone") in message
+    assert "--data" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_command_refuses_a_folder_with_other_things(linked, command, tmp_path, capsys):
+def test_folder_with_unexpected_files_is_an_error(linked, command, tmp_path, capsys):
     prior, vqvae = linked
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("words")
-    asked = ["--vqvae", vqvae.path, *words()]
-    message = refused(command, capsys, *asked, "--run", tmp_path / "thesis")
-    assert "thesis holds other things (chapter.txt)" in message
+    arguments = ["--vqvae", vqvae.path, *training_flags()]
+    message = error_of(command, capsys, *arguments, "--run", tmp_path / "thesis")
+    assert "chapter.txt" in message
     before = contents(vqvae.path)
-    message = refused(command, capsys, *asked, "--run", vqvae.path)
-    assert "kind 'vqvae'; expected 'pixelcnn'" in message
+    message = error_of(command, capsys, *arguments, "--run", vqvae.path)
+    assert "'vqvae'" in message
     assert contents(vqvae.path) == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "received"),
     [
         (["--channels", "0"], "channels=0"),
         (["--kernel-size", "4"], "kernel_size=4"),
@@ -115,17 +114,17 @@ def test_command_refuses_a_folder_with_other_things(linked, command, tmp_path, c
         (["--epochs", "0"], "epochs=0"),
     ],
 )
-def test_command_refuses_values_that_make_no_prior(
-    command, linked, tmp_path, capsys, changes, named
+def test_invalid_hyperparameters_are_errors(
+    command, trained_vqvae, tmp_path, capsys, changes, received
 ):
-    asked = ["--vqvae", linked[1].path, "--run", tmp_path / "run", *words(), *changes]
+    arguments = ["--vqvae", trained_vqvae, "--run", tmp_path / "run", *training_flags(), *changes]
     capsys.readouterr()
     try:
-        status = command(*asked)
-    except SystemExit as stopped:  # the parser says so itself, in a frame
+        status = command(*arguments)
+    except SystemExit as stopped:  # the parser reports it itself
         status = stopped.code
     assert status == 2
     err = capsys.readouterr().err
-    assert named in err
+    assert received in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()

@@ -20,8 +20,8 @@ SMALL = {
 }
 
 
-def made(grid=GRID, codes=CODES, fill=True, **changes):
-    """A built model; filled, no weight of it is zero."""
+def tiny_pixelcnn(grid=GRID, codes=CODES, fill=True, **changes):
+    """A built model; if filled, all of its weights are nonzero."""
     model = PixelCNN(grid, codes, **{**SMALL, **changes})
     model.build()
     if fill:
@@ -31,7 +31,7 @@ def made(grid=GRID, codes=CODES, fill=True, **changes):
     return model
 
 
-def inputs(count=2, grid=GRID, codes=CODES, seed=0):
+def tiny_inputs(count=2, grid=GRID, codes=CODES, seed=0):
     rng = np.random.default_rng(seed)
     return {
         "codes": rng.integers(0, codes, (count, *grid)).astype("int32"),

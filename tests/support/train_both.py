@@ -1,7 +1,7 @@
-"""Trains both stages, small, on a phantom archive: python train_both.py ARCHIVE OUT DEVICES.
+"""Train both stages, small, on a phantom archive: python train_both.py ARCHIVE OUT DEVICES.
 
-A program of its own, since a process chooses its devices once. DEVICES is the number of virtual
-CPUs that TensorFlow makes of the one.
+A program of its own, since a process configures its devices only once. DEVICES is the number of
+virtual CPUs under TensorFlow.
 """
 
 import sys
@@ -34,12 +34,12 @@ def main(archive, out, devices):
 
     with distributed_session():
         vqvae, prior = Path(out) / "vqvae", Path(out) / "pixelcnn"
-        # A norm that most steps exceed: what is clipped must be the whole batch's gradient.
+        # Most steps exceed this norm: the gradient of the whole batch must be clipped.
         training = tiny_training(epochs=EPOCHS, gradient_clip=0.05, mirror=True)
         train_vqvae(Path(archive), vqvae, tiny_config(), training)
         training = tiny_prior_training(epochs=EPOCHS, gradient_clip=0.05)
         grids = run_on_primary(code_grids, vqvae, None, training.variants)
-        # Devices draw dropout for their own share each.
+        # Dropout masks depend on the number of devices.
         config = tiny_prior_config(dropout=0.0, layers=1, attention_layers=1)
         train_pixelcnn(grids, prior, config, training)
 

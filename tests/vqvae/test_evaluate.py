@@ -1,15 +1,13 @@
+"""Reconstruction from a run folder to scores, tables, figures and refusals."""
+
 import csv
-import dataclasses
 import json
-import os
+import resource
 import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, python
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -17,28 +15,19 @@ from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
 from brainslices.data.slices import open_slices
 from brainslices.errors import InputError
-from brainslices.evaluation.image_metrics import mean_image
+from brainslices.evaluation.image_metrics import mean_image, score_slices, summarize
+from brainslices.evaluation.reports import reconstruction_summary
 from brainslices.runs.run import Run
 from vqvae import VQVAE
-from vqvae.config import PRESETS
-from vqvae.evaluate import reconstruct, summary
-from vqvae.training import train
+from vqvae.evaluate import reconstruct
 
-ROOT = Path(__file__).parents[2]
 FILES = ("metrics.json", "slices.csv", "reconstruction.png", "pictures/")
 WRITTEN = set(FILES[:3])
 
 
 @pytest.fixture(scope="module")
-def run(phantom_archive, tmp_path_factory) -> Run:
-    preset, path = PRESETS["default"], tmp_path_factory.mktemp("runs") / "tiny"
-    small = {"channels": (8, 16), "num_embeddings": 32, "encoder_blocks": 0, "decoder_blocks": 0}
-    model = dataclasses.replace(preset.model, **small)
-    training = dataclasses.replace(
-        preset.training, epochs=1, batch_size=8, warmup_steps=0, precision="float32"
-    )
-    train(phantom_archive.path, path, model, training)
-    return Run(path)
+def run(trained_vqvae) -> Run:
+    return Run(trained_vqvae)
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +35,23 @@ def model(run):
     return VQVAE.from_run(run)
 
 
+@pytest.fixture
+def loaded_once(model, monkeypatch):
+    """`reconstruct` takes the model that is loaded and compiled already."""
+    monkeypatch.setattr("vqvae.evaluate.VQVAE.from_run", lambda _run: model)
+
+
 @pytest.fixture(scope="module")
 def done(run, phantom_archive, tmp_path_factory):
-    """A reconstruction of the test split with its pictures, in batches that do not divide it."""
+    """A reconstruction of the test split with its images, in batches that do not divide it."""
     out = tmp_path_factory.mktemp("out") / "test"
-    metrics = reconstruct(run.path, phantom_archive.path, out, batch_size=3, pictures=True)
+    metrics = reconstruct(run, phantom_archive.path, out, batch_size=3, pictures=True)
     return out, metrics
 
 
 @pytest.fixture
 def png_folder(phantom_archive, tmp_path):
-    """The archive's test slices as files, and nothing that tells their split."""
+    """The archive's test slices as files in a folder without splits."""
     return write_pngs(phantom_archive, ["test"], tmp_path / "pngs", "")
 
 
@@ -75,11 +70,11 @@ def originals_of(archive, split="test"):
     return archive.load(archive.indices(split))
 
 
-def by_hand(original, picture):
-    """(ssim, ssim_foreground, psnr_db) as scikit-image gives them."""
+def reference_scores(original, image):
+    """(ssim, ssim_foreground, psnr_db) by scikit-image."""
     ssim, similarity = structural_similarity(
         original,
-        picture,
+        image,
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,
@@ -87,7 +82,7 @@ def by_hand(original, picture):
         full=True,
     )
     foreground = similarity[original > 0.02].mean()
-    return ssim, foreground, peak_signal_noise_ratio(original, picture, data_range=1)
+    return ssim, foreground, peak_signal_noise_ratio(original, image, data_range=1)
 
 
 def read_table(out):
@@ -98,14 +93,14 @@ def read_table(out):
 def test_scores_are_those_of_scikit_image_on_the_models_output(done, model, phantom_archive):
     out, metrics = done
     originals = originals_of(phantom_archive)
-    pictures = np.asarray(model.reconstruct(originals))
-    pairs = zip(originals[..., 0].astype(float), pictures[..., 0].astype(float), strict=True)
-    expected = np.array([by_hand(*pair) for pair in pairs])
-    table = read_table(out)
-    found = np.array(
-        [[float(row[k]) for k in ("ssim", "ssim_foreground", "psnr_db")] for row in table]
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    images = np.asarray(model.reconstruct(originals))
+    pairs = zip(originals[..., 0].astype(float), images[..., 0].astype(float), strict=True)
+    expected = np.array([reference_scores(*pair) for pair in pairs])
+    written = [
+        [float(row[key]) for key in ("ssim", "ssim_foreground", "psnr_db")]
+        for row in read_table(out)
+    ]
+    np.testing.assert_allclose(written, expected, rtol=1e-4, atol=1e-5)
     means = [metrics[key] for key in ("ssim", "ssim_foreground", "psnr_db")]
     np.testing.assert_allclose(means, expected.mean(axis=0), rtol=1e-4, atol=1e-5)
 
@@ -115,9 +110,9 @@ def test_floors_are_black_and_the_mean_of_the_training_slices(done, phantom_arch
     originals = originals_of(phantom_archive)[..., 0].astype(float)
     mean = originals_of(phantom_archive, "train").mean(axis=0, dtype=float)[..., 0]
     for name, floor in (("floor_black", np.zeros_like(mean)), ("floor_mean_image", mean)):
-        expected = np.mean([by_hand(original, floor) for original in originals], axis=0)
-        found = [metrics[name][key] for key in ("ssim", "ssim_foreground", "psnr_db")]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        expected = np.mean([reference_scores(original, floor) for original in originals], axis=0)
+        scores = [metrics[name][key] for key in ("ssim", "ssim_foreground", "psnr_db")]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_codes_are_counted_over_the_whole_split(done, model, phantom_archive):
@@ -130,7 +125,7 @@ def test_codes_are_counted_over_the_whole_split(done, model, phantom_archive):
     assert metrics["bits_per_pixel_raw"] == pytest.approx(codes[0].size * 5 / 64**2)
 
 
-def test_metrics_file_holds_the_agreed_keys(done, phantom_archive):
+def test_metrics_file_holds_the_documented_keys(done, phantom_archive):
     out, metrics = done
     assert json.loads((out / "metrics.json").read_text()) == metrics
     scores = {
@@ -161,30 +156,31 @@ def test_table_has_a_row_a_slice_in_the_archives_order(done, phantom_archive):
     ]
 
 
-def test_figure_shows_something(done):
-    with Image.open(done[0] / "reconstruction.png") as picture:
-        pixels = np.asarray(picture.convert("L"))
+def test_figure_is_not_blank(done):
+    with Image.open(done[0] / "reconstruction.png") as figure:
+        pixels = np.asarray(figure.convert("L"))
     assert min(pixels.shape) > 300
     assert pixels.std() > 20
 
 
-def test_pictures_are_the_reconstructions_at_the_source_size(done, model, phantom_archive):
+def test_images_are_the_reconstructions_at_the_source_size(done, model, phantom_archive):
     rows, crop = phantom_archive.indices("test"), phantom_archive.crop
     expected = np.asarray(model.reconstruct(phantom_archive.load(rows)))[..., 0]
     assert len(list((done[0] / "pictures").iterdir())) == len(rows)
-    for row, picture in zip(rows, expected, strict=True):
+    for row, reconstruction in zip(rows, expected, strict=True):
         name = f"{phantom_archive.index[row].slice_id}.png"
         with Image.open(done[0] / "pictures" / name) as image:
             assert (image.mode, image.size) == ("L", (64, 64))
             pixels = np.asarray(image)
-        assert np.abs(pixels - 255.0 * picture).max() <= 0.51
+        assert np.abs(pixels - 255.0 * reconstruction).max() <= 0.51
         inside = crop.paste(crop.cut(pixels[np.newaxis]), pixels.shape)[0]
         np.testing.assert_array_equal(inside, pixels)
         assert pixels.any()
 
 
-def test_folder_of_pictures_scores_as_its_archive(done, run, png_folder, tmp_path):
-    metrics = reconstruct(run.path, png_folder, tmp_path / "out")
+@pytest.mark.usefixtures("loaded_once")
+def test_folder_of_images_scores_as_its_archive(done, run, png_folder, tmp_path):
+    metrics = reconstruct(run, png_folder, tmp_path / "out")
     assert (metrics["split"], metrics["archive_hash"]) == (None, None)
     for key, value in done[1].items():
         if isinstance(value, float):
@@ -198,41 +194,46 @@ def test_sub_folders_offer_their_splits(phantom_archive, tmp_path):
     assert (open_slices(folder).split, len(open_slices(folder))) == ("test", 8)
     assert set(open_slices(folder, "train").subjects) == {f"case_00{k}" for k in range(5)}
     assert open_slices(folder / "png_test").split is None
-    with pytest.raises(
-        InputError, match="no pictures in the split 'validate', only in: test, train"
-    ):
+    with pytest.raises(InputError, match="`split`.*: test, train.*split='validate'"):
         open_slices(folder, "val")
-    with pytest.raises(InputError, match="no sub-folders named after splits.*split='test'"):
+    with pytest.raises(InputError, match="`split`.*split='test'"):
         open_slices(folder / "png_test", "test")
 
 
 def test_slices_are_floats_of_the_files(phantom_archive, png_folder):
-    found, originals = open_slices(png_folder), originals_of(phantom_archive)[..., 0]
-    for row in range(len(found)):
-        assert found[row].dtype == np.float32
-        np.testing.assert_array_equal(found[row], originals[row])
+    slices, originals = open_slices(png_folder), originals_of(phantom_archive)[..., 0]
+    for row in range(len(slices)):
+        assert slices[row].dtype == np.float32
+        np.testing.assert_array_equal(slices[row], originals[row])
 
 
-def test_codecs_come_at_the_models_rate_or_just_above(run, phantom_archive, tmp_path):
-    metrics = reconstruct(run.path, phantom_archive.path, tmp_path / "out", codecs=True)
-    for codec in ("codec_avif", "codec_jpeg2000"):
-        ratio = metrics[codec]["bits_per_pixel"] / metrics["bits_per_pixel_raw"]
-        assert 1 <= ratio < 1.2
-        assert metrics["floor_black"]["ssim"] < metrics[codec]["ssim"] < 1
-        assert metrics[codec]["slices"] == 8
-    assert "\nAVIF  " in summary(metrics)
+@pytest.mark.usefixtures("loaded_once")
+def test_codecs_are_scored_at_the_models_rate(run, phantom_archive, tmp_path, monkeypatch):
+    def scores(images, subjects, rate):
+        return {
+            "codec_avif": summarize(score_slices(images, images), {}, subjects) | {"rate": rate}
+        }
+
+    monkeypatch.setattr("vqvae.evaluate.codec_scores", scores)
+    metrics = reconstruct(run, phantom_archive.path, tmp_path / "out", codecs=True)
+    codec = metrics["codec_avif"]
+    assert (codec["slices"], codec["ssim"]) == (8, 1)
+    assert codec["rate"] == metrics["bits_per_pixel_raw"]
+    assert "\nAVIF  " in reconstruction_summary(metrics)
 
 
-def test_earlier_reconstruction_is_replaced_whole(done, run, phantom_archive, tmp_path):
+@pytest.mark.usefixtures("loaded_once")
+def test_earlier_reconstruction_is_replaced_entirely(done, run, phantom_archive, tmp_path):
     out = shutil.copytree(done[0], tmp_path / "out")
-    metrics = reconstruct(run.path, phantom_archive.path, out, split="validation")
+    metrics = reconstruct(run, phantom_archive.path, out, split="validation")
     assert metrics["split"] == "validate"
     assert {path.name for path in out.iterdir()} == WRITTEN
     assert {row["split"] for row in read_table(out)} == {"validate"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_failure_on_the_way_leaves_the_earlier_reconstruction(
+@pytest.mark.usefixtures("loaded_once")
+def test_failure_keeps_the_earlier_reconstruction(
     done, run, phantom_archive, tmp_path, monkeypatch
 ):
     out = shutil.copytree(done[0], tmp_path / "out")
@@ -243,26 +244,27 @@ def test_failure_on_the_way_leaves_the_earlier_reconstruction(
 
     monkeypatch.setattr("vqvae.evaluate.reconstruction_figure", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        reconstruct(run.path, phantom_archive.path, out, split="validate")
+        reconstruct(run, phantom_archive.path, out, split="validate")
     assert (out / "metrics.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_picture_never_leaves_the_folder(run, phantom_archive, tmp_path):
+@pytest.mark.usefixtures("loaded_once")
+def test_images_are_never_written_outside_the_folder(run, phantom_archive, tmp_path):
     image = phantom_archive.images[0]
     record = SliceRecord("../../escaped", "case_000", "test", 0.5, "../../escaped.png")
     write_archive(tmp_path / "archive", [(record, image)], intensity_rule="phantom")
-    reconstruct(run.path, tmp_path / "archive", tmp_path / "out", pictures=True)
+    reconstruct(run, tmp_path / "archive", tmp_path / "out", pictures=True)
     assert [path.name for path in (tmp_path / "out" / "pictures").iterdir()] == ["escaped.png"]
     assert {path.name for path in tmp_path.iterdir()} == {"archive", "out"}
 
 
-def test_run_keeps_the_mean_training_image(run, phantom_archive):
+def test_run_holds_the_mean_training_image(run, phantom_archive):
     np.testing.assert_array_equal(np.load(run.mean_image_path), mean_image(phantom_archive))
 
 
 def test_summary_is_an_aligned_table_with_floors(done):
-    head, *rows = summary(done[1]).splitlines()
+    head, *rows = reconstruction_summary(done[1]).splitlines()
     assert head.split("  ")[-1] == "bits per pixel"
     assert [row[:19].strip() for row in rows[:3]] == ["model", "mean training image", "black image"]
     for key in ("ssim", "ssim_foreground"):
@@ -272,30 +274,30 @@ def test_summary_is_an_aligned_table_with_floors(done):
             assert row[column:].startswith(f"{scores[key]:.4f} [{low:.4f}, {high:.4f}]")
     assert f"perplexity {done[1]['perplexity']:.1f}" in rows[4]
     assert rows[5] == "test: 1 subjects, 8 slices; [95 % interval by subject]"
-    assert rows[6] == "note: one subject alone: the intervals say nothing."
+    assert rows[6] == "note: only one subject: the intervals carry no information."
 
 
 @pytest.mark.parametrize(
-    ("facts", "note"),
+    ("changes", "note"),
     [
         ({"split": "train"}, "was trained on these slices"),
         ({"split": "validate"}, "the best epoch was chosen by these slices"),
-        ({"archive_hash": "other", "split": "train"}, "another archive than the run"),
-        ({"archive_hash": None, "split": None}, "pictures from a folder"),
+        ({"archive_hash": "other", "split": "train"}, "not the archive the run was trained on"),
+        ({"archive_hash": None, "split": None}, "images from a folder"),
     ],
 )
-def test_summary_says_what_the_model_may_have_seen(done, facts, note):
-    assert note in summary({**done[1], **facts, "subjects": 2})
-    assert "note" not in summary({**done[1], "subjects": 2})
+def test_summary_notes_what_the_model_may_have_seen(done, changes, note):
+    assert note in reconstruction_summary({**done[1], **changes, "subjects": 2})
+    assert "note" not in reconstruction_summary({**done[1], "subjects": 2})
 
 
 @pytest.fixture
 def refused(run, phantom_archive, tmp_path):
-    """Calls `reconstruct` with something wrong; gives the message, having seen nothing written."""
+    """Call `reconstruct` with a wrong argument, check that nothing is written: the message."""
 
     def call(**wrong):
         arguments = {
-            "run": run.path,
+            "run": run,
             "data": phantom_archive.path,
             "out": tmp_path / "out",
             **wrong,
@@ -316,122 +318,125 @@ def altered_run(run, folder, **config):
     return copy
 
 
-def test_folder_that_is_no_run_is_refused(refused, tmp_path):
+def test_folder_without_a_run_is_refused(refused, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "is not a run folder: it has no config.json" in refused(run=tmp_path / "empty")
-    assert "is not a run folder" in refused(run=tmp_path / "absent")
+    for run in (tmp_path / "empty", tmp_path / "absent"):
+        message = refused(run=run)
+        assert str(run) in message
+        assert "config.json" in message
 
 
 def test_run_without_model_is_refused(refused, run, tmp_path):
     copy = altered_run(run, tmp_path / "young")
     (copy / "model.keras").unlink()
     (copy / "history.csv").unlink()
-    assert f"Run {copy} has no model.keras: no epoch has finished yet" in refused(run=copy)
+    message = refused(run=copy)
+    assert str(copy) in message
+    assert "model.keras" in message
 
 
 def test_run_of_another_kind_or_format_is_refused(refused, run, tmp_path):
-    other = altered_run(run, tmp_path / "prior", kind="pixelcnn")
-    assert "holds a model of kind 'pixelcnn'; expected 'vqvae'" in refused(run=other)
-    newer = altered_run(run, tmp_path / "newer", format_version=99)
-    assert "has format version 99" in refused(run=newer)
+    message = refused(run=altered_run(run, tmp_path / "prior", kind="pixelcnn"))
+    assert "'pixelcnn'" in message
+    assert "'vqvae'" in message
+    assert "version 99" in refused(run=altered_run(run, tmp_path / "newer", format_version=99))
 
 
 @pytest.mark.parametrize("length", [0, 1000])
-def test_damaged_model_is_refused(refused, run, tmp_path, length):
-    copy = altered_run(run, tmp_path / "damaged")
-    whole = (copy / "model.keras").read_bytes()
-    (copy / "model.keras").write_bytes(whole[:length])
+def test_corrupt_model_is_refused(refused, run, tmp_path, length):
+    copy = altered_run(run, tmp_path / "corrupt")
+    model_file = (copy / "model.keras").read_bytes()
+    (copy / "model.keras").write_bytes(model_file[:length])
     message = refused(run=copy)
-    assert f"{copy}/model.keras cannot be loaded: it is damaged" in message
+    assert f"{copy}/model.keras" in message
     assert "\n" not in message
 
 
-def test_damaged_or_missing_mean_image_is_refused(refused, run, tmp_path):
-    copy = altered_run(run, tmp_path / "damaged")
+@pytest.mark.usefixtures("loaded_once")
+def test_corrupt_or_missing_mean_image_is_refused(refused, run, tmp_path):
+    copy = altered_run(run, tmp_path / "corrupt")
     (copy / "mean_image.npy").write_bytes(b"")
-    assert f"{copy}/mean_image.npy cannot be read (" in refused(run=copy)
+    assert f"{copy}/mean_image.npy" in refused(run=copy)
     (copy / "mean_image.npy").unlink()
-    assert "mean_image.npy cannot be read (" in refused(run=copy)
+    assert f"{copy}/mean_image.npy" in refused(run=copy)
 
 
-def test_unknown_and_empty_splits_are_refused(refused, run, phantom_archive, tmp_path):
-    assert "Received: split='exam'" in refused(split="exam")
+def test_unknown_and_empty_splits_are_refused(refused, phantom_archive, tmp_path):
+    assert "split='exam'" in refused(split="exam")
     record = phantom_archive.index[0]
     archive = write_archive(
         tmp_path / "archive", [(record, phantom_archive.images[0])], intensity_rule="phantom"
     )
-    assert "has no slices in its split 'test', only in: train" in refused(data=archive.path)
+    assert "split='test'" in refused(data=archive.path)
 
 
-def test_pictures_of_another_size_are_refused(refused, png_folder, tmp_path):
+@pytest.mark.usefixtures("loaded_once")
+def test_images_of_another_size_are_refused(refused, png_folder, tmp_path):
     wrong = png_folder / "case_007_slice_3.png"
     Image.new("L", (48, 56), 99).save(wrong)
     message = refused(data=png_folder)
-    assert f"{wrong} has 56 x 48 pixels (rows x cols), but the model" in message
-    assert "takes 64 x 64. Give pictures of that size" in message
+    assert f"{wrong} has 56 x 48" in message
+    assert "64 x 64" in message
     record = SliceRecord("case_000_slice_0", "case_000", "test", 0.5, "phantom")
     image = np.full((32, 32), 99, "uint8")
     write_archive(tmp_path / "archive", [(record, image)], intensity_rule="phantom")
-    assert f"{tmp_path / 'archive'} has 32 x 32 pixels" in refused(data=tmp_path / "archive")
+    assert f"{tmp_path / 'archive'} has 32 x 32" in refused(data=tmp_path / "archive")
 
 
-def test_folder_without_pictures_is_refused(refused, tmp_path):
+def test_folder_without_images_is_refused(refused, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert f"{tmp_path / 'empty'} holds no pictures" in refused(data=tmp_path / "empty")
-    assert f"There is no {tmp_path / 'absent'}" in refused(data=tmp_path / "absent")
+    assert str(tmp_path / "empty") in refused(data=tmp_path / "empty")
+    assert str(tmp_path / "absent") in refused(data=tmp_path / "absent")
 
 
-def test_damaged_and_black_pictures_and_volumes_are_refused(refused, png_folder, tmp_path):
-    damaged = png_folder / "case_007_slice_7.png"
-    damaged.write_bytes(damaged.read_bytes()[:100])
-    assert f"{damaged} is no readable picture" in refused(data=png_folder)
+@pytest.mark.usefixtures("loaded_once")
+def test_corrupt_and_black_images_and_volumes_are_refused(refused, png_folder, tmp_path):
+    corrupt = png_folder / "case_007_slice_7.png"
+    corrupt.write_bytes(corrupt.read_bytes()[:100])
+    assert str(corrupt) in refused(data=png_folder)
     black, volumes = tmp_path / "black", tmp_path / "volumes"
     black.mkdir()
     Image.new("L", (64, 64)).save(black / "case_001_slice_0.png")
-    assert f"All pictures of {black} are black" in refused(data=black)
+    assert f"All images of {black} are black" in refused(data=black)
     volumes.mkdir()
     (volumes / "sub-1.nii").write_bytes(b"0")
     assert f"prepare_data.py --source {volumes}" in refused(data=volumes)
 
 
-def test_folder_with_other_things_is_refused(refused, run, done, tmp_path):
-    assert f"{run.path} holds other things than an earlier reconstruction" in refused(out=run.path)
+def test_output_folder_with_unexpected_files_is_refused(refused, run, done, tmp_path):
+    assert str(run.path) in refused(out=run.path)
     notes = shutil.copytree(done[0], tmp_path / "notes")
     (notes / "notes.txt").write_text("mine")
-    assert "earlier reconstruction (notes.txt). Give a new" in refused(out=notes)
-    only_pictures = tmp_path / "mine"
-    (only_pictures / "pictures").mkdir(parents=True)
-    assert "earlier reconstruction (pictures)" in refused(out=only_pictures)
-    assert "is a file; --out must be a folder" in refused(out=notes / "notes.txt")
+    assert "notes.txt" in refused(out=notes)
+    only_images = tmp_path / "mine"
+    (only_images / "pictures").mkdir(parents=True)
+    assert "pictures" in refused(out=only_images)
+    assert "is a file" in refused(out=notes / "notes.txt")
 
 
 def test_batch_size_must_be_positive(refused):
-    assert "Received: batch_size=0" in refused(batch_size=0)
+    assert "batch_size=0" in refused(batch_size=0)
 
 
-def command(*words):
-    process = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "reconstruct.py", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+def command(*arguments):
+    process = python(ROOT / "scripts" / "reconstruct.py", *arguments)
     return process.returncode, process.stdout, process.stderr
 
 
+@pytest.mark.slow
 def test_command_writes_and_prints_the_table(run, phantom_archive, done, tmp_path):
-    words = ["--run", run.path, "--data", phantom_archive.path, "--split", "test"]
-    status, out, err = command(*words, "--out", tmp_path / "out", "--pictures")
+    arguments = ["--run", run.path, "--data", phantom_archive.path, "--split", "test"]
+    status, out, err = command(*arguments, "--out", tmp_path / "out", "--pictures")
     assert status == 0, err
     assert "Traceback" not in err
-    assert out == f"{summary(done[1])}\n{tmp_path / 'out'}: {', '.join(FILES)}\n"
+    assert out == f"{reconstruction_summary(done[1])}\n{tmp_path / 'out'}: {', '.join(FILES)}\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN | {"pictures"}
 
 
+@pytest.mark.slow
 def test_command_refuses_in_one_line_with_status_2(phantom_archive, tmp_path):
-    words = ["--run", tmp_path, "--data", phantom_archive.path, "--out", tmp_path / "out"]
-    status, out, err = command(*words)
+    arguments = ["--run", tmp_path, "--data", phantom_archive.path, "--out", tmp_path / "out"]
+    status, out, err = command(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {tmp_path} is not a run folder")
     assert err.count("\n") == 1
@@ -439,9 +444,10 @@ def test_command_refuses_in_one_line_with_status_2(phantom_archive, tmp_path):
 
 
 def test_help_is_quick_and_names_every_flag():
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     status, out, _ = command("--help")
-    assert time.perf_counter() - began < 2  # one second on a machine that is not busy
+    # Time on the CPU, whatever else the machine does.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
     assert status == 0
     for flag in ("--run", "--data", "--out", "--split", "--batch-size", "--pictures", "--codecs"):
         assert flag in out

@@ -7,13 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainslices.data.archive import (
-    FOREGROUND_THRESHOLD,
-    SPLITS,
-    SliceArchive,
-    SliceRecord,
-    split_name,
-)
+from brainslices.data.archive import FOREGROUND_THRESHOLD, SPLITS, SliceArchive, SliceRecord
 from brainslices.data.archive_writer import write_archive
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
@@ -33,7 +27,7 @@ def pairs(count=6, shape=(20, 24), split_of=lambda n: SPLITS[n // 2 % 3], seed=0
 
 
 def write(folder, slices=None, **options):
-    options.setdefault("intensity_rule", "as they are")
+    options.setdefault("intensity_rule", "unchanged")
     return write_archive(folder, pairs() if slices is None else slices, **options)
 
 
@@ -41,54 +35,45 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_archive_gives_back_what_was_written(tmp_path):
+def test_archive_round_trip(tmp_path):
     written = list(pairs())
     archive = write(tmp_path / "archive", written)
     again = SliceArchive.open(tmp_path / "archive")
     assert again.index == archive.index == [record for record, _ in written]
     np.testing.assert_array_equal(again.images, [image for _, image in written])
     assert again.image_shape == (20, 24)
-    assert again.intensity_rule == "as they are"
+    assert again.intensity_rule == "unchanged"
     assert again.counts == {split: {"subjects": 1, "slices": 2} for split in SPLITS}
-    facts = json.loads((tmp_path / "archive" / "archive.json").read_text())
-    assert facts["counts"] == again.counts
+    metadata = json.loads((tmp_path / "archive" / "archive.json").read_text())
+    assert metadata["counts"] == again.counts
     assert files(tmp_path) == ["archive"]
     assert files(tmp_path / "archive") == ["archive.json", "index.csv", "slices.npy"]
 
 
-def test_load_gives_floats_in_unit_range_of_the_rows_in_their_order(tmp_path):
+def test_load_returns_floats_in_the_unit_range_in_the_order_of_the_rows(tmp_path):
     archive = write(tmp_path / "archive")
     rows = np.array([4, 1])
-    pictures = archive.load(rows)
-    assert pictures.shape == (2, 20, 24, 1)
-    assert pictures.dtype == np.float32
-    np.testing.assert_array_equal(np.rint(pictures[..., 0] * 255), archive.images[[4, 1]])
-    assert pictures.max() <= 1
+    images = archive.load(rows)
+    assert images.shape == (2, 20, 24, 1)
+    assert images.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(images[..., 0] * 255), archive.images[[4, 1]])
+    assert images.max() <= 1
     assert [archive.index[row].subject for row in rows] == ["test_2", "train_0"]
 
 
-def test_rows_of_are_the_rows_of_a_split_under_any_of_its_names(tmp_path):
+def test_indices_are_the_rows_of_a_split_under_any_of_its_names(tmp_path):
     archive = write(tmp_path / "archive")
     assert archive.indices("validate").tolist() == [2, 3]
     assert archive.indices("val").tolist() == archive.indices("Validation").tolist() == [2, 3]
     assert archive.indices("test").dtype == np.int64
 
 
-def test_rows_of_unknown_or_empty_split_is_refused(tmp_path):
+def test_indices_of_an_unknown_or_empty_split_are_refused(tmp_path):
     archive = write(tmp_path / "archive", pairs(split_of=lambda n: "train"))
-    with pytest.raises(InputError, match="one of train, validate, test. Received: split='holdout'"):
+    with pytest.raises(InputError, match="`split`.*split='holdout'"):
         archive.indices("holdout")
-    with pytest.raises(InputError, match="no slices in its split 'test', only in: train"):
+    with pytest.raises(InputError, match="`split`.*: train. Received: split='test'"):
         archive.indices("test")
-
-
-def test_split_name_is_the_archives_word():
-    assert [split_name(word) for word in ("train", "val", "validation", "TEST")] == [
-        "train",
-        "validate",
-        "validate",
-        "test",
-    ]
 
 
 def test_opening_reads_no_pixels(tmp_path):
@@ -96,11 +81,11 @@ def test_opening_reads_no_pixels(tmp_path):
     (tmp_path / "archive" / "slices.npy").unlink()
     archive = SliceArchive.open(tmp_path / "archive")
     assert len(archive.indices("train")) == 2
-    with pytest.raises(InputError, match=r"slices\.npy is damaged"):
+    with pytest.raises(InputError, match=r"slices\.npy is corrupt"):
         archive.load([0])
 
 
-def test_content_hash_depends_on_pixels_and_index_alone(tmp_path):
+def test_content_hash_depends_only_on_pixels_and_index(tmp_path):
     hashes = [
         write(tmp_path / str(number), slices).content_hash
         for number, slices in enumerate(
@@ -113,9 +98,9 @@ def test_content_hash_depends_on_pixels_and_index_alone(tmp_path):
 
 
 @pytest.mark.parametrize("multiple", [1, 4, 8])
-def test_crop_holds_all_training_content_and_no_needless_row(tmp_path, multiple):
+def test_crop_is_the_smallest_box_around_the_training_content(tmp_path, multiple):
     rng = np.random.default_rng(multiple)
-    for trial in range(20):
+    for trial in range(8):
         shape = tuple(rng.integers(9, 40, 2))
         image = np.zeros(shape, np.uint8)
         top, left = (rng.integers(0, size) for size in shape)
@@ -132,29 +117,11 @@ def test_crop_holds_all_training_content_and_no_needless_row(tmp_path, multiple)
             assert 0 <= crop.top <= shape[0] - crop.rows
 
 
-def test_crop_threshold_is_that_of_the_foreground(tmp_path):
+def test_crop_uses_the_foreground_threshold(tmp_path):
     image = np.zeros((16, 16), np.uint8)
     image[2:5, 3:6] = 6  # 0.0235 of full scale
     image[12, 12] = 5  # 0.0196
     assert write(tmp_path / "a", [(record(0), image)], grid_multiple=1).crop == CropBox(2, 3, 3, 3)
-
-
-def test_crop_box_overhanging_the_picture_pads_and_drops():
-    images = np.arange(1, 13, dtype=np.float32).reshape(1, 3, 4, 1)
-    box = CropBox(-1, 2, 6, 4)
-    cut = box.cut(images)
-    assert cut.shape == (1, 6, 4, 1)
-    np.testing.assert_array_equal(cut[0, 1:4, :2, 0], images[0, :, 2:, 0])
-    assert cut.sum() == images[0, :, 2:].sum()
-    pasted = box.paste(cut, (3, 4))
-    np.testing.assert_array_equal(pasted[:, :, 2:], images[:, :, 2:])
-    assert not pasted[:, :, :2].any()
-    assert not CropBox(9, 9, 2, 2).cut(images).any()
-
-
-def test_paste_refuses_pictures_of_another_shape():
-    with pytest.raises(InputError, match=r"shape \(2, 3\). Received: images.shape=\(1, 3, 2\)"):
-        CropBox(0, 0, 2, 3).paste(np.zeros((1, 3, 2)), (8, 8))
 
 
 @pytest.mark.parametrize(
@@ -162,15 +129,15 @@ def test_paste_refuses_pictures_of_another_shape():
     [
         (
             (record(1, "test", subject="train_0"), np.zeros((20, 24), np.uint8)),
-            "'train_0' is in two splits: in 'train' by file_0.png and in 'test' by file_1.png",
+            "'train_0' is in two splits.*file_0.png.*file_1.png",
         ),
         (
             (record(1), np.zeros((20, 25), np.uint8)),
-            r"file_0.png has 20 x 24 \(rows x cols\) but file_1.png has 20 x 25",
+            r"file_0.png has 20 x 24 .*file_1.png has 20 x 25",
         ),
         (
             (record(1, slice_id="id_0"), np.zeros((20, 24), np.uint8)),
-            "'id_0' comes twice: from file_0.png and from file_1.png",
+            "'id_0'.*file_0.png.*file_1.png",
         ),
         ((record(1), np.zeros((20, 24))), "Received: file_1.png as float64"),
         ((record(1, "holdout"), np.zeros((20, 24), np.uint8)), "split='holdout'"),
@@ -184,17 +151,17 @@ def test_slices_that_do_not_fit_are_refused_and_nothing_is_left(tmp_path, second
 
 
 def test_no_slices_and_black_slices_are_refused(tmp_path):
-    with pytest.raises(InputError, match="at least one slice. Received: none"):
+    with pytest.raises(InputError, match="`slices`.*Received: none"):
         write(tmp_path / "archive", [])
-    with pytest.raises(InputError, match="black all over"):
+    with pytest.raises(InputError, match="black"):
         write(tmp_path / "archive", [(record(0), np.zeros((8, 8), np.uint8))])
     assert files(tmp_path) == []
 
 
-def test_existing_archive_is_refused_untouched_and_replaced_on_demand(tmp_path):
+def test_existing_archive_is_replaced_only_with_overwrite(tmp_path):
     folder = tmp_path / "archive"
     first = write(folder).content_hash
-    with pytest.raises(InputError, match="already holds a slice archive.*--overwrite"):
+    with pytest.raises(InputError, match="already holds.*--overwrite"):
         write(folder, pairs(seed=1))
     assert SliceArchive.open(folder).content_hash == first
     assert write(folder, pairs(seed=1), overwrite=True).content_hash != first
@@ -202,7 +169,7 @@ def test_existing_archive_is_refused_untouched_and_replaced_on_demand(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
-def test_interrupted_overwrite_keeps_the_old_archive_and_leaves_nothing(tmp_path, stop):
+def test_interrupted_overwrite_keeps_the_old_archive(tmp_path, stop):
     def interrupted():
         yield from pairs(seed=1)
         raise stop
@@ -216,21 +183,21 @@ def test_interrupted_overwrite_keeps_the_old_archive_and_leaves_nothing(tmp_path
     assert archive.load([5]).any()
 
 
-def test_other_folders_and_files_are_never_taken(tmp_path):
+def test_folders_with_other_files_are_never_replaced(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"holds other things than a slice archive \(notes"):
+    with pytest.raises(InputError, match=r"notes\.txt"):
         write(tmp_path, overwrite=True)
-    with pytest.raises(InputError, match=r"notes\.txt is a file"):
+    with pytest.raises(InputError, match=r"notes\.txt"):
         write(tmp_path / "notes.txt", overwrite=True)
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty")
     assert files(tmp_path) == ["empty", "notes.txt"]
     (tmp_path / "empty" / "notes.txt").write_text("mine, beside an archive")
-    with pytest.raises(InputError, match=r"holds other things than a slice archive \(notes"):
+    with pytest.raises(InputError, match=r"notes\.txt"):
         write(tmp_path / "empty", overwrite=True)
 
 
-def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path):
+def test_full_disk_is_an_error_that_names_the_folder(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -243,44 +210,73 @@ def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path):
     assert files(tmp_path) == []
 
 
-def test_writing_holds_few_slices_at_a_time(tmp_path):
+def test_writing_holds_few_slices_in_memory(tmp_path):
     tracemalloc.start()
     try:
-        write(tmp_path / "archive", pairs(300, (256, 256)))
+        write(tmp_path / "archive", pairs(150, (256, 256)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3e6  # of 20 MB of pixels
+    assert peak < 3e6  # of 10 MB of pixels
 
 
-def damage_json(folder, **changes):
+def change_json(folder, **changes):
     path = folder / "archive.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def cut_short(path):
+def replace_text(path, old, new, count=-1):
+    path.write_text(path.read_text().replace(old, new, count))
+
+
+def change_header(folder, old, new):
+    path = folder / "slices.npy"
+    content = path.read_bytes()
+    padded = old.encode() + b", }" + b" " * len(new)
+    assert padded in content
+    path.write_bytes(content.replace(padded, new.encode() + b", }" + b" " * len(old)))
+
+
+def truncate(path):
     path.write_bytes(path.read_bytes()[:-10])
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "archive.json").unlink(), "no slice archive: it has no archive.json"),
-        (lambda f: (f / "archive.json").write_text("{"), r"archive\.json is damaged"),
-        (lambda f: damage_json(f, format_version=9), "format version 9, this program reads 1"),
-        (lambda f: (f / "archive.json").write_text('{"format_version": 1}'), "it lacks content_h"),
-        (lambda f: (f / "index.csv").unlink(), r"index\.csv is damaged"),
-        (lambda f: (f / "index.csv").write_text(""), r"index\.csv is damaged"),
+        (lambda f: (f / "archive.json").unlink(), "no archive.json"),
+        (lambda f: (f / "archive.json").write_text("{"), r"archive\.json is corrupt"),
+        (lambda f: change_json(f, format_version=9), "format_version=9"),
+        (lambda f: (f / "archive.json").write_text('{"format_version": 1}'), "content_hash"),
+        (lambda f: (f / "index.csv").unlink(), r"index\.csv is corrupt"),
+        (lambda f: (f / "index.csv").write_text(""), r"index\.csv is corrupt"),
         (lambda f: (f / "index.csv").write_text("a,b\n1,2\n"), "its columns are a, b"),
         (
             lambda f: (f / "index.csv").write_text("slice_id,subject,split,position,source\n"),
             "0 sl",
         ),
-        (lambda f: cut_short(f / "slices.npy"), r"slices\.npy is damaged"),
+        (lambda f: replace_text(f / "index.csv", "0.25", "nan", 1), "line 2.*position=nan"),
+        (lambda f: replace_text(f / "index.csv", "0.25", "1.5", 1), "line 2.*position=1.5"),
+        (lambda f: replace_text(f / "index.csv", ",test,", ",dev,"), "line 6.*split='dev'"),
+        (lambda f: replace_text(f / "index.csv", "file_5", '"file_5'), r"index\.csv is corrupt"),
+        (lambda f: (f / "archive.json").write_text("[1]"), r"archive\.json is corrupt"),
+        (lambda f: change_json(f, format_version="1"), "`format_version`.*'1'"),
+        (lambda f: change_json(f, image_shape=[20, -24]), r"`image_shape`.*\[20, -24\]"),
+        (lambda f: change_json(f, image_shape=[20, 24, 1]), r"`image_shape`.*\[20, 24, 1\]"),
+        (lambda f: change_json(f, crop=[0, 0, 8, 8]), r"`crop`.*\[0, 0, 8, 8\]"),
+        (lambda f: change_json(f, crop={"top": 0, "left": 0, "rows": 0, "cols": 8}), "`rows`"),
+        (lambda f: change_json(f, crop={"top": 0, "left": 0.5, "rows": 8, "cols": 8}), "`left`"),
+        (lambda f: change_json(f, crop={"top": 99, "left": 0, "rows": 8, "cols": 8}), "`crop`.*99"),
+        (lambda f: change_json(f, content_hash="beef"), "`content_hash`.*'beef'"),
+        (lambda f: change_json(f, intensity_rule=None), "`intensity_rule`.*None"),
+        (lambda f: change_json(f, counts={}), r"index\.csv is corrupt.*counts"),
+        (lambda f: truncate(f / "slices.npy"), r"slices\.npy is corrupt"),
+        (lambda f: change_header(f, "(6, 20, 24)", "(2**9, 20)"), r"slices\.npy is corrupt"),
+        (lambda f: change_header(f, "(6, 20, 24)", f"({2**70},)"), r"slices\.npy is corrupt"),
         (lambda f: np.save(f / "slices.npy", np.zeros(3)), r"holds float64 \(3,\), expected uint8"),
     ],
 )
-def test_damaged_archive_is_refused_by_file(tmp_path, damage, message):
+def test_corrupt_archive_is_refused_by_file(tmp_path, damage, message):
     write(tmp_path / "archive")
     damage(tmp_path / "archive")
     with pytest.raises(InputError, match=message):

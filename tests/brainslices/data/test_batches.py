@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 
+from brainslices.data.archive import SliceRecord
+from brainslices.data.archive_writer import write_archive
 from brainslices.data.batches import SliceBatches
 
 COUNT = 50
 
 
 class Numbered:
-    """Stands for an archive whose slice i is filled with i, but for a mark that shows a mirror."""
+    """A fake archive whose slice i is filled with i, with a mark that reveals a flip."""
 
     def load(self, rows):
         images = np.repeat(np.float32(rows), 4 * 3).reshape(-1, 4, 3, 1)
@@ -34,7 +36,7 @@ def test_order_depends_on_seed_and_epoch_alone():
         np.testing.assert_array_equal(images, data[step][0])
 
 
-def test_whoever_trains_moves_the_epoch_on():
+def test_the_training_loop_advances_the_epoch():
     data = batches()
     data.on_epoch_end()  # Keras calls it before the first epoch too
     assert numbers(data) == numbers(batches())
@@ -42,7 +44,7 @@ def test_whoever_trains_moves_the_epoch_on():
     assert numbers(data) == numbers(batches(epoch=1))
 
 
-def test_every_slice_comes_at_most_once_an_epoch_in_whole_batches():
+def test_every_slice_occurs_at_most_once_per_epoch_in_full_batches():
     data = batches()
     seen = numbers(data)
     assert len(data) == data.steps_per_epoch == COUNT // 8
@@ -52,7 +54,7 @@ def test_every_slice_comes_at_most_once_an_epoch_in_whole_batches():
     assert flat != sorted(flat)
 
 
-def test_slices_left_out_change_from_epoch_to_epoch():
+def test_dropped_slices_change_from_epoch_to_epoch():
     seen = set()
     for epoch in range(10):
         seen.update(sum(numbers(batches(epoch=epoch)), []))
@@ -60,7 +62,7 @@ def test_slices_left_out_change_from_epoch_to_epoch():
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_going_on_at_a_step_gives_the_rest_of_the_epoch(mirror):
+def test_resuming_at_a_step_yields_the_rest_of_the_epoch(mirror):
     whole, rest = batches(mirror=mirror, epoch=1), batches(mirror=mirror, epoch=1, first_step=4)
     assert len(rest) == len(whole) - 4
     assert rest.steps_per_epoch == whole.steps_per_epoch
@@ -68,19 +70,19 @@ def test_going_on_at_a_step_gives_the_rest_of_the_epoch(mirror):
         np.testing.assert_array_equal(rest[step][0], whole[step + 4][0])
 
 
-def test_mirror_turns_the_rows_of_about_half_of_the_slices():
-    turned = []
+def test_mirror_flips_the_rows_of_about_half_of_the_slices():
+    flipped = []
     for epoch in range(20):
         plain, mirrored = batches(epoch=epoch), batches(epoch=epoch, mirror=True)
         for step in range(len(plain)):
             for one, other in zip(plain[step][0], mirrored[step][0], strict=True):
                 same, reverse = (one == other).all(), (one == other[::-1]).all()
                 assert same != reverse
-                turned.append(reverse)
-    assert 0.4 < np.mean(turned) < 0.6
+                flipped.append(reverse)
+    assert 0.4 < np.mean(flipped) < 0.6
 
 
-def test_validation_gives_all_slices_in_order_with_a_partial_last_batch():
+def test_validation_yields_all_slices_in_order_with_a_partial_last_batch():
     data = batches(seed=None)
     assert len(data) == data.steps_per_epoch == 7
     seen = numbers(data)
@@ -90,26 +92,30 @@ def test_validation_gives_all_slices_in_order_with_a_partial_last_batch():
     assert numbers(data) == seen
 
 
-def test_batch_larger_than_the_data_is_all_of_it():
+def test_batch_size_is_at_most_the_number_of_slices():
     data = batches(batch_size=1000)
     assert (len(data), data.batch_size) == (1, COUNT)
     assert sorted(numbers(data)[0]) == list(range(COUNT))
 
 
-def test_batches_are_what_keras_wants(phantom_archive):
-    rows = phantom_archive.indices("validate")
-    (images,) = SliceBatches(phantom_archive, rows, 5)[0]
-    assert (images.shape, images.dtype) == ((5, 64, 64, 1), "float32")
-    assert 0 == images.min() < images.max() <= 1
-    np.testing.assert_array_equal(
-        images, phantom_archive.images[rows[:5], ..., None] / np.float32(255)
-    )
+@pytest.fixture
+def archive(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 12, 10), "uint8")
+    records = [SliceRecord(f"{n}", "subject", "train", 0.5, f"{n}.png") for n in range(9)]
+    pairs = zip(records, images, strict=True)
+    return write_archive(tmp_path / "archive", pairs, intensity_rule="noise")
 
 
-def test_mirror_changes_a_copy_and_not_the_archive(phantom_archive):
-    rows = phantom_archive.indices("train")
-    before = phantom_archive.load(rows)
-    data = SliceBatches(phantom_archive, rows, 8, seed=0, mirror=True)
+def test_batches_are_float32_in_the_unit_range_with_a_channel_axis(archive):
+    (images,) = SliceBatches(archive, archive.indices("train"), 5)[0]
+    assert (images.shape, images.dtype) == ((5, 12, 10, 1), "float32")
+    np.testing.assert_array_equal(images, archive.images[:5, ..., None] / np.float32(255))
+
+
+def test_mirror_does_not_change_the_archive(archive):
+    rows = archive.indices("train")
+    before = archive.load(rows)
+    data = SliceBatches(archive, rows, 4, seed=0, mirror=True)
     for step in range(len(data)):
         data[step]
-    np.testing.assert_array_equal(phantom_archive.load(rows), before)
+    np.testing.assert_array_equal(archive.load(rows), before)

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -34,10 +35,10 @@ def code_grids(splits=COUNTS, variants=2):
     )
 
 
-def assert_same(found, expected):
+def assert_same(actual, expected):
     """Equal to the last bit, with equal types."""
     for field in dataclasses.fields(expected):
-        one, other = getattr(found, field.name), getattr(expected, field.name)
+        one, other = getattr(actual, field.name), getattr(expected, field.name)
         if isinstance(other, dict):
             assert list(one) == list(other)
             for name in other:
@@ -63,7 +64,7 @@ def rewritten(path, drop=(), **changes):
     return path
 
 
-def refusal(path):
+def error_message(path):
     with pytest.raises(InputError) as caught:
         CodeGrids.load(path)
     message = str(caught.value)
@@ -78,7 +79,7 @@ def refusal(path):
 
 @pytest.mark.parametrize("variants", [0, 2])
 @pytest.mark.parametrize("splits", [("train", "validate", "test"), ("train", "test")])
-def test_file_gives_back_what_was_saved(tmp_path, splits, variants):
+def test_round_trip(tmp_path, splits, variants):
     grids = code_grids(splits, variants)
     grids.save(tmp_path / "new" / "code_grids.npz")
     assert_same(CodeGrids.load(tmp_path / "new" / "code_grids.npz"), grids)
@@ -115,14 +116,14 @@ def test_failure_while_saving_leaves_the_earlier_file(path, monkeypatch):
 
 
 def test_absent_file_is_refused(tmp_path):
-    assert "There is no" in refusal(tmp_path / "code_grids.npz")
+    assert "does not exist" in error_message(tmp_path / "code_grids.npz")
 
 
-@pytest.mark.parametrize("share", [0, 0.3, 0.999])
-def test_cut_off_file_is_refused(path, share):
+@pytest.mark.parametrize("fraction", [0, 0.3, 0.999])
+def test_truncated_file_is_refused(path, fraction):
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    assert "cannot be read (" in refusal(path)
+    path.write_bytes(whole[: int(fraction * len(whole))])
+    assert "cannot be read (" in error_message(path)
 
 
 def test_flipped_bits_are_refused(path):
@@ -130,25 +131,40 @@ def test_flipped_bits_are_refused(path):
     codes = code_grids().splits["train"].codes.tobytes()
     whole[whole.index(codes) + 20] ^= 1
     path.write_bytes(whole)
-    assert "cannot be read (Bad CRC-32" in refusal(path)
+    assert "cannot be read (Bad CRC-32" in error_message(path)
 
 
-def test_other_kinds_of_files_are_refused(path):
+def test_files_of_other_formats_are_refused(path):
     path.write_text("codes")
-    assert "cannot be read (" in refusal(path)
+    assert "cannot be read (" in error_message(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    assert "cannot be read (" in refusal(path)
+    assert "cannot be read (" in error_message(path)
     rewritten_with_objects = {"train_slice_ids": np.array([{}] * 7, object)}
     code_grids().save(path)
-    assert "cannot be read (" in refusal(rewritten(path, **rewritten_with_objects))
+    assert "cannot be read (" in error_message(rewritten(path, **rewritten_with_objects))
+
+
+@pytest.mark.parametrize("shape", [f"({2**50},)", f"({2**70},)", "(8, 4, 5)"])
+def test_false_claims_of_a_header_are_refused(path, shape):
+    """The CRC of the entry is right: only the shape in the header of train_codes is changed."""
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    old, new = b"(7, 4, 5), }", shape.encode() + b", }"
+    padding = b" " * (len(new) - len(old))
+    assert old + padding in entries["train_codes.npy"]
+    entries["train_codes.npy"] = entries["train_codes.npy"].replace(old + padding, new)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+    assert "cannot be read (" in error_message(path)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1.0", [1, 1]])
 def test_other_format_versions_are_refused(path, version):
-    message = refusal(rewritten(path, format_version=version))
-    assert f"has format version {np.array(version)}, but this version of brainslices" in message
-    assert "format version None" in refusal(rewritten(path, drop=["format_version"]))
+    message = error_message(rewritten(path, format_version=version))
+    assert f"format_version={np.array(version)}" in message
+    assert "format_version=None" in error_message(rewritten(path, drop=["format_version"]))
 
 
 @pytest.mark.parametrize(
@@ -163,13 +179,13 @@ def test_other_format_versions_are_refused(path, version):
     ],
 )
 def test_missing_keys_are_named(path, keys):
-    assert f"lacks {', '.join(sorted(keys))}. " in refusal(rewritten(path, drop=keys))
+    assert f"lacks {', '.join(sorted(keys))}. " in error_message(rewritten(path, drop=keys))
 
 
 @pytest.mark.parametrize("key", ["num_embeddings", "grid_shape", "image_shape"])
 @pytest.mark.parametrize("value", ["many", [1, 2, 3]])
-def test_facts_of_another_kind_are_refused(path, key, value):
-    assert "is damaged (" in refusal(rewritten(path, **{key: value}))
+def test_metadata_of_another_type_are_refused(path, key, value):
+    assert "is corrupt: " in error_message(rewritten(path, **{key: value}))
 
 
 @pytest.mark.parametrize("key", ["test_codes", "train_variants"])
@@ -179,27 +195,26 @@ def test_codes_outside_the_codebook_are_refused(path, key):
     codes[..., -1, -1] = NUM_EMBEDDINGS - 1
     CodeGrids.load(rewritten(path, **{key: codes}))
     codes[-1, ..., -1, -1] = NUM_EMBEDDINGS
-    message = refusal(rewritten(path, **{key: codes}))
-    assert f"{key} has a code 600, but num_embeddings is 600" in message
+    message = error_message(rewritten(path, **{key: codes}))
+    assert f"`{key}` must be under num_embeddings=600. Received: code 600" in message
 
 
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [
-        ("test_codes", np.zeros((2, 5, 4), "uint16"), "uint16 (2, 5, 4), expected uint16 and"),
-        ("test_codes", np.zeros((2, 4, 5), "int64"), "int64 (2, 4, 5), expected uint16 and (4, 5)"),
-        ("test_codes", np.uint16(0), "uint16 (), expected uint16 and (4, 5) of each"),
-        ("test_codes", np.zeros((3, 4, 5), "uint16"), "has shape (2,), but test_codes (3, 4, 5)"),
-        ("grid_shape", (5, 4), "expected uint16 and (7, 5, 4) of each"),
-        ("train_variants", np.zeros((2, 6, 4, 5), "uint16"), "expected uint16 and (7, 4, 5)"),
-        ("train_variants", np.zeros((7, 4, 5), "uint16"), "expected uint16 and (7, 4, 5)"),
-        ("train_subjects", np.array(["a"]), "train_subjects has shape (1,), but train_codes (7"),
-        ("validate_positions", np.zeros((3, 1)), "validate_positions has shape (3, 1), but"),
+        ("test_codes", np.zeros((2, 5, 4), "uint16"), "uint16 (2, 5, 4)"),
+        ("test_codes", np.zeros((2, 4, 5), "int64"), "int64 (2, 4, 5)"),
+        ("test_codes", np.uint16(0), "uint16 ()"),
+        ("test_codes", np.zeros((3, 4, 5), "uint16"), "`test_slice_ids` must have shape (3,)"),
+        ("grid_shape", (5, 4), "(n, 7, 5, 4)"),
+        ("train_variants", np.zeros((2, 6, 4, 5), "uint16"), "(n, 7, 4, 5)"),
+        ("train_variants", np.zeros((7, 4, 5), "uint16"), "(n, 7, 4, 5)"),
+        ("train_subjects", np.array(["a"]), "(1,)"),
+        ("validate_positions", np.zeros((3, 1)), "(3, 1)"),
     ],
 )
 def test_shapes_that_disagree_are_refused(path, key, value, fault):
-    message = refusal(rewritten(path, **{key: value}))
-    assert "contradicts itself: " in message
+    message = error_message(rewritten(path, **{key: value}))
     assert fault in message
 
 
@@ -209,8 +224,8 @@ def test_shapes_that_disagree_are_refused(path, key, value, fault):
 def test_entropy_is_that_of_the_definition():
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 9, (50, *GRID)) ** 2
-    shares = [np.mean(codes == code) for code in range(100)]
-    expected = -sum(share * math.log(share) for share in shares if share)
+    frequencies = [np.mean(codes == code) for code in range(100)]
+    expected = -sum(frequency * math.log(frequency) for frequency in frequencies if frequency)
     assert entropy(codes, 100) == pytest.approx(expected)
     each = [entropy(codes[:, row, col], 100) for row in range(4) for col in range(5)]
     assert entropy_by_position(codes, 100) == pytest.approx(np.mean(each))
@@ -222,8 +237,7 @@ def test_entropy_of_one_code_is_0_and_of_all_alike_the_logarithm():
     assert entropy(np.full((8, 2, 2), 3, "uint16"), 16) == 0
 
 
-def test_a_known_place_saves_what_it_tells():
-    """Each place has a code of its own: nothing is left once the place is known."""
+def test_a_code_that_its_grid_position_determines_has_no_entropy_given_it():
     codes = np.broadcast_to(np.arange(20).reshape(GRID), (11, *GRID))
     assert entropy(codes, 20) == pytest.approx(math.log(20))
     assert entropy_by_position(codes, 20) == 0

@@ -9,7 +9,7 @@ from brainslices.data.images import read_image
 from brainslices.errors import InputError
 
 
-def test_grey_pictures_are_read_as_they_are(tmp_path):
+def test_greyscale_images_are_read_unchanged(tmp_path):
     for suffix in (".png", ".bmp", ".tif"):
         np.testing.assert_array_equal(read_image(save_image(tmp_path / f"a{suffix}")), GREY)
     jpeg = read_image(save_image(tmp_path / "a.jpg"))
@@ -17,22 +17,22 @@ def test_grey_pictures_are_read_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
-def test_pictures_of_plain_meaning_are_converted(tmp_path, mode):
+def test_unambiguous_images_are_converted(tmp_path, mode):
     np.testing.assert_array_equal(read_image(save_image(tmp_path / "a.png", mode=mode)), GREY)
 
 
 def test_two_values_become_black_and_white(tmp_path):
-    picture = read_image(save_image(tmp_path / "a.png", GREY > 60))
-    np.testing.assert_array_equal(picture, np.where(GREY > 60, 255, 0))
+    image = read_image(save_image(tmp_path / "a.png", GREY > 60))
+    np.testing.assert_array_equal(image, np.where(GREY > 60, 255, 0))
 
 
 @pytest.mark.parametrize("factor", [1, 257])
-def test_sixteen_bits_that_are_eight_are_converted(tmp_path, factor):
+def test_sixteen_bits_that_hold_eight_are_converted(tmp_path, factor):
     for suffix in (".png", ".tif"):
         path = save_image(tmp_path / f"a{suffix}", GREY.astype(np.uint16) * factor)
-        picture = read_image(path)
-        assert picture.dtype == np.uint8
-        np.testing.assert_array_equal(picture, GREY)
+        image = read_image(path)
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, GREY)
 
 
 def coloured():
@@ -48,42 +48,42 @@ def transparent():
 @pytest.mark.parametrize(
     ("pixels", "mode", "reason"),
     [
-        (coloured(), None, "mode RGB, and its colours are no greys"),
-        (coloured(), "P", "mode P, and its colours are no greys"),
-        (transparent(), None, "mode LA, and it is partly transparent"),
-        (GREY.astype(np.uint16) * 100, None, "mode I;16, and its values reach from 0 to 11900"),
+        (coloured(), None, "mode RGB "),
+        (coloured(), "P", "mode P "),
+        (transparent(), None, "mode LA "),
+        (GREY.astype(np.uint16) * 100, None, "values from 0 to 11900"),
     ],
 )
-def test_pictures_of_doubtful_meaning_are_refused(tmp_path, pixels, mode, reason):
+def test_ambiguous_images_are_refused(tmp_path, pixels, mode, reason):
     path = save_image(tmp_path / "odd.png", pixels, mode)
-    with pytest.raises(InputError, match=r"odd\.png must be an 8-bit grey.*" + re.escape(reason)):
+    with pytest.raises(InputError, match=r"odd\.png.*" + re.escape(reason)):
         read_image(path)
 
 
-def test_floats_and_several_pages_are_refused(tmp_path):
-    with pytest.raises(InputError, match="mode F, and its values are no integers"):
+def test_floats_and_several_frames_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"float\.tif.*mode F"):
         read_image(save_image(tmp_path / "float.tif", GREY.astype(np.float32)))
     pages = [Image.fromarray(GREY), Image.fromarray(GREY)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(InputError, match=r"pages\.tif holds 2 pictures"):
+    with pytest.raises(InputError, match=r"pages\.tif holds 2"):
         read_image(tmp_path / "pages.tif")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
-def test_damaged_pictures_are_refused_wherever_they_are_cut(tmp_path, suffix):
+def test_truncated_images_are_refused(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     path = save_image(tmp_path / f"cut{suffix}", noise)
     whole = path.read_bytes()
     for keep in (0, 1, 7, 30, 60, len(whole) // 2, len(whole) - 100):
         path.write_bytes(whole[:keep])
         reason = "the file is empty" if keep == 0 else ".+"
-        with pytest.raises(InputError, match=rf"cut{suffix} is no readable picture \({reason}\)"):
+        with pytest.raises(InputError, match=rf"cut{suffix} is not a readable image \({reason}\)"):
             read_image(path)
 
 
 def test_missing_file_and_text_are_refused(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("text")
     for name in ("text.png", "absent.png"):
-        with pytest.raises(InputError, match=f"{name} is no readable picture"):
+        with pytest.raises(InputError, match=f"{name} is not a readable image"):
             read_image(tmp_path / name)

@@ -1,4 +1,4 @@
-"""How samples are measured: each figure against a reference, a property or real slices."""
+"""Scores of samples: each against a reference, a property or real slices."""
 
 import numpy as np
 import pytest
@@ -11,21 +11,20 @@ from brainslices.data.phantom import phantom_slices
 from brainslices.errors import InputError
 from brainslices.evaluation.frechet import features, frechet_distance
 from brainslices.evaluation.generation_metrics import (
+    check_comparable,
     evaluate_samples,
-    foreground_area,
     foreground_area_difference,
     intensity_quantile_difference,
-    intensity_quantiles,
-    matched_rows,
 )
 from brainslices.evaluation.image_metrics import reconstruction_scores
+from brainslices.evaluation.matching import match_rows, sample_pairs
 from brainslices.evaluation.ms_ssim import ms_ssim, pairwise_ms_ssim
 from brainslices.evaluation.nearest import nearest_train
 
 
 @pytest.fixture(scope="module")
 def heads():
-    """Two phantom slices of one level, float32 of shape (2, 176, 176)."""
+    """Two phantom slices at one position, float32 of shape (2, 176, 176)."""
     slices = [phantom_slices(subject, np.array([0.5]), (176, 176), seed=0) for subject in range(2)]
     return np.concatenate(slices).astype("float32") / 255
 
@@ -66,27 +65,31 @@ def test_ms_ssim_of_one_scale_is_ssim(heads):
     )
 
 
-def test_ms_ssim_of_too_small_pictures_is_refused():
-    with pytest.raises(InputError, match=r"at least 11 pixels.*Received: \(10, 40\) and \(10, 40"):
+def test_ms_ssim_of_too_small_images_is_refused():
+    with pytest.raises(
+        InputError, match=r"`first` and `second`.*Received: \(10, 40\) and \(10, 40"
+    ):
         ms_ssim(np.zeros((10, 40)), np.zeros((10, 40)))
 
 
-def test_pairs_are_of_one_level_and_of_two_subjects(heads):
-    images = np.concatenate([heads, heads])
+def test_pairs_are_at_one_position_and_of_two_subjects(heads):
     positions = [0.5, 0.5 + 1 / 64, 0.9, 0.1]
-    assert pairwise_ms_ssim(images, positions) == pytest.approx(ms_ssim(*heads))
+    np.testing.assert_array_equal(sample_pairs(positions), [[0, 1]])
     subjects = ["a", "a", "b", "c"]
-    alike = pairwise_ms_ssim(images, [0.5, 0.2, 0.5, 0.2], subjects)
-    assert alike == pytest.approx(1)
-    with pytest.raises(InputError, match="4 slices without such a pair"):
-        pairwise_ms_ssim(images, positions, subjects)
+    pairs = sample_pairs([0.5, 0.2, 0.5, 0.2], subjects)
+    assert sorted(map(tuple, pairs)) == [(0, 2), (1, 3)]
+    with pytest.raises(InputError, match="Received: 4 slices"):
+        sample_pairs(positions, subjects)
+    images = np.concatenate([heads, heads])
+    assert pairwise_ms_ssim(images, [[0, 1]]) == pytest.approx(ms_ssim(*heads))
+    assert pairwise_ms_ssim(images, pairs) == pytest.approx(1)
 
 
-def test_few_pairs_are_drawn_by_seed(phantom_archive):
-    images = split_images(phantom_archive, "train")
-    same = np.zeros(len(images))
-    drawn = [pairwise_ms_ssim(images, same, pairs=5, seed=seed) for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
+def test_few_pairs_are_sampled_by_seed():
+    few = [sample_pairs(np.zeros(40), count=5, seed=seed) for seed in (0, 0, 1)]
+    assert {pairs.shape for pairs in few} == {(5, 2)}
+    np.testing.assert_array_equal(few[0], few[1])
+    assert (few[0] != few[2]).any()
 
 
 def test_nearest_training_slice_is_that_of_brute_force(phantom_archive):
@@ -103,14 +106,14 @@ def test_nearest_training_slice_is_that_of_brute_force(phantom_archive):
     assert (rows.dtype, scores.dtype) == ("int64", "float64")
 
 
-def test_learnt_by_heart_is_found(phantom_archive):
+def test_memorised_slices_are_found(phantom_archive):
     train = phantom_archive.indices("train")[[3, 17, 30]]
     rows, scores = nearest_train(phantom_archive.load(train)[..., 0], phantom_archive, candidates=1)
     np.testing.assert_array_equal(rows, train)
     np.testing.assert_allclose(scores, 1)
 
 
-def test_nearest_of_bright_and_black_pictures(phantom_archive):
+def test_nearest_of_bright_and_black_images(phantom_archive):
     images = np.stack([np.zeros((64, 64)), np.ones((64, 64))]).astype("float32")
     rows, scores = nearest_train(images, phantom_archive, candidates=40)
     for image, row, score in zip(images, rows, scores, strict=True):
@@ -118,8 +121,8 @@ def test_nearest_of_bright_and_black_pictures(phantom_archive):
         assert score == pytest.approx(reported, abs=1e-9)
 
 
-def test_pictures_of_another_size_are_refused(phantom_archive):
-    with pytest.raises(InputError, match=r"\(n, 64, 64\).*Received: shape \(2, 32, 64\)"):
+def test_images_of_another_size_are_refused(phantom_archive):
+    with pytest.raises(InputError, match=r"`images`.*shape \(2, 32, 64\)"):
         nearest_train(np.zeros((2, 32, 64), "float32"), phantom_archive)
 
 
@@ -136,14 +139,14 @@ def test_features_are_fixed_and_see_layout_and_texture(phantom_archive):
     assert np.abs(sharper - plain)[:, 24:34].max() > 0.1
 
 
-def test_features_of_small_pictures_are_refused():
-    with pytest.raises(InputError, match=r"at least 64 pixels.*Received: shape \(2, 63, 70\)"):
+def test_features_of_small_images_are_refused():
+    with pytest.raises(InputError, match=r"`images`.*shape \(2, 63, 70\)"):
         features(np.zeros((2, 63, 70)))
 
 
 def test_frechet_distance_of_diagonal_gaussians():
     generator = np.random.default_rng(0)
-    # Whitened, so that the sample moments are exactly those wanted.
+    # Whitened, so that the sample moments are exactly the given ones.
     white = np.linalg.qr(generator.standard_normal((400, 6)))[0]
     white -= white.mean(axis=0)
     white = white @ np.linalg.inv(np.linalg.cholesky(np.cov(white, rowvar=False))).T
@@ -170,17 +173,17 @@ def test_frechet_distance_of_few_rows_is_finite_and_zero_for_equal_sets():
     few = np.random.default_rng(2).standard_normal((3, 64))
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(few, few + 1) == pytest.approx(64, abs=1e-5)
-    with pytest.raises(InputError, match=r"n at least 2.*Received: shapes \(1, 64\) and \(3, 64"):
+    with pytest.raises(InputError, match=r"`first` and `second`.*shapes \(1, 64\) and \(3, 64"):
         frechet_distance(few[:1], few)
 
 
-def test_area_and_quantiles_of_a_known_picture():
-    images = np.zeros((2, 10, 10), "float32")
-    images[0, :5] = np.linspace(0.5, 1, 50).reshape(5, 10)
-    np.testing.assert_allclose(foreground_area(images), [0.5, 0])
-    quantiles = intensity_quantiles(images)
-    np.testing.assert_allclose(quantiles[0], np.linspace(0.525, 0.975, 19), atol=1e-6)
-    assert np.isnan(quantiles[1]).all()
+def test_quantiles_of_a_known_image():
+    first, second = np.zeros((2, 1, 10, 10), "float32")
+    first[0, :5] = np.linspace(0.5, 1, 50).reshape(5, 10)
+    second[0, :2] = 0.5
+    # The quantiles of 0.5 .. 1 are 0.525 .. 0.975.
+    assert intensity_quantile_difference(first, second) == pytest.approx(0.25)
+    assert foreground_area_difference(first, second) == pytest.approx(0.3)
 
 
 def test_differences_of_sets():
@@ -194,48 +197,48 @@ def test_differences_of_sets():
     assert np.isnan(intensity_quantile_difference(first, np.zeros((1, 10, 10))))
 
 
-def test_matched_rows_are_of_the_level_and_of_subjects_in_turn(phantom_archive):
-    rows = matched_rows(phantom_archive, "train", [3 / 7] * 5 + [0.55] * 5, seed=3)
+def test_matched_rows_are_at_the_position_and_rotate_over_subjects(phantom_archive):
+    rows = match_rows(phantom_archive, "train", [3 / 7] * 5 + [0.55] * 5, seed=3)
     records = [phantom_archive.index[row] for row in rows]
     assert [record.position for record in records] == pytest.approx([3 / 7] * 5 + [4 / 7] * 5)
     assert len({record.subject for record in records[:5]}) == 5
     assert len({record.subject for record in records[5:]}) == 5
     np.testing.assert_array_equal(
-        rows, matched_rows(phantom_archive, "train", [3 / 7] * 5 + [0.55] * 5, seed=3)
+        rows, match_rows(phantom_archive, "train", [3 / 7] * 5 + [0.55] * 5, seed=3)
     )
-    spread = matched_rows(phantom_archive, "train", np.arange(5) / 7)
+    spread = match_rows(phantom_archive, "train", np.arange(5) / 7)
     assert len({phantom_archive.index[row].subject for row in spread}) == 5
 
 
-def test_matched_rows_repeat_only_when_the_level_is_used_up(phantom_archive):
-    rows = matched_rows(phantom_archive, "train", [0.0] * 10)
+def test_matched_rows_repeat_only_when_the_position_is_exhausted(phantom_archive):
+    rows = match_rows(phantom_archive, "train", [0.0] * 10)
     assert sorted(np.unique(rows, return_counts=True)[1]) == [2] * 5
 
 
 @pytest.fixture(scope="module")
 def measured(phantom_archive):
-    """The test slices, taken for samples."""
+    """The scores of the test slices, used as samples."""
     rows = phantom_archive.indices("test")
     images = np.repeat(phantom_archive.load(rows)[..., 0], 2, axis=0)
     positions = np.repeat([phantom_archive.index[row].position for row in rows], 2)
     return images, positions, evaluate_samples(images, positions, phantom_archive)
 
 
-def test_real_slices_taken_for_samples_measure_as_real(measured, phantom_archive):
-    _, _, figures = measured
-    rows, scores = figures["nearest"]
-    assert len(rows) == len(scores) == figures["samples"] == 16
-    assert figures["nearest_train_ssim"] == pytest.approx(figures["nearest_train_ssim_real"])
-    assert figures["nearest_train_ssim"] == pytest.approx(scores.mean())
-    assert figures["frechet_distance"] == pytest.approx(0, abs=1e-6)
-    assert figures["foreground_area_difference"] == 0
-    assert figures["frechet_distance_real"] > 0
+def test_real_slices_used_as_samples_score_as_real(measured, phantom_archive):
+    _, _, scores = measured
+    rows, nearest_scores = scores["nearest"]
+    assert len(rows) == len(nearest_scores) == scores["samples"] == 16
+    assert scores["nearest_train_ssim"] == pytest.approx(scores["nearest_train_ssim_real"])
+    assert scores["nearest_train_ssim"] == pytest.approx(nearest_scores.mean())
+    assert scores["frechet_distance"] == pytest.approx(0, abs=1e-6)
+    assert scores["foreground_area_difference"] == 0
+    assert scores["frechet_distance_real"] > 0
     # Each is there twice: no diversity at all.
-    assert figures["pairwise_ms_ssim"] == pytest.approx(1)
-    assert figures["pairwise_ms_ssim_real"] < 0.99
+    assert scores["pairwise_ms_ssim"] == pytest.approx(1)
+    assert scores["pairwise_ms_ssim_real"] < 0.99
 
 
-def test_every_figure_has_its_baseline(measured):
+def test_every_score_has_its_baseline(measured):
     names = {
         "pairwise_ms_ssim",
         "nearest_train_ssim",
@@ -243,50 +246,54 @@ def test_every_figure_has_its_baseline(measured):
         "foreground_area_difference",
         "intensity_quantile_difference",
     }
-    figures = measured[2]
-    assert set(figures) == names | {f"{name}_real" for name in names} | {"samples", "nearest"}
-    assert all(np.isfinite(figures[name]) for name in figures if name != "nearest")
+    scores = measured[2]
+    assert set(scores) == names | {f"{name}_real" for name in names} | {"samples", "nearest"}
+    assert all(np.isfinite(scores[name]) for name in scores if name != "nearest")
 
 
-def test_training_slices_taken_for_samples_are_found_out(phantom_archive):
+def test_memorised_training_slices_are_detected(phantom_archive):
     positions = np.repeat(np.arange(8) / 7, 2)
-    rows = matched_rows(phantom_archive, "train", positions)
+    rows = match_rows(phantom_archive, "train", positions)
     images = phantom_archive.load(rows)[..., 0]
-    figures = evaluate_samples(images, positions, phantom_archive)
-    assert figures["nearest_train_ssim"] == pytest.approx(1)
-    assert figures["nearest_train_ssim_real"] < 0.95
-    np.testing.assert_array_equal(figures["nearest"][0], rows)
+    scores = evaluate_samples(images, positions, phantom_archive)
+    assert scores["nearest_train_ssim"] == pytest.approx(1)
+    assert scores["nearest_train_ssim_real"] < 0.95
+    np.testing.assert_array_equal(scores["nearest"][0], rows)
 
 
-def test_what_cannot_be_measured_is_refused(measured, phantom_archive, tmp_path):
+def test_samples_that_cannot_be_scored_are_refused(measured, phantom_archive, tmp_path):
     images, positions, _ = measured
-    with pytest.raises(InputError, match="from 2 on.*1 pictures and positions of shape"):
+    with pytest.raises(InputError, match="`positions`.*Received: 1"):
         evaluate_samples(images[:1], positions[:1], phantom_archive)
-    with pytest.raises(InputError, match="8 slices without such a pair"):
+    with pytest.raises(InputError, match="Received: 8 slices"):
         evaluate_samples(images[::2], positions[::2], phantom_archive)
+    with pytest.raises(InputError, match="Received: 8 slices"):
+        check_comparable(positions[::2], phantom_archive)
+    with pytest.raises(InputError, match="3 positions for 16 images"):
+        evaluate_samples(images, positions[:3], phantom_archive)
     pixels = np.rint(images * 255).astype("uint8")
     slices = [
         (SliceRecord(f"s{k}", "one", "train", float(positions[k]), "phantom"), pixels[k])
         for k in range(16)
     ]
     lone = write_archive(tmp_path / "lone", slices, intensity_rule="phantom")
-    with pytest.raises(InputError, match="no slices in its split 'test'"):
+    with pytest.raises(InputError, match="'test'"):
         evaluate_samples(images, positions, lone)
 
 
 @pytest.mark.real_data
-def test_features_order_real_slices_sensibly(oasis_pngs):
+def test_features_order_real_slices_by_distortion(oasis_pngs):
     from PIL import Image
 
-    def pictures(split):
+    def images_of(split):
         files = sorted((oasis_pngs / f"keras_png_slices_{split}").glob("*.png"))
         chosen = np.linspace(0, len(files) - 1, 128).astype(int)
         return np.stack([np.asarray(Image.open(files[k]), "float32") / 255 for k in chosen])
 
-    train, test = pictures("train"), pictures("test")
-    described = features(test)
+    train, test = images_of("train"), images_of("test")
+    test_features = features(test)
     blurred = np.stack([gaussian_filter(image, 1.5) for image in test])
     nonsense = np.random.default_rng(0).random(test.shape, "float32")
     sets = (train, blurred, with_noise(test, 0.05), nonsense)
-    distances = [frechet_distance(features(images), described) for images in sets]
+    distances = [frechet_distance(features(images), test_features) for images in sets]
     assert distances == sorted(distances)

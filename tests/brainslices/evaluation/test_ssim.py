@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD
 from brainslices.errors import InputError
-from brainslices.evaluation import ssim as device_ssim
+from brainslices.evaluation import ssim as batched_ssim
 from brainslices.evaluation.ssim import ssim, ssim_foreground, ssim_map
 
 TOLERANCE = 1e-4
@@ -57,8 +57,8 @@ def stacked(rows, cols):
 
 @pytest.fixture(params=["matrices", "shifts"])
 def window_mean(request, monkeypatch):
-    """Both ways of averaging over the window: a CPU's and a GPU's."""
-    monkeypatch.setattr(device_ssim, "_runs_on_cpu", lambda: request.param == "matrices")
+    """Both implementations of the window mean: for a CPU and for a GPU."""
+    monkeypatch.setattr(batched_ssim, "_runs_on_cpu", lambda: request.param == "matrices")
 
 
 @pytest.mark.usefixtures("window_mean")
@@ -77,12 +77,12 @@ def test_map_and_means_agree_with_scikit_image(size):
         assert foregrounds[k] == pytest.approx(full[mask].mean(), abs=TOLERANCE), name
 
 
-def test_equal_pictures_score_exactly_one():
+def test_equal_images_score_exactly_one():
     originals, _ = stacked(40, 30)
     np.testing.assert_array_equal(ops.convert_to_numpy(ssim_map(originals, originals)), 1.0)
 
 
-def test_similarity_is_symmetric_and_bounded():
+def test_ssim_is_symmetric_and_bounded():
     originals, others = stacked(40, 30)
     forth = ops.convert_to_numpy(ssim_map(originals, others))
     back = ops.convert_to_numpy(ssim_map(others, originals))
@@ -91,13 +91,13 @@ def test_similarity_is_symmetric_and_bounded():
     assert forth.min() >= -1.0
 
 
-def test_picture_without_foreground_scores_zero():
+def test_image_without_foreground_scores_zero():
     black = np.zeros((2, 16, 16, 1), "float32")
     np.testing.assert_array_equal(ops.convert_to_numpy(ssim_foreground(black, black + 0.5)), 0.0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_pictures_are_judged_in_float32(dtype):
+def test_half_precision_images_are_scored_in_float32(dtype):
     originals, others = (ops.cast(x, dtype) for x in stacked(40, 30))
     scores = ssim_map(originals, others)
     exact = ssim_map(ops.cast(originals, "float32"), ops.cast(others, "float32"))
@@ -121,7 +121,7 @@ def gradient(function, originals, others):
     if keras.backend.backend() == "jax":
         import jax
 
-        slope = jax.grad(lambda x: ops.sum(function(originals, x)))(jax.numpy.asarray(others))
+        gradients = jax.grad(lambda x: ops.sum(function(originals, x)))(jax.numpy.asarray(others))
     else:
         import tensorflow as tf
 
@@ -129,14 +129,14 @@ def gradient(function, originals, others):
         with tf.GradientTape() as tape:
             tape.watch(others)
             total = ops.sum(function(originals, others))
-        slope = tape.gradient(total, others)
-    return ops.convert_to_numpy(slope)
+        gradients = tape.gradient(total, others)
+    return ops.convert_to_numpy(gradients)
 
 
 @pytest.mark.usefixtures("window_mean")
 @pytest.mark.parametrize("function", [ssim, ssim_foreground])
 @pytest.mark.parametrize("levels", [(0, 0), (0, 1), (1, 1), (0.3, 0.3), (0.3, 0.7), (1, 0)])
-def test_gradients_are_finite_on_flat_pictures(function, levels):
+def test_gradients_are_finite_on_flat_images(function, levels):
     first, second = (np.full((2, 24, 20, 1), level, "float32") for level in levels)
     assert np.isfinite(gradient(function, first, second)).all()
 
@@ -147,15 +147,15 @@ def test_gradient_agrees_with_finite_differences(function):
     rng = np.random.default_rng(3)
     original = disc(30, 26, rng).astype("float32")
     other = gaussian(original, 1.0).astype("float32") + 0.05
-    slope = gradient(function, original[None, ..., None], other[None, ..., None])[0, ..., 0]
+    gradients = gradient(function, original[None, ..., None], other[None, ..., None])[0, ..., 0]
     direction = rng.normal(size=other.shape) * 1e-4
 
-    def score(picture):
-        mean, full = reference(original, picture)
+    def score(image):
+        mean, full = reference(original, image)
         return mean if function is ssim else full[original > FOREGROUND_THRESHOLD].mean()
 
     rise = (score(other + direction) - score(other - direction)) / 2
-    assert (slope * direction).sum() == pytest.approx(rise, rel=1e-2)
+    assert (gradients * direction).sum() == pytest.approx(rise, rel=1e-2)
 
 
 def test_climbing_the_gradient_raises_the_score():
@@ -181,10 +181,13 @@ def test_sizes_unknown_while_tracing():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((2, 16, 16), (2, 16, 16)), r"`originals` must have .* Received: shape \(2, 16, 16\)"),
-        (((2, 16, 16, 1), (2, 16, 16, 3)), r"`reconstructions` must have .* \(2, 16, 16, 3\)"),
-        (((2, 10, 16, 1), (2, 10, 16, 1)), r"at least 11 pixels .* \(2, 10, 16, 1\)"),
-        (((2, 16, 16, 1), (2, 16, 17, 1)), r"one shape.*\(2, 16, 16, 1\) and \(2, 16, 17, 1\)"),
+        (((2, 16, 16), (2, 16, 16)), r"`originals`.*shape \(2, 16, 16\)"),
+        (((2, 16, 16, 1), (2, 16, 16, 3)), r"`reconstructions`.* \(2, 16, 16, 3\)"),
+        (((2, 10, 16, 1), (2, 10, 16, 1)), r"`originals`.* \(2, 10, 16, 1\)"),
+        (
+            ((2, 16, 16, 1), (2, 16, 17, 1)),
+            r"`reconstructions`.*\(2, 16, 16, 1\) and \(2, 16, 17, 1\)",
+        ),
     ],
 )
 def test_wrong_shapes_are_refused(shapes, message):

@@ -1,0 +1,34 @@
+"""Strict reading of CSV files."""
+
+import csv
+from pathlib import Path
+
+from brainslices.types import PathLike
+
+__all__ = ["read_rows"]
+
+
+def read_rows(path: PathLike) -> dict[int, dict[str, str]]:
+    """Read the rows of a CSV file with a header.
+
+    Returns:
+        Line number -> column -> cell. Empty lines are skipped.
+
+    Raises:
+        ValueError: if the file is not UTF-8, a quote is not closed, a column occurs twice, or a
+            row has more or fewer cells than the header.
+        OSError: if the file cannot be read.
+    """
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+    columns = lines[0][1] if lines else []
+    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+        raise ValueError(f"the header must name each column once. Received: {repeated}")
+    for line, cells in lines:
+        if len(cells) != len(columns):
+            raise ValueError(f"line {line} must have {len(columns)} cells. Received: {cells}")
+    return {line: dict(zip(columns, cells, strict=True)) for line, cells in lines[1:]}

@@ -1,0 +1,92 @@
+"""The tables of a reconstruction: a CSV row for each slice, and a summary for the terminal."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from brainslices.data.archive import SliceRecord
+from brainslices.evaluation.image_metrics import SCORES
+from brainslices.tables import format_table
+
+__all__ = ["reconstruction_summary", "write_slice_scores"]
+
+ROWS = {
+    "mean training image": "floor_mean_image",
+    "black image": "floor_black",
+    "AVIF": "codec_avif",
+    "JPEG 2000": "codec_jpeg2000",
+}
+
+
+def write_slice_scores(
+    path: Path,
+    records: Sequence[SliceRecord],
+    scores: Mapping[str, np.ndarray],
+    floors: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Write a CSV file with the scores of each slice and its floors.
+
+    Args:
+        path: The file to write.
+        records: The slices.
+        scores: As `brainslices.evaluation.image_metrics.score_slices` returns them.
+        floors: As `brainslices.evaluation.image_metrics.floor_scores` returns them.
+    """
+    columns = dict(scores)
+    for name, floor in floors.items():
+        columns |= {f"{name}_{key}": floor[key] for key in ("ssim", "ssim_foreground")}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["slice_id", "subject", "split", "position", *columns])
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        for record, row in zip(records, values, strict=True):
+            writer.writerow([record.slice_id, record.subject, record.split, record.position, *row])
+
+
+def reconstruction_summary(metrics: Mapping) -> str:
+    """Format the metrics of a reconstruction as a text table with notes on how to read it.
+
+    Args:
+        metrics: As `vqvae.evaluate.reconstruct` returns them.
+    """
+    rows = [
+        ("", "ssim", "ssim_foreground", "PSNR in dB", "bits per pixel"),
+        _score_row("model", metrics, metrics["bits_per_pixel_raw"]),
+    ]
+    for title, key in ROWS.items():
+        if key in metrics:
+            rows.append(_score_row(title, metrics[key], metrics[key].get("bits_per_pixel")))
+    lines = [
+        format_table(rows),
+        "",
+        f"codebook usage {metrics['codebook_usage']:.1%} of {metrics['num_embeddings']} codes, "
+        f"perplexity {metrics['perplexity']:.1f}",
+        f"{metrics['split'] or 'all images'}: {metrics['subjects']} subjects, "
+        f"{metrics['slices']} slices; [95 % interval by subject]",
+        *(f"note: {note}" for note in _notes(metrics)),
+    ]
+    return "\n".join(lines)
+
+
+def _score_row(title, scores, rate):
+    cells = []
+    for name in SCORES:
+        digits = 2 if name == "psnr_db" else 4
+        mean, low, high = (f"{scores[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
+        cells.append(f"{mean} [{low}, {high}]")
+    return (title, *cells, None if rate is None else f"{rate:.4f}")
+
+
+def _notes(metrics) -> Iterator[str]:
+    if metrics["archive_hash"] is None:
+        yield "images from a folder: whether the model was trained on them is unknown."
+    elif metrics["archive_hash"] != metrics["training_archive_hash"]:
+        yield "not the archive the run was trained on: whether they share subjects is unknown."
+    elif metrics["split"] == "train":
+        yield "the model was trained on these slices: no measure of unseen brains."
+    elif metrics["split"] == "validate":
+        yield "the best epoch was chosen by these slices: the scores are slightly too good."
+    if metrics["subjects"] == 1:
+        yield "only one subject: the intervals carry no information."

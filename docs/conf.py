@@ -1,0 +1,64 @@
+"""Configuration of the documentation site: `python -m sphinx -W -b html docs docs/_build/html`."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Both autodoc and the notebooks' kernel import the packages of this clone, installed or not.
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+project = "brainslices"
+author = "the brainslices authors"
+copyright = author  # noqa: A001 - the name that Sphinx reads
+html_title = "brainslices"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "images/README.md"]
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["brainslices.css"]
+html_theme_options = {"sidebar_hide_name": False}
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+# Progress lines and the backends' log messages.
+nb_output_stderr = "remove"
+
+# Docstrings write code in single backticks.
+default_role = "code"
+autodoc_member_order = "bysource"
+# Keras and TensorFlow Probability write Markdown.
+autodoc_inherit_docstrings = False
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {"members": True}
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Call arguments", "params_style"), ("Reference", "References")]
+
+
+def escape_markup(app, what, name, obj, options, lines):
+    """Keep |z| and *args in docstrings literal: outside of backticks they are no markup."""
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith(">>>"):
+            lines[number] = re.sub(r"(`[^`]*`)|([|*])", lambda m: m[1] or "\\" + m[2], line)
+
+
+def setup(app):
+    # Before napoleon (500), which adds markup of its own.
+    app.connect("autodoc-process-docstring", escape_markup, priority=400)

@@ -1,0 +1,257 @@
+"""Novel brain slices from a trained prior and the decoder of its codes."""
+
+import importlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from brainslices.errors import InputError
+from brainslices.runs.run import Run
+from brainslices.types import PathLike
+from pixelcnn.config import SamplingConfig
+from pixelcnn.generate import Samples, decode_batches, spread_positions
+from pixelcnn.inpainting import inpaint_codes, most_likely_position
+from pixelcnn.model import PixelCNN
+from pixelcnn.provenance import Provenance, load_provenance
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
+
+__all__ = ["SlicePrior"]
+
+
+class SlicePrior:
+    """A prior over brain slices: a `PixelCNN` over codes, and the decoder of these codes.
+
+    Use `from_run` to load a trained one.
+
+    Args:
+        model: a built `PixelCNN`.
+        decoder: an object with `decode_codes(codes)`, which returns images in [0, 1]; such as a
+            `VQVAE`. `inpaint` also needs its `inpainting(image, hidden)`, `log_prob` its
+            `encode_to_codes(images)`.
+        provenance: positions of the training slices and metadata of the prior.
+
+    Example:
+        >>> prior = SlicePrior.from_run("runs/prior")  # doctest: +SKIP
+        >>> images = prior.sample(16, position=0.5, temperature=0.9, seed=0)  # doctest: +SKIP
+        >>> images.shape  # doctest: +SKIP
+        (16, 256, 256, 1)
+        >>> inpainted = prior.inpaint(images[0], count=4)  # doctest: +SKIP
+        >>> nats = -prior.log_prob(images, 0.5)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: PixelCNN, decoder: Any, provenance: Provenance):
+        self.model, self.decoder, self.provenance = model, decoder, provenance
+        self._sampler: Sampler | None = None
+
+    @classmethod
+    def from_run(cls, run: PathLike, decoder: Any = None) -> "SlicePrior":
+        """Load the best epoch of a trained prior.
+
+        Args:
+            run: the run folder of `train_pixelcnn.py`.
+            decoder: the VQ-VAE whose codes the prior models: a loaded model, or its run folder if
+                that was moved. None loads it from the run folder that the prior's run names.
+
+        Raises:
+            InputError: if one of the runs cannot be used, or the decoder comes from another run
+                than the one that encoded the prior's training data.
+        """
+        run = Run(run)
+        model = PixelCNN.from_run(run)
+        if decoder is None or isinstance(decoder, str | os.PathLike):
+            provenance = load_provenance(run, vqvae=decoder)
+            decoder = _load_vqvae(provenance.run)
+        else:
+            provenance = load_provenance(run, decoder=decoder)
+        return cls(model, decoder, provenance)
+
+    def sample(
+        self,
+        count: int,
+        position: float | Sequence[float] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+    ) -> np.ndarray:
+        """Sample novel slices, the same as `scripts/sample.py` with the same arguments.
+
+        Args:
+            count: number of slices.
+            position: slice position from 0 (lowest) to 1 (highest), or several that the slices
+                take in turn; None spreads the slices evenly over the trained range.
+            temperature: divides the logits of the prior.
+            top_k: sample each code from the k most likely codes; None for all.
+            top_p: sample each code from the fewest most likely codes that reach this total
+                probability; None for all.
+            seed: a sample depends on the seed, its index and its position only.
+            batch_size: slices sampled at a time.
+
+        Returns:
+            float32 array of shape (count, rows, cols, 1), in [0, 1], ordered by position.
+
+        Raises:
+            InputError: if an argument is out of its range.
+        """
+        positions = _as_tuple(position)
+        sampling = SamplingConfig(count, positions, temperature, top_k, top_p, seed, batch_size)
+        return _images(self.samples(sampling))
+
+    def samples(self, sampling: SamplingConfig, per_position: int = 1) -> Samples:
+        """Sample as `sample` does, but lazily; return the codes and log-probabilities too.
+
+        Args:
+            sampling: number, positions and options of the slices.
+            per_position: least number of slices at a position, if `sampling` names no positions.
+        """
+        positions = spread_positions(
+            sampling.count, self.provenance.positions, sampling.position, per_position
+        )
+        batches = self._get_sampler(sampling).batches(positions, sampling.seed, sampling.batch_size)
+        batches = decode_batches(batches, self.decoder.decode_codes)
+        return Samples(batches, positions, self._metadata(sampling))
+
+    def inpaint(
+        self,
+        image: np.ndarray,
+        hidden: tuple[int, int, int, int] | None = None,
+        position: float | None = None,
+        count: int = 1,
+        seed: int = 0,
+        **options: Any,
+    ) -> np.ndarray:
+        """Inpaint the hidden part of an image.
+
+        Args:
+            image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1).
+            hidden: (top, left, rows, cols) of the hidden part, in pixels; None for the lower half.
+            position: slice position; None estimates it by maximum likelihood.
+            count: number of inpainted images.
+            seed: seed of the samples.
+            **options: `temperature`, `top_k`, `top_p` and `batch_size` of `sample`.
+
+        Returns:
+            float32 array of shape (count, rows, cols, 1), in [0, 1]: the image outside of the
+            hidden part.
+
+        Raises:
+            InputError: if an argument is out of its range, or the decoder cannot encode.
+        """
+        sampling = SamplingConfig(count, _as_tuple(position), seed=seed, **options)
+        return _images(self.inpainted(image, hidden, sampling))
+
+    def inpainted(
+        self,
+        image: np.ndarray,
+        hidden: tuple[int, int, int, int] | None,
+        sampling: SamplingConfig,
+    ) -> Samples:
+        """Inpaint as `inpaint` does; return the codes and log-probabilities too.
+
+        Args:
+            image: as for `inpaint`.
+            hidden: as for `inpaint`.
+            sampling: number, position and options of the inpainted images.
+        """
+        if len(sampling.position) > 1:
+            raise InputError(
+                "`position` must be a single slice position, or none, to inpaint an image. "
+                f"Received: position={sampling.position}."
+            )
+        _check_decoder(self.decoder, "inpainting")
+        task, sampler = self.decoder.inpainting(image, hidden), self._get_sampler(sampling)
+        observed, noise = task.observed_codes(MASKED), (sampling.seed, sampling.batch_size)
+        position = sampling.position or (
+            most_likely_position(sampler, observed, self.provenance.train_positions, *noise),
+        )
+        positions = spread_positions(sampling.count, self.provenance.positions, position)
+        batch = inpaint_codes(sampler, observed, position[0], sampling.count, *noise)
+        metadata = self._metadata(sampling)
+        metadata |= {"hidden": task.hidden, "position": float(positions[0])}
+        return Samples(decode_batches([batch], task.decode), positions, metadata, task.image)
+
+    def log_prob(self, images: np.ndarray, position: float | Sequence[float]) -> np.ndarray:
+        """Compute the log-probability of the codes of slices.
+
+        Args:
+            images: float array of shape (n, rows, cols, 1), in [0, 1].
+            position: slice position in [0, 1], of all slices or of each.
+
+        Returns:
+            float32 array of shape (n,), nats per slice.
+
+        Raises:
+            InputError: if the images or positions are out of their range, or the decoder cannot
+                encode.
+        """
+        _check_decoder(self.decoder, "encode_to_codes")
+        images, positions = _check_slices(images, position)
+        starts = range(0, len(images), BATCH_SIZE)
+        batches = [slice(start, start + BATCH_SIZE) for start in starts]
+        return np.concatenate([self._log_prob(images[rows], positions[rows]) for rows in batches])
+
+    def _log_prob(self, images, positions):
+        codes = self.decoder.encode_to_codes(images)
+        return np.asarray(self.model.log_prob(codes, positions)).sum(axis=(1, 2))
+
+    def _get_sampler(self, sampling):
+        """Return the sampler of some options; the last one is reused, since it is compiled."""
+        limits = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
+        if self._sampler is None or self._sampler.limits != limits:
+            self._sampler = Sampler(self.model, **limits)
+        return self._sampler
+
+    def _metadata(self, sampling):
+        names = ("seed", "temperature", "top_k", "top_p")
+        return {name: getattr(sampling, name) for name in names} | self.provenance.metadata
+
+
+def _load_vqvae(run):
+    # `vqvae` and this package do not import each other.
+    vqvae = importlib.import_module("vqvae")
+    # In float32: half-precision codes would depend on the device and the batch.
+    return vqvae.VQVAE.from_run(run, "float32")
+
+
+def _as_tuple(position):
+    if position is None:
+        return ()
+    return tuple(float(value) for value in np.atleast_1d(position))
+
+
+def _check_slices(images, position):
+    """Return the images as float32, and a position for each."""
+    images, positions = np.asarray(images, "float32"), np.asarray(position, "float32")
+    if images.ndim != 4 or images.shape[-1] != 1 or not len(images):
+        raise InputError(
+            "`images` must have shape (n, rows, cols, 1) with n at least 1. "
+            f"Received: images.shape={images.shape}."
+        )
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise InputError(
+            "`images` must be in [0, 1]; divide 8-bit images by 255. "
+            f"Received: values from {images.min():g} to {images.max():g}."
+        )
+    if positions.shape not in ((), (len(images),)):
+        raise InputError(
+            "`position` must be one number, or one for each image. "
+            f"Received: position.shape={positions.shape} for {len(images)} images."
+        )
+    if not (positions.min() >= 0 and positions.max() <= 1):
+        raise InputError(f"`position` must be in [0, 1]. Received: position={position}.")
+    return images, np.broadcast_to(positions, len(images))
+
+
+def _images(samples):
+    return np.concatenate([batch["images"] for batch in samples.batches])
+
+
+def _check_decoder(decoder, method):
+    if not hasattr(decoder, method):
+        raise InputError(
+            f"`decoder` must have a method `{method}`, as a VQVAE has. "
+            f"Received: a {type(decoder).__name__}."
+        )

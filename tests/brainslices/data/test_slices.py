@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from helpers import GREY, save_image
+from volume_helpers import head, save_volume
+
+from brainslices.data.archive import SliceRecord
+from brainslices.data.archive_writer import write_archive
+from brainslices.data.slices import open_slices
+from brainslices.errors import InputError
+
+
+@pytest.fixture
+def archive(tmp_path):
+    def pairs():
+        for number, split in enumerate(("train", "train", "test", "test")):
+            record = SliceRecord(f"id_{number}", f"{split}_{number}", split, 0.5, f"{number}.png")
+            yield record, GREY + number
+
+    return write_archive(tmp_path / "archive", pairs(), intensity_rule="unchanged")
+
+
+def save_images(folder, *names):
+    for name in names:
+        save_image(folder / f"{name}.png")
+    return folder
+
+
+def test_split_of_an_archive_is_a_sequence_of_floats(archive):
+    slices = open_slices(archive.path)
+    assert (len(slices), slices.split, slices.subjects) == (2, "test", ["test_2", "test_3"])
+    assert slices.archive_hash == archive.content_hash
+    for row, image in enumerate(slices):
+        assert image.dtype == np.float32
+        np.testing.assert_array_equal(image, (GREY + row + 2) / np.float32(255))
+    assert open_slices(archive.path, "train").subjects == ["train_0", "train_1"]
+
+
+def test_folder_without_splits_has_all_images(tmp_path):
+    folder = save_images(tmp_path, "case_002_slice_0", "case_001_slice_4", "case_001_slice_2")
+    slices = open_slices(folder)
+    assert (slices.split, slices.archive_hash) == (None, None)
+    assert [(r.subject, r.split, r.position) for r in slices.records] == [
+        ("case_001", "", 0.5),
+        ("case_001", "", 1),
+        ("case_002", "", 0),
+    ]
+    np.testing.assert_array_equal(slices.read(0), GREY)
+    with pytest.raises(InputError, match="`split`.*split='test'"):
+        open_slices(folder, "test")
+
+
+def test_sub_folders_are_splits(tmp_path):
+    folder = save_images(tmp_path, "png_train/case_001_slice_0", "png_test/case_002_slice_0")
+    assert (open_slices(folder).split, open_slices(folder).subjects) == ("test", ["case_002"])
+    assert open_slices(folder, "train").subjects == ["case_001"]
+    with pytest.raises(InputError, match="`split`.*: test, train. Received: split='validate'"):
+        open_slices(folder, "val")
+
+
+def test_single_image_is_a_dataset(tmp_path):
+    slices = open_slices(save_image(tmp_path / "case_001_slice_3.png"))
+    assert [record.position for record in slices.records] == [1]
+    np.testing.assert_array_equal(slices.read(0), GREY)
+
+
+def test_volumes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="prepare_data"):
+        open_slices(save_volume(tmp_path / "head.nii", head()))

@@ -1,0 +1,107 @@
+"""Each hook into Keras: the behaviour that it changes, and that Keras still calls it."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from helpers import tiny_training, values
+from training_runs import NumberedArchive, compiled_model
+
+from brainslices.training import compat
+from brainslices.training.compat import Adam, LossScaleOptimizer, averaged_variables, sync_variables
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+IMAGES = NumberedArchive().load(np.arange(8))
+
+
+def applied(optimizer, gradients=(3.0, 4.0)):
+    """Apply a gradient to a variable of zeros: the variable."""
+    variable = keras.Variable(np.zeros(len(gradients), "float32"))
+    optimizer.apply([keras.ops.convert_to_tensor(gradients)], [variable])
+    return variable
+
+
+def spy(monkeypatch, cls, name):
+    """Count the calls of a method."""
+    calls, method = [], getattr(cls, name)
+
+    def counted(self, *arguments):
+        calls.append(arguments)
+        return method(self, *arguments)
+
+    monkeypatch.setattr(cls, name, counted)
+    return calls
+
+
+def test_keras_still_calls_what_is_overridden(monkeypatch):
+    names = ("_clip_gradients", "finalize_variable_values")
+    adam = [spy(monkeypatch, Adam, name) for name in names]
+    scale = spy(monkeypatch, LossScaleOptimizer, "check_finite")
+    keras.config.set_dtype_policy("mixed_float16")
+    model = compiled_model(tiny_training(average=0.5, gradient_clip=1.0))
+    assert isinstance(model.optimizer, LossScaleOptimizer)
+    model.fit(IMAGES, batch_size=8, verbose=0)
+    assert all(adam)
+    assert scale
+
+
+def test_end_of_fit_leaves_the_weights_alone():
+    variable = keras.Variable([0.0])
+    for cls, kept in ((keras.optimizers.Adam, False), (Adam, True)):
+        optimizer = cls(use_ema=True, ema_momentum=0.5)
+        optimizer.build([variable])
+        variable.assign([5.0])
+        optimizer.finalize_variable_values([variable])
+        assert (float(variable[0]) == 5) is kept, "no longer needed if Keras keeps the weights"
+
+
+def test_clipping_uses_the_norm_of_the_whole_batch(monkeypatch):
+    clipped = []
+    monkeypatch.setattr(
+        keras.optimizers.Adam, "_clip_gradients", lambda self, grads: clipped.append(grads) or grads
+    )
+    monkeypatch.setattr(compat, "replica_count", lambda: 2)
+    monkeypatch.setattr(compat, "all_reduce_sum", lambda grads: [grad * 10 for grad in grads])
+    result = Adam(global_clipnorm=1.0)._clip_gradients([np.array([1.0])])
+    assert (clipped[0][0], result[0]) == (10, 5)
+
+
+def test_average_follows_the_documented_recurrence():
+    """Keras reads `ema_momentum` in each step, and stores the averages under a private name."""
+    optimizer = Adam(learning_rate=0.5, use_ema=True, ema_momentum=0.5)
+    variable = keras.Variable([0.0])
+    expected = None
+    for step in range(4):
+        optimizer.apply([keras.ops.convert_to_tensor([1.0])], [variable])
+        weight, momentum = float(variable[0]), min(0.5, (1 + step) / (10 + step))
+        expected = weight if step == 0 else momentum * expected + (1 - momentum) * weight
+    (average,) = optimizer._model_variables_moving_average
+    np.testing.assert_allclose(float(average[0]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_averages_are_those_of_the_trainable_variables(policy):
+    keras.config.set_dtype_policy(policy)
+    assert averaged_variables(compiled_model(tiny_training(average=0.0))) is None
+    model = compiled_model(tiny_training(average=0.5))
+    shapes = [variable.shape for variable in model.trainable_variables]
+    assert [average.shape for average in averaged_variables(model)] == shapes
+
+
+@pytest.mark.parametrize(("overflow", "finite"), [(0.0, True), (1.0, False)])
+def test_overflow_on_another_replica_skips_the_step(monkeypatch, overflow, finite):
+    monkeypatch.setattr(compat, "all_reduce_sum", lambda value: value + overflow)
+    optimizer = LossScaleOptimizer(Adam(), initial_scale=1.0)
+    assert (np.asarray(applied(optimizer)) != 0).all() == finite
+
+
+def test_state_of_jax_is_synchronised_by_its_trainer():
+    source = Path(keras.__file__).parent / "src" / "backend" / "jax" / "trainer.py"
+    assert "def jax_state_sync(self):" in source.read_text()
+    model = compiled_model(tiny_training())
+    before = values(model.weights)
+    sync_variables(model)
+    for one, other in zip(before, values(model.weights), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,184 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_prior import CODES, GRID, tiny_pixelcnn
+
+from brainslices.errors import InputError
+from brainslices.runs.run import Run
+from pixelcnn import SlicePrior
+from pixelcnn.config import SamplingConfig
+from pixelcnn.provenance import Provenance
+from pixelcnn.sampling import Sampler
+from vqvae.model import VQVAE
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+POSITIONS = np.float32([0.2, 0.5, 0.8])
+BLOCK = np.ones((2, 2), "float32")
+
+
+class BlockDecoder:
+    """Codes as blocks of 2 x 2 pixels."""
+
+    def decode_codes(self, codes):
+        return np.kron(codes, BLOCK)[..., None] / np.float32(CODES - 1)
+
+    def encode_to_codes(self, images):
+        return np.rint(images[:, ::2, ::2, 0] * (CODES - 1)).astype("int32")
+
+    def inpainting(self, image, hidden):
+        """The rows of `hidden` are masked."""
+        codes = self.encode_to_codes(image.reshape(1, *image.shape[:2], 1))[0]
+
+        def observed_codes(masked):
+            observed = codes.copy()
+            observed[hidden[0] // 2 : (hidden[0] + hidden[2]) // 2] = masked
+            return observed
+
+        decode, image = self.decode_codes, image.reshape(image.shape[:2])
+        return SimpleNamespace(
+            observed_codes=observed_codes, decode=decode, image=image, hidden=hidden
+        )
+
+
+@pytest.fixture(scope="module")
+def prior():
+    model = tiny_pixelcnn(layers=1, attention_layers=1)
+    return SlicePrior(
+        model, BlockDecoder(), Provenance(Run("none"), POSITIONS, {"prior_hash": "a"})
+    )
+
+
+def test_samples_are_the_decoded_codes_of_the_sampler(prior):
+    images = prior.sample(5, seed=3, batch_size=4)
+    assert (images.shape, images.dtype) == ((5, 8, 10, 1), np.float32)
+    positions = np.linspace(0.2, 0.8, 5, dtype="float32")
+    batches = Sampler(prior.model).batches(positions, 3, 4)
+    codes = np.concatenate([batch["codes"] for batch in batches])
+    np.testing.assert_array_equal(prior.decoder.encode_to_codes(images), codes)
+    np.testing.assert_array_equal(prior.sample(5, seed=3, batch_size=5), images)
+    assert (prior.sample(5, seed=4, batch_size=5) != images).any()
+
+
+def test_samples_carry_positions_and_metadata(prior):
+    samples = prior.samples(SamplingConfig(3, (0.75, 0.25), batch_size=5))
+    np.testing.assert_array_equal(samples.positions, np.float32([0.25, 0.75, 0.75]))
+    limits = {"seed": 0, "temperature": 1.0, "top_k": None, "top_p": None}
+    assert samples.metadata == {**limits, "prior_hash": "a"}
+    (batch,) = samples.batches
+    assert set(batch) == {"codes", "log_prob", "images"}
+
+
+@pytest.mark.parametrize(
+    "position", [0.5, np.float32(0.5), [0.5], (0.5,), np.array([0.5])], ids=repr
+)
+def test_position_is_a_number_or_a_sequence(prior, position):
+    samples = prior.sample(5, position=position)
+    np.testing.assert_array_equal(samples, prior.sample(5, position=[0.5, 0.5]))
+
+
+def test_small_temperature_and_top_1_give_the_most_likely_codes(prior):
+    images = prior.sample(5, position=0.5, temperature=1e-8)
+    np.testing.assert_array_equal(images, prior.sample(5, position=0.5, top_k=1))
+    codes = prior.decoder.encode_to_codes(images)
+    assert (codes == codes[0]).all()
+    logits = np.asarray(prior.model({"codes": codes, "position": np.full(5, 0.5, "float32")}))
+    np.testing.assert_array_equal(codes, logits.argmax(axis=-1))
+
+
+def test_inpainting_changes_the_masked_codes_only(prior):
+    image = prior.sample(1, position=0.5)[0]
+    inpainted = prior.inpaint(image, hidden=(4, 0, 4, 10), position=0.5, count=5, seed=1)
+    assert inpainted.shape == (5, 8, 10, 1)
+    np.testing.assert_array_equal(inpainted[:, :4], np.broadcast_to(image[:4], (5, 4, 10, 1)))
+    assert len(np.unique(inpainted.reshape(5, -1), axis=0)) > 1
+    again = prior.inpaint(image, hidden=(4, 0, 4, 10), position=0.5, count=5, seed=1)
+    np.testing.assert_array_equal(inpainted, again)
+
+
+def test_inpainting_estimates_the_position(prior):
+    image = prior.sample(1, position=0.5)[0]
+    samples = prior.inpainted(image, (4, 0, 4, 10), SamplingConfig(2))
+    assert samples.positions[0] == samples.positions[1]
+    assert samples.metadata["position"] in POSITIONS
+    assert samples.metadata["hidden"] == (4, 0, 4, 10)
+    np.testing.assert_array_equal(samples.original, image[..., 0])
+
+
+def test_log_prob_is_the_sum_over_the_codes(prior):
+    codes = np.random.default_rng(0).integers(0, CODES, (19, *GRID), "int32")
+    positions = np.linspace(0, 1, 19, dtype="float32")
+    images = prior.decoder.decode_codes(codes)
+    nats = prior.log_prob(images, positions)
+    assert (nats.shape, nats.dtype) == ((19,), np.float32)
+    expected = np.asarray(prior.model.log_prob(codes, positions)).sum(axis=(1, 2))
+    np.testing.assert_allclose(nats, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        prior.log_prob(images[:2], 0.5), prior.log_prob(images[:2], [0.5, 0.5]), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": 0}, "`count` .* Received: count=0"),
+        ({"count": 1, "position": 0.1}, "`position` .* Received: position=0.1"),
+        ({"count": 1, "seed": -1}, "`seed` .* Received: seed=-1"),
+        ({"count": 1, "batch_size": 0}, "`batch_size` .* Received: batch_size=0"),
+        ({"count": 1, "temperature": 0}, "`temperature` .* Received: temperature=0"),
+        ({"count": 1, "top_k": 8}, "`top_k` .* Received: top_k=8"),
+        ({"count": 1, "top_p": 2}, "`top_p` .* Received: top_p=2"),
+    ],
+    ids=str,
+)
+def test_invalid_sampling_arguments_raise(prior, arguments, message):
+    with pytest.raises(InputError, match=message):
+        prior.sample(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "position", "message"),
+    [
+        (np.zeros((8, 10, 1)), 0.5, r"`images` .* Received: images.shape=\(8, 10, 1\)"),
+        (np.zeros((0, 8, 10, 1)), 0.5, r"`images` .* Received: images.shape=\(0, 8, 10, 1\)"),
+        (np.full((1, 8, 10, 1), 255), 0.5, "`images` .* Received: values from 255 to 255"),
+        (np.full((1, 8, 10, 1), np.nan), 0.5, "`images` .* Received: values from nan to nan"),
+        (np.zeros((1, 8, 10, 1)), [0.5, 0.6], r"`position` .* position.shape=\(2,\)"),
+        (np.zeros((1, 8, 10, 1)), 1.5, "`position` .* Received: position=1.5"),
+    ],
+    ids=str,
+)
+def test_invalid_slices_raise(prior, images, position, message):
+    with pytest.raises(InputError, match=message):
+        prior.log_prob(images, position)
+
+
+def test_a_decoder_that_cannot_encode_still_samples(prior):
+    decoder = SimpleNamespace(decode_codes=prior.decoder.decode_codes)
+    decoding = SlicePrior(prior.model, decoder, prior.provenance)
+    assert decoding.sample(1).shape == (1, 8, 10, 1)
+    with pytest.raises(InputError, match="`decoder` must have a method `encode_to_codes`"):
+        decoding.log_prob(np.zeros((1, 8, 10, 1)), 0.5)
+    with pytest.raises(InputError, match="`decoder` must have a method `inpainting`"):
+        decoding.inpaint(np.zeros((8, 10)))
+    with pytest.raises(InputError, match=r"Received: position=\(0.1, 0.2\)"):
+        decoding.inpainted(np.zeros((8, 10)), None, SamplingConfig(position=(0.1, 0.2)))
+
+
+def test_from_run_loads_the_vqvae_or_takes_the_decoder(linked, tmp_path):
+    prior, vqvae = linked
+    images = SlicePrior.from_run(prior).sample(2, position=0.5, seed=1, batch_size=2)
+    assert images.shape == (2, 64, 64, 1)
+    assert 0 <= images.min() < images.max() <= 1
+    decoder = VQVAE.from_run(vqvae, "float32")
+    moved = vqvae.path.rename(tmp_path / "moved")
+    for given in (moved, str(moved), decoder):
+        loaded = SlicePrior.from_run(prior, decoder=given)
+        assert Path(loaded.provenance.run).name == ("vqvae" if given is decoder else "moved")
+    again = loaded.sample(2, position=0.5, seed=1, batch_size=2)
+    np.testing.assert_array_equal(again, images)
+    decoder.file_hash = "0" * 64
+    with pytest.raises(InputError, match="`decoder` is 000000000000"):
+        SlicePrior.from_run(prior, decoder=decoder)
