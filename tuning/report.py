@@ -167,7 +167,7 @@ def describe_best(result: SearchResult) -> str:
     for size in [*sizes[max(0, index - 1) : index], *sizes[index + 1 : index + 2]]:
         parts.append(f"With {size} codes: {metrics(by_size[size])}, {by_size[size].score:.4f}.")
     if config.objective == "val_rate_distortion":
-        parts.append(f"One bit per pixel weighs as much as {config.rate_weight:g} ssim_foreground.")
+        parts.append(f"One bit per pixel counts as {config.rate_weight:g} of ssim_foreground.")
     else:
         parts.append("The objective ignores the rate, which favours many codes.")
     return " ".join(parts)

@@ -148,8 +148,7 @@ def _parse_fixed(item, dimensions):
 
 
 def _in_range(value, dimension):
-    if not dimension.min_value <= value <= dimension.max_value:
-        return False
-    # keras-tuner's own mapping rounds to the steps of the dimension.
-    rounded = dimension.prob_to_value(dimension.value_to_prob(value))
-    return math.isclose(rounded, value, abs_tol=1e-9)
+    if dimension.step:
+        return any(math.isclose(value, choice, abs_tol=1e-12) for choice in dimension.values)
+    is_allowed = value.is_integer() or not isinstance(dimension, Int)
+    return is_allowed and dimension.min_value <= value <= dimension.max_value
