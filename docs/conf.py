@@ -1,5 +1,6 @@
 """Configuration of the documentation site: `python -m sphinx -W -b html docs docs/_build/html`."""
 
+import inspect
 import os
 import re
 import sys
@@ -33,7 +34,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "cache"
-nb_execution_timeout = 600
+nb_execution_timeout = 1200
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 # Progress lines and the backends' log messages.
@@ -57,8 +58,21 @@ def escape_markup(app, what, name, obj, options, lines):
     for number, line in enumerate(lines):
         if not line.lstrip().startswith(">>>"):
             lines[number] = re.sub(r"(`[^`]*`)|([|*])", lambda m: m[1] or "\\" + m[2], line)
+    if what == "attribute":
+        # In its first line napoleon takes what precedes a colon for the type.
+        lines.insert(0, "")
+
+
+def show_constructor(app, what, name, obj, options, signature, return_annotation):
+    """Show the arguments of Keras classes, whose `__new__` takes anything."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        _, *others = inspect.signature(obj.__init__).parameters.values()
+        plain = [each.replace(annotation=inspect.Parameter.empty) for each in others]
+        return str(inspect.Signature(plain)), return_annotation
+    return None
 
 
 def setup(app):
     # Before napoleon (500), which adds markup of its own.
     app.connect("autodoc-process-docstring", escape_markup, priority=400)
+    app.connect("autodoc-process-signature", show_constructor)
