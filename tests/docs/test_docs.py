@@ -30,8 +30,8 @@ def page_name(page):
 
 def blocks(page, language):
     """Fenced code blocks of a page, with continued lines joined."""
-    found = [text for kind, text in FENCE.findall(page.read_text()) if kind == language]
-    return [text.replace("\\\n", " ") for text in found]
+    code = [text for kind, text in FENCE.findall(page.read_text()) if kind == language]
+    return [text.replace("\\\n", " ") for text in code]
 
 
 def commands(page):
@@ -97,9 +97,9 @@ def known_flags():
     """Flags of all commands, as `--help` lists them."""
     flags = set(OTHER_FLAGS)
     for path in SCRIPTS.values():
-        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
             script_main(path)(["--help"])
-        flags |= set(re.findall(r"--[a-z][a-z0-9-]*", shown.getvalue()))
+        flags |= set(re.findall(r"--[a-z][a-z0-9-]*", output.getvalue()))
     return flags
 
 
