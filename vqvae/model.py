@@ -73,7 +73,7 @@ class VQVAE(keras.Model):
         >>> codes = model.encode_to_codes(images)
         >>> tuple(codes.shape), tuple(model.decode_codes(codes).shape)
         ((5, 8, 8), (5, 40, 32, 1))
-        >>> bool((model.reconstruct(images) == model.decode_codes(codes)).all())
+        >>> np.array_equal(model.reconstruct(images), model.decode_codes(codes))
         True
 
     Reference:

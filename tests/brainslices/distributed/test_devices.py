@@ -32,10 +32,8 @@ class Counted(Batches):
 
 
 def shares(index, **options):
-    batches = [Counted(22, 8, devices=4, **options) for _ in range(2)]
-    for share, batch in enumerate(batches):
-        batch.share, batch.shares = share, 2
-    return [batch[index][0] for batch in batches]
+    shards = [Counted(22, 8, devices=4, shard=(shard, 2), **options) for shard in range(2)]
+    return [batches[index][0] for batches in shards]
 
 
 @pytest.mark.parametrize("step", [0, 1])

@@ -58,12 +58,20 @@ def test_output_folder_that_is_new_empty_or_an_earlier_result(tmp_path):
     folder = tmp_path / "out"
     assert not check_output_dir(folder, ["a.png"], "reconstruction")
     folder.mkdir()
-    (folder / ".lock").touch()
+    (folder / ".DS_Store").touch()
     assert not check_output_dir(folder, ["a.png"], "reconstruction")
     for name in ("metrics.json", "a.png"):
         (folder / name).touch()
     assert check_output_dir(folder, ["metrics.json", "a.png"], "reconstruction")
     assert check_output_dir(folder, None, "reconstruction")
+
+
+def test_hidden_files_are_never_replaced(tmp_path):
+    folder = tmp_path / "out"
+    (folder / ".git").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"\.git"):
+        check_output_dir(folder, ["a.png"], "reconstruction")
+    assert not check_output_dir(folder, None, "search")  # nothing is replaced there
 
 
 def test_output_folder_with_other_files_is_refused(tmp_path):
