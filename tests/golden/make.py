@@ -1,4 +1,4 @@
-"""Writes the frozen runs of this folder anew; see README.md for when that is right.
+"""Write the golden runs of this folder again; README.md says when that is justified.
 
 python tests/golden/make.py
 """
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 from helpers import tiny_config, tiny_model, tiny_prior_config  # noqa: E402
-from test_golden import answers  # noqa: E402
+from test_golden import model_outputs  # noqa: E402
 
 from brainslices.runs.json_files import write_json  # noqa: E402
 from brainslices.runs.provenance import file_hash  # noqa: E402
@@ -26,7 +26,7 @@ PRIOR = {"channels": 6, "attention_heads": 2, "condition_width": 4, "head_width"
 
 
 def fill(variables):
-    """Numbers that no random generator made, few enough to pack well."""
+    """Assign numbers that do not depend on a random generator and compress well."""
     for number, variable in enumerate(variables):
         inputs = max(1, np.prod(variable.shape[:-1]))
         numbers = np.sin(number + np.arange(1, 1 + np.prod(variable.shape)) ** 2)
@@ -34,8 +34,8 @@ def fill(variables):
         variable.assign(numbers.reshape(variable.shape))
 
 
-def write(kind, model, **facts):
-    """A run folder with a model whose archive is packed, for git."""
+def write(kind, model, **provenance):
+    """Write a run folder with a model, its zip file compressed for git."""
     run = Run(HERE / f"{kind}_run")
     run.path.mkdir(exist_ok=True)
     model.save(run.model_path)
@@ -45,8 +45,8 @@ def write(kind, model, **facts):
         for part, content in parts.items():
             packed.writestr(part, content)
     config = dataclasses.asdict(model.config)
-    told = {"format_version": FORMAT_VERSION, "kind": kind, "model": config, "training": {}}
-    write_json(run.config_path, {**told, "archive_hash": "golden", **facts})
+    values = {"format_version": FORMAT_VERSION, "kind": kind, "model": config, "training": {}}
+    write_json(run.config_path, {**values, "archive_hash": "golden", **provenance})
     return run
 
 
@@ -55,19 +55,16 @@ def main():
     fill(vqvae.trainable_variables)
     codebook = np.stack([np.sin(np.arange(8)), np.cos(np.arange(8))], axis=1)
     vqvae.quantizer._assign_codebook(codebook.astype("float32"))
-    written = write("vqvae", vqvae)
+    run = write("vqvae", vqvae)
 
     config = dataclasses.asdict(tiny_prior_config(**PRIOR))
     prior = PixelCNN(vqvae.code_grid_shape, tiny_config(**VQVAE).num_embeddings, **config)
     prior.build()
     fill(prior.trainable_variables)
-    ties = {
-        "vqvae_run": "vqvae_run",
-        "vqvae_hash": file_hash(written.model_path),
-        "positions": [0, 1],
-    }
-    write("pixelcnn", prior, **ties)
-    write_json(HERE / "answers.json", {name: each.tolist() for name, each in answers().items()})
+    vqvae_hash = file_hash(run.model_path)
+    write("pixelcnn", prior, vqvae_run="vqvae_run", vqvae_hash=vqvae_hash, positions=[0, 1])
+    outputs = {name: values.tolist() for name, values in model_outputs().items()}
+    write_json(HERE / "answers.json", outputs)
 
 
 if __name__ == "__main__":
