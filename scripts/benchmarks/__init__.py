@@ -1,3 +1,3 @@
-"""Benchmarks of speed and memory, beside baselines."""
+"""Benchmarks of speed and memory beside baselines; not part of the installed packages."""
 
 __all__ = []

@@ -1,12 +1,12 @@
-"""How speed and memory are measured: side by side, by medians, memory in processes of their own."""
+"""Measurement of speed and memory: interleaved rounds, medians, memory in a process of its own."""
 
 import gc
+import math
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,113 +14,113 @@ from tqdm import tqdm
 
 from brainslices import cli
 from brainslices.errors import InputError
+from brainslices.tables import format_table
 from brainslices.visualization.figures import growth_figure
 
 __all__ = [
-    "PROCESS_STATUS",
-    "PeakMemory",
+    "GIGABYTE",
     "Row",
     "Setting",
-    "interleaved_medians",
     "draw_growth",
-    "empty_memory",
-    "gpu_memory",
+    "format_rows",
+    "idle_memory",
+    "interleaved_medians",
     "measure_all",
-    "table",
-    "timed",
-    "training_rate",
+    "measure_memory",
+    "peak_gpu_memory",
+    "time_call",
 ]
 
 GIGABYTE = 10**9
-PROCESS_STATUS = Path("/proc/self/status")
-SAMPLING_INTERVAL_S = 0.002
+PROCESS_STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Result = TypeVar("Result")
+Measured = TypeVar("Measured", float, tuple[float, ...])
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure.
+    """One measured value.
 
     Args:
         name: what was measured.
         unit: "s", "GB" (10**9 bytes) or a rate, such as "slices/s".
-        ours: this project's figure.
-        peer: what the same costs otherwise, measured in the same run, or None.
-        against: what `peer` is.
-        at_most: bar for `ours`, in its unit, or None.
-        at_least: bar for `ratio`, or None.
-        note: what the figure depends on.
-        curve: what the figure is a point of, such as "train on a slice"; "" for a row by itself.
-        grows: what grows along the curve, such as "training slices".
-        size: how large that is in this row.
+        value: this project's value.
+        baseline: the baseline's value, measured in the same run, or None.
+        baseline_name: what the baseline is.
+        at_most: upper threshold of `value`, in its unit, or None.
+        at_least: lower threshold of `ratio`, or None.
+        note: conditions of the measurement.
+        curve: title of the curve that the row is a point of; "" for a row that is not drawn.
+        x_label: label of the curve's x axis.
+        x: position of the row on that axis.
     """
 
     name: str
     unit: str
-    ours: float
-    peer: float | None = None
-    against: str = ""
+    value: float
+    baseline: float | None = None
+    baseline_name: str = ""
     at_most: float | None = None
     at_least: float | None = None
     note: str = ""
     curve: str = ""
-    grows: str = ""
-    size: int = 0
+    x_label: str = ""
+    x: int = 0
 
     @property
     def ratio(self) -> float | None:
-        """How many times better `ours` is than `peer`: above 1 is faster, or smaller."""
-        if self.peer is None:
+        """How many times better `value` is than `baseline`: above 1 is faster, or smaller."""
+        if self.baseline is None:
             return None
-        return self.ours / self.peer if self.unit.endswith("/s") else self.peer / self.ours
+        is_rate = self.unit.endswith("/s")
+        return self.value / self.baseline if is_rate else self.baseline / self.value
 
     @property
-    def bar(self) -> str:
-        """The bar in words, empty without one."""
+    def threshold(self) -> str:
+        """The threshold as text, empty without one."""
         if self.at_most is not None:
             return f"<= {self.at_most:g} {self.unit}"
         return "" if self.at_least is None else f">= {self.at_least:g}x"
 
     @property
-    def met(self) -> bool | None:
-        """Whether the bar is met; None without one."""
+    def is_met(self) -> bool | None:
+        """Whether the threshold is met; None without one."""
         if self.at_most is not None:
-            return self.ours <= self.at_most
+            return self.value <= self.at_most
         return None if self.at_least is None else self.ratio >= self.at_least
 
     def as_dict(self) -> dict:
-        """Fields, `ratio` and `met`, as JSON takes them."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "ratio": self.ratio, "met": self.met}
+        """Return the fields, `ratio` and `is_met`, for JSON."""
+        return {**asdict(self), "ratio": self.ratio, "is_met": self.is_met}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a measurement may use.
+    """Inputs of every measurement.
 
     Args:
         archive: folder of the slice archive.
         scripts: folder of the commands.
         workspace: empty folder for large temporary files.
-        pictures: folder of pictures to make an archive of, or None.
-        quick: measure too little for stable figures, only to see that it works.
+        source: folder of images to make an archive from, or None.
+        quick: measure too little for stable values, only to check that the benchmark runs.
     """
 
     archive: Path
     scripts: Path
     workspace: Path
-    pictures: Path | None = None
+    source: Path | None = None
     quick: bool = False
 
     @property
     def rounds(self) -> int:
-        """How often each side is measured."""
+        """Rounds of a short measurement."""
         return 1 if self.quick else 5
 
     @property
     def few_rounds(self) -> int:
-        """How often a side is measured that takes long, or a process of its own."""
+        """Rounds of a measurement that is long, or runs in a process of its own."""
         return min(3, self.rounds)
 
 
@@ -130,12 +130,14 @@ Measurement = Callable[[Setting], Iterable[Row]]
 def measure_all(
     measurements: Mapping[str, Measurement], setting: Setting, only: Sequence[str] = ()
 ) -> list[Row]:
-    """Take measurements one after the other, each row shown on stderr as it comes.
+    """Run measurements one after the other and report each row on stderr.
+
+    Rows with the value NaN, which could not be measured here, are left out.
 
     Args:
         measurements: name -> function that yields rows.
-        setting: what they may use.
-        only: names to take alone; all if empty.
+        setting: their inputs.
+        only: names of the measurements to run; all if empty.
 
     Raises:
         InputError: if `only` has an unknown name.
@@ -148,115 +150,95 @@ def measure_all(
     for name in only or measurements:
         tqdm.write(f"measuring: {name}", file=sys.stderr)
         for row in measurements[name](setting):
+            if math.isnan(row.value):
+                continue
             rows.append(row)
-            tqdm.write(f"  {row.name}: {_figure(row.ours)} {row.unit}", file=sys.stderr)
-        gc.collect()  # models and their input pipelines hold each other
+            tqdm.write(f"  {row.name}: {_format_number(row.value)} {row.unit}", file=sys.stderr)
+        gc.collect()  # a model and its input pipeline refer to each other
     return rows
 
 
 def interleaved_medians(
-    sides: Mapping[str, Callable[[], float | Sequence[float]]], rounds: int
-) -> dict[str, tuple[float, ...]]:
-    """Measure several sides in turn, A B A B, so that what else the machine does hits all alike.
+    candidates: Mapping[str, Callable[[], Measured]], rounds: int
+) -> dict[str, Measured]:
+    """Measure several candidates in turn, A B A B, so that other load affects all alike.
 
     Args:
-        sides: name -> function that returns a figure, or several.
+        candidates: name -> function that returns one number, or a tuple of numbers.
         rounds: how often each is called.
 
     Returns:
-        Name -> the median of each of its figures.
+        Name -> median, or tuple of the medians of each number.
+
+    Example:
+        >>> interleaved_medians({"a": lambda: 1.5, "b": lambda: (2.0, 3.0)}, rounds=3)
+        {'a': 1.5, 'b': (2.0, 3.0)}
     """
-    found = {name: [] for name in sides}
+    measured = {name: [] for name in candidates}
     for _ in range(rounds):
-        for name, measure in sides.items():
-            figures = measure()
-            found[name].append(figures if isinstance(figures, Sequence) else (figures,))
-    return {
-        name: tuple(statistics.median(each) for each in zip(*figures, strict=True))
-        for name, figures in found.items()
-    }
+        for name, measure in candidates.items():
+            measured[name].append(measure())
+    return {name: _median(values) for name, values in measured.items()}
 
 
-def timed(function: Callable, *arguments: object) -> float:
-    """Seconds that one call takes."""
+def _median(values):
+    if isinstance(values[0], tuple):
+        return tuple(map(statistics.median, zip(*values, strict=True)))
+    return statistics.median(values)
+
+
+def time_call(function: Callable, *arguments: object) -> float:
+    """Return the seconds that one call takes."""
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
 
 
-def training_rate(setting: Setting, model, data: object, batch_size: int | None = None) -> float:
-    """Slices per second of `fit`, input included, compilation and the first steps not.
+def measure_memory(
+    function: Callable[..., Result], *arguments: object
+) -> tuple[Result, float, float]:
+    """Call a function and measure the resident memory of this process.
+
+    Reads the peak that the kernel records. `resource.getrusage` does not serve: its `ru_maxrss`
+    survives fork and exec, so a new process starts with the peak of its parent.
 
     Args:
-        setting: whether to measure in quick.
-        model: a compiled `keras.Model`.
-        data: an array of pictures, or batches with their own `batch_size`; again and again from
-            the start if they are few.
-        batch_size: slices in a batch of an array, None for batches.
+        function: what to measure; run it in a process of its own.
+        *arguments: of the function.
+
+    Returns:
+        Its result, the peak in GB, and the GB of the peak that were not resident before the call;
+        NaN on other systems than Linux.
     """
-    import keras
-
-    warmup, steps = (1, 2) if setting.quick else (2, 8)
-    times = []
-
-    def stamp(step, logs):
-        stamp.steps += 1
-        if stamp.steps in (warmup, warmup + steps):
-            float(logs["loss"])  # a device may lag behind; the value is there once it is done
-            times.append(time.perf_counter())
-        model.stop_training = stamp.steps == warmup + steps
-
-    stamp.steps = 0
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=stamp)
-    epochs = warmup + steps  # more than enough: the clock stops it
-    model.fit(data, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[clock])
-    return (batch_size or data.batch_size) * steps / (times[1] - times[0])
+    if not PROCESS_STATUS.exists():
+        return function(*arguments), math.nan, math.nan
+    PEAK_RESET.write_text("5")  # resets the peak to the present value
+    before = _resident_memory("VmRSS")
+    result = function(*arguments)
+    peak = _resident_memory("VmHWM")
+    return result, peak, peak - before
 
 
-class PeakMemory:
-    """Context manager: this process's highest memory within the block, in GB, sampled (Linux).
-
-    Attributes:
-        before: `resident` as the block began.
-        resident: highest resident memory.
-        anonymous: highest part of it that the process itself allocated.
-        file_backed: highest part of it that maps files, which the kernel takes back at need.
-    """
-
-    FIELDS = {"resident": "VmRSS", "anonymous": "RssAnon", "file_backed": "RssFile"}
-
-    def __enter__(self):
-        self.resident = self.anonymous = self.file_backed = 0.0
-        self._look()
-        self.before = self.resident
-        self._ended = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *error):
-        self._ended.set()
-        self._watcher.join()
-        self._look()
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """The three peaks by name."""
-        return {name: getattr(self, name) for name in self.FIELDS}
-
-    def _watch(self):
-        while not self._ended.wait(SAMPLING_INTERVAL_S):
-            self._look()
-
-    def _look(self):
-        status = dict(line.split(":", 1) for line in PROCESS_STATUS.read_text().splitlines())
-        for name, key in self.FIELDS.items():
-            now = int(status[key].split()[0]) * 1024 / GIGABYTE
-            setattr(self, name, max(getattr(self, name), now))
+def _resident_memory(key):
+    """Return the present ("VmRSS") or the peak ("VmHWM") resident memory in GB."""
+    status = dict(line.split(":", 1) for line in PROCESS_STATUS.read_text().splitlines())
+    return int(status[key].split()[0]) * 1024 / GIGABYTE
 
 
-def gpu_memory() -> float:
-    """Highest memory of the first GPU that this process has used so far, in GB; 0 without one."""
+def idle_memory() -> float:
+    """Return the peak, in GB, of this process with Keras, its backend and one trivial operation."""
+
+    def run_trivial_operation():
+        with cli.suppress_backend_logs():
+            import keras
+        float(keras.ops.add(keras.ops.ones(()), 1.0))
+
+    _, peak, _ = measure_memory(run_trivial_operation)
+    return peak
+
+
+def peak_gpu_memory() -> float:
+    """Return the highest memory of the first GPU used by this process, in GB; 0 without one."""
     import keras
 
     from brainslices.distributed.devices import gpus
@@ -272,15 +254,6 @@ def gpu_memory() -> float:
     return tf.config.experimental.get_memory_info("GPU:0")["peak"] / GIGABYTE
 
 
-def empty_memory() -> dict[str, float]:
-    """`PeakMemory.parts` of this process with Keras and its backend and one trivial operation."""
-    with cli.suppress_backend_logs():
-        import keras
-    with PeakMemory() as peak:
-        float(keras.ops.add(keras.ops.ones(()), 1.0))
-    return peak.parts
-
-
 def draw_growth(path: Path, rows: Sequence[Row], unit: str) -> None:
     """Draw the curves of one unit, if there are any.
 
@@ -292,32 +265,30 @@ def draw_growth(path: Path, rows: Sequence[Row], unit: str) -> None:
     curves = {}
     for row in rows:
         if row.curve and row.unit == unit:
-            _, sizes, figures = curves.setdefault(row.curve, (row.grows, [], []))
-            sizes.append(row.size)
-            figures.append(row.ours)
+            _, positions, values = curves.setdefault(row.curve, (row.x_label, [], []))
+            positions.append(row.x)
+            values.append(row.value)
     if curves:
         growth_figure(path, curves, unit)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text; below one what its peer is, and its note."""
-    cells, remarks = [("", "ours", "peer", "unit", "ratio", "bar", "")], [""]
+def format_rows(rows: Sequence[Row]) -> str:
+    """Format rows as an aligned table, each followed by its baseline's name and its note."""
+    cells, remarks = [("", "value", "baseline", "unit", "ratio", "threshold", "")], [""]
     for row in rows:
-        verdict = {True: "met", False: "MISSED", None: ""}[row.met]
-        figures = _figure(row.ours), _figure(row.peer), row.unit, _figure(row.ratio, "x")
-        cells.append((row.name, *figures, row.bar, verdict))
-        against = row.against and f"peer: {row.against}"
-        remarks.append("; ".join(filter(None, (against, row.note))))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+        verdict = {True: "met", False: "MISSED", None: ""}[row.is_met]
+        value, baseline = _format_number(row.value), _format_number(row.baseline)
+        ratio = _format_number(row.ratio, "x")
+        cells.append((row.name, value, baseline, row.unit, ratio, row.threshold, verdict))
+        name = row.baseline_name and f"baseline: {row.baseline_name}"
+        remarks.append("; ".join(filter(None, (name, row.note))))
     lines = []
-    for line, remark in zip(cells, remarks, strict=True):
-        padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        lines.append(" ".join(padded).rstrip())
-        lines += [f"    {remark}"] if remark else []
+    for line, remark in zip(format_table(cells).splitlines(), remarks, strict=True):
+        lines += [line, f"    {remark}"] if remark else [line]
     return "\n".join(lines)
 
 
-def _figure(value, suffix=""):
+def _format_number(value, suffix=""):
     if value is None:
         return ""
     return (f"{value:.0f}" if value >= 100 else f"{value:.3g}") + suffix

@@ -1,18 +1,30 @@
-"""What the machine can do at most, which a training's arithmetic is set beside."""
+"""Rates of trainings beside the peak rates of the machine."""
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import keras
 import numpy as np
-from benchmarks.harness import GIGABYTE, Row, Setting, interleaved_medians, timed
+from benchmarks.harness import GIGABYTE, Row, Setting, interleaved_medians, time_call
 from keras import ops
 
+from brainslices.data.batches import Batches
 from brainslices.distributed.devices import gpus
+from brainslices.training.loop import enable_determinism
 from brainslices.training.precision import trainable_policies
 from tuning.workers import call
 
-__all__ = ["MEASUREMENTS", "OPERATIONS_PER_WEIGHT", "matrix_products", "training_rows"]
+__all__ = [
+    "MEASUREMENTS",
+    "OPERATIONS_PER_WEIGHT",
+    "OneBatch",
+    "matrix_multiplication",
+    "measure_fit",
+    "measure_training",
+    "training_rows",
+]
 
 TERA = 10**12
 # Training multiplies and adds with each weight in the forward pass, for the gradient of the layer's
@@ -21,15 +33,15 @@ OPERATIONS_PER_WEIGHT = 3 * 2
 # Sides of the matrices: large enough to keep the device busy, small enough to take little time.
 SIDE, GPU_SIDE, QUICK_SIDE = 2048, 8192, 256
 PRODUCTS, GPU_PRODUCTS = 8, 100
-COPIED, QUICK_COPIED = GIGABYTE, 10**7
+COPIED_BYTES, QUICK_COPIED_BYTES = GIGABYTE, 10**7
 
 
-def matrix_products(policy: str, quick: bool = False) -> Callable[[], float]:
-    """Products of large square matrices, the most that a network's layers can reach.
+def matrix_multiplication(policy: str, quick: bool = False) -> Callable[[], float]:
+    """Prepare products of large square matrices, the peak rate that a network's layers can reach.
 
     Args:
-        policy: name of a Keras dtype policy, in whose compute dtype they are.
-        quick: measure too little for a stable figure.
+        policy: name of a Keras dtype policy, in whose compute dtype the products are.
+        quick: measure too little for a stable value.
 
     Returns:
         Function that measures their TFLOP/s once.
@@ -39,76 +51,148 @@ def matrix_products(policy: str, quick: bool = False) -> Callable[[], float]:
     # On the device before the clock starts.
     matrix = ops.full((1, side, side), 1 / side, "float32")
 
-    def multiply(given):
-        left = right = ops.cast(given, keras.DTypePolicy(policy).compute_dtype)
-        for _ in range(count):  # of ones over the side: the product is the matrix again
+    def multiply(matrix):
+        left = right = ops.cast(matrix, keras.DTypePolicy(policy).compute_dtype)
+        for _ in range(count):  # all elements are 1 / side: the product is the matrix again
             left = ops.matmul(left, right)
         return ops.sum(ops.cast(left, "float32"), axis=(1, 2))
 
     layer = keras.layers.Lambda(multiply, output_shape=(), dtype="float32")
     compute = keras.Sequential([keras.Input((side, side)), layer]).predict_on_batch
     compute(matrix)  # compiled before the clock starts
-    return lambda: count * 2 * side**3 / timed(compute, matrix) / TERA
-
-
-def _copy_rate(quick):
-    """GB/s of a copy in memory, what is read and what is written both counted."""
-    source = np.ones(QUICK_COPIED if quick else COPIED, "uint8")
-    target = np.zeros_like(source)
-    return 2 * source.nbytes / timed(np.copyto, target, source) / GIGABYTE
+    return lambda: count * 2 * side**3 / time_call(compute, matrix) / TERA
 
 
 def measure_machine(setting: Setting) -> Iterator[Row]:
-    """The machine's matrix products in each precision, and its memory."""
+    """Measure matrix products in each precision, and copying in the host's memory."""
     policies = trainable_policies()
-    sides = {policy: matrix_products(policy, setting.quick) for policy in policies}
-    sides["copy"] = partial(_copy_rate, setting.quick)
-    rates = {name: rate for name, (rate,) in interleaved_medians(sides, setting.rounds).items()}
+    source = np.ones(QUICK_COPIED_BYTES if setting.quick else COPIED_BYTES, "uint8")
+    target = np.zeros_like(source)
+
+    def measure_copy():
+        return 2 * source.nbytes / time_call(np.copyto, target, source) / GIGABYTE
+
+    candidates = {policy: matrix_multiplication(policy, setting.quick) for policy in policies}
+    rates = interleaved_medians({**candidates, "copy": measure_copy}, setting.rounds)
     note = "in TensorFloat-32 where TensorFlow has a GPU for it" if gpus() else ""
-    yield Row("products of matrices, float32", "TFLOP/s", rates["float32"], note=note)
+    yield Row("matrix products, float32", "TFLOP/s", rates["float32"], note=note)
     for policy in policies[1:]:
-        name = f"products of matrices, {keras.DTypePolicy(policy).compute_dtype}"
-        yield Row(name, "TFLOP/s", rates[policy], peer=rates["float32"], against="float32")
-    yield Row("copy in the host's memory", "GB/s", rates["copy"], note="read and written")
+        name = f"matrix products, {keras.DTypePolicy(policy).compute_dtype}"
+        yield Row(name, "TFLOP/s", rates[policy], rates["float32"], "float32")
+    yield Row("memory copy", "GB/s", rates["copy"], note="bytes read plus bytes written")
+
+
+class OneBatch(keras.utils.PyDataset):
+    """The first of some batches at every step, loaded once: training without input pipeline.
+
+    Args:
+        batches: the batches; an epoch has as many steps as theirs.
+    """
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        self.batch, self.batch_size, self.steps = batches[0], batches.batch_size, len(batches)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> tuple:
+        return self.batch
+
+
+def measure_training(setting: Setting, model: keras.Model, batches: Batches, plain: bool) -> float:
+    """Return the slices per second of training.
+
+    Call it in a process of its own: op determinism, which a plain `fit` does without, stays on.
+
+    Args:
+        setting: as `measure_fit`.
+        model: compiled as `train` does.
+        batches: its training batches.
+        plain: train by plain `fit` on one batch in memory instead.
+    """
+    if plain:
+        model.compile(keras.optimizers.Adam())
+        return measure_fit(setting, model, OneBatch(batches))
+    enable_determinism()
+    return measure_fit(setting, model, batches)
+
+
+def measure_fit(
+    setting: Setting,
+    model: keras.Model,
+    data: np.ndarray | keras.utils.PyDataset,
+    batch_size: int | None = None,
+) -> float:
+    """Return the slices per second of `fit`, without compilation and the first steps.
+
+    Args:
+        setting: takes fewer steps if `quick`.
+        model: a compiled model.
+        data: an array of images, or batches with their own `batch_size`; repeated if too few.
+        batch_size: slices per batch of an array, None for batches.
+    """
+    warmup, steps = (1, 2) if setting.quick else (2, 8)
+    finished_steps, times = itertools.count(1), []
+
+    def record_time(batch, logs):
+        step = next(finished_steps)
+        if step in (warmup, warmup + steps):
+            float(logs["loss"])  # waits until the device has finished the step
+            times.append(time.perf_counter())
+        model.stop_training = step == warmup + steps
+
+    timer = keras.callbacks.LambdaCallback(on_train_batch_end=record_time)
+    max_epochs = warmup + steps
+    model.fit(data, batch_size=batch_size, epochs=max_epochs, verbose=0, callbacks=[timer])
+    return (batch_size or data.batch_size) * steps / (times[1] - times[0])
 
 
 def training_rows(
-    name: str, setting: Setting, rate: Callable[..., float], operations: float
+    name: str,
+    setting: Setting,
+    measure_rate: Callable[[Setting, str, bool], float],
+    operations: float,
 ) -> Iterator[Row]:
-    """A training in each precision: beside a plain `fit`, and beside the machine's products.
+    """Measure a training in each precision, beside a plain `fit` and beside matrix products.
 
     Args:
         name: what is trained.
-        setting: what may be used.
-        rate: function of a module that takes the setting, a dtype policy, and whether to train by
-            plain `fit` on one batch; it returns slices per second. Called in a process of its own.
-        operations: floating-point operations of training on a slice.
+        setting: the inputs.
+        measure_rate: function of a module that takes the setting, a dtype policy, and whether to
+            train by plain `fit` on one batch; it returns slices per second. Called in a process of
+            its own.
+        operations: floating-point operations of training on one slice.
     """
-    policies, sides = trainable_policies(), {}
-    for policy in policies:
-        sides[policy] = partial(call, rate, setting, policy, False)
-        sides[f"plain {policy}"] = partial(call, rate, setting, policy, True)
-        sides[f"peak {policy}"] = matrix_products(policy, setting.quick)
-    rates = {
-        side: found for side, (found,) in interleaved_medians(sides, setting.few_rounds).items()
+
+    def measure_policy(policy, multiply):
+        rate = call(measure_rate, setting, policy, False)
+        plain_rate = call(measure_rate, setting, policy, True)
+        return rate, plain_rate, multiply()
+
+    candidates = {
+        policy: partial(measure_policy, policy, matrix_multiplication(policy, setting.quick))
+        for policy in trainable_policies()
     }
-    for policy in policies:
+    medians = interleaved_medians(candidates, setting.few_rounds)
+    float32_rate, *_ = medians["float32"]
+    for policy, (rate, plain_rate, peak) in medians.items():
         yield Row(
             f"{name}, {policy}",
             "slices/s",
-            rates[policy],
-            peer=rates[f"plain {policy}"],
-            against="plain `fit`, one batch in memory",
+            rate,
+            plain_rate,
+            "plain `fit`, one batch in memory",
             at_least=0.95,
-            note="" if policy == "float32" else f"{rates[policy] / rates['float32']:.2f}x float32",
+            note="" if policy == "float32" else f"{rate / float32_rate:.2f}x float32",
         )
         yield Row(
             f"{name}, {policy}: arithmetic",
             "TFLOP/s",
-            rates[policy] * operations / TERA,
-            peer=rates[f"peak {policy}"],
-            against="products of large matrices",
-            note=f"{operations / GIGABYTE:.2f} GFLOP a slice",
+            rate * operations / TERA,
+            peak,
+            "products of large matrices",
+            note=f"{operations / GIGABYTE:.2f} GFLOP per slice",
         )
 
 

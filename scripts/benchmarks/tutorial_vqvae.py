@@ -1,15 +1,17 @@
-"""The `seed` network as tutorials commonly write it, only to be measured against."""
+"""The `seed` network as tutorials commonly write it, as a baseline."""
 
 import keras
 from keras import layers, ops
 
-__all__ = ["PlainVQVAE", "one_hot_quantize"]
+from brainslices.types import Tensor
+
+__all__ = ["TutorialVQVAE", "one_hot_quantize"]
 
 CHANNELS, NUM_EMBEDDINGS, EMBEDDING_DIM, COMMITMENT_COST = (32, 64), 128, 16, 0.25
 
 
-def one_hot_quantize(latents, codebook):
-    """Quantise through the whole table of distances and the whole table of one-hot rows.
+def one_hot_quantize(latents: Tensor, codebook: Tensor) -> Tensor:
+    """Quantise through the full matrix of distances and the full matrix of one-hot rows.
 
     Args:
         latents: float32 tensor of shape (n, embedding_dim).
@@ -28,7 +30,7 @@ def one_hot_quantize(latents, codebook):
 
 
 class _OneHotQuantizer(layers.Layer):
-    """Straight-through quantiser with a codebook learned by gradient."""
+    """Straight-through quantiser with a codebook trained by gradient."""
 
     def build(self, input_shape):
         self.codebook = self.add_weight(
@@ -44,15 +46,15 @@ class _OneHotQuantizer(layers.Layer):
         return inputs + ops.stop_gradient(quantized - inputs)
 
 
-class PlainVQVAE(keras.Model):
-    """VQ-VAE of whole pictures: two strided convolutions, one-hot quantiser, their mirror.
+class TutorialVQVAE(keras.Model):
+    """VQ-VAE of whole images: two strided convolutions, one-hot quantiser, mirrored decoder.
 
     Args:
-        variance: float, of the training pictures' intensities.
+        variance: float, variance of the training intensities.
     """
 
-    def __init__(self, variance):
-        super().__init__(name="plain_vqvae")
+    def __init__(self, variance: float):
+        super().__init__(name="tutorial_vqvae")
         self.variance = variance
         strided = {"strides": 2, "padding": "same", "activation": "relu"}
         self.network = keras.Sequential(

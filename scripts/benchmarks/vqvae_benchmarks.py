@@ -1,6 +1,5 @@
-"""Speed and memory of the archive and of stage one; each measurement gives rows of one table."""
+"""Speed and memory of the archive and of the VQ-VAE; each measurement yields rows of one table."""
 
-import contextlib
 import itertools
 import math
 import subprocess
@@ -11,19 +10,22 @@ from functools import partial
 import keras
 import numpy as np
 from benchmarks.harness import (
-    PROCESS_STATUS,
-    PeakMemory,
     Row,
     Setting,
-    empty_memory,
-    gpu_memory,
+    idle_memory,
     interleaved_medians,
-    timed,
-    training_rate,
+    measure_memory,
+    peak_gpu_memory,
+    time_call,
 )
-from benchmarks.one_batch import OneBatch
-from benchmarks.roofline import OPERATIONS_PER_WEIGHT, training_rows
-from benchmarks.tutorial_vqvae import PlainVQVAE, one_hot_quantize
+from benchmarks.roofline import (
+    OPERATIONS_PER_WEIGHT,
+    OneBatch,
+    measure_fit,
+    measure_training,
+    training_rows,
+)
+from benchmarks.tutorial_vqvae import TutorialVQVAE, one_hot_quantize
 from keras import ops
 
 from brainslices.data.archive import SliceArchive
@@ -43,110 +45,112 @@ __all__ = ["MEASUREMENTS"]
 
 LATENTS, LATENT_WIDTH, CODES = 1_000_000, 64, 4096
 QUICK_LATENTS, QUICK_CODES, QUICK_BATCH = 20_000, 512, 8
-# The plain quantiser gets this share of the latents: all of them would take 16 GB a table.
-PLAIN_SHARE = 10
+# The one-hot quantiser gets this share of the latents: all of them would take 16 GB per matrix.
+ONE_HOT_SHARE = 10
 # Growth is measured at these shares of the training slices, and with these codebooks.
 SHARES = (8, 4, 2, 1)
-GROWN_CODES, GROWN_LATENTS = (64, 256, 1024, 4096), 100_000
-SCORED = 64
-PLAIN = "tutorial form, whole float32 pictures in memory"
+CODEBOOK_SIZES, GROWTH_LATENTS = (64, 256, 1024, 4096), 100_000
+SCORED_SLICES = 64
+TUTORIAL = "tutorial form, all float32 images in memory"
 
 
 def measure_start(setting: Setting) -> Iterator[Row]:
-    """Seconds until each command has answered `--help`."""
+    """Measure the seconds until each command has answered `--help`."""
+
+    def time_help(path):
+        command = [sys.executable, path, "--help"]
+        return time_call(partial(subprocess.run, command, check=True, capture_output=True))
+
     commands = sorted(setting.scripts.glob("*.py"))
-    sides = {path.name: partial(timed, _show_help, path) for path in commands}
-    for name, (seconds,) in interleaved_medians(sides, setting.rounds).items():
+    candidates = {path.name: partial(time_help, path) for path in commands}
+    for name, seconds in interleaved_medians(candidates, setting.rounds).items():
         yield Row(f"{name} --help", "s", seconds, at_most=1.0)
 
 
-def _show_help(path):
-    subprocess.run([sys.executable, path, "--help"], check=True, capture_output=True)
-
-
 def measure_archive(setting: Setting) -> Iterator[Row]:
-    """Seconds to make an archive of pictures, and to open one."""
-    if setting.pictures:
-        made = setting.workspace / "archive"
-        wanted = SourceConfig(str(setting.pictures), made, overwrite=True)
-        (seconds,) = interleaved_medians(
-            {"make": partial(timed, make_archive, wanted)}, setting.few_rounds
-        )["make"]
-        note = f"{len(SliceArchive.open(made).index)} pictures"
+    """Measure the seconds to make an archive from images, and to open one."""
+    if setting.source:
+        folder = setting.workspace / "archive"
+        config = SourceConfig(str(setting.source), folder, overwrite=True)
+        make = partial(time_call, make_archive, config)
+        seconds = interleaved_medians({"make": make}, setting.few_rounds)["make"]
+        note = f"{len(SliceArchive.open(folder).index)} images"
         yield Row("make the archive", "s", seconds, at_most=30.0, note=note)
-    (seconds,) = interleaved_medians(
-        {"open": partial(timed, SliceArchive.open, setting.archive)}, setting.rounds
-    )["open"]
+    open_archive = partial(time_call, SliceArchive.open, setting.archive)
+    seconds = interleaved_medians({"open": open_archive}, setting.rounds)["open"]
     note = f"{len(SliceArchive.open(setting.archive).index)} slices"
     yield Row("open the archive", "s", seconds, at_most=0.2, note=note)
 
 
-def measure_memory(setting: Setting) -> Iterator[Row]:
-    """Peak memory of training over that of an empty TensorFlow, each in a process of its own."""
-    if not PROCESS_STATUS.exists():
-        return
-    empty = call(empty_memory)
-    plain = _added(call(_plain_memory, setting), empty)
-    for name, policy in itertools.product(PRESETS, trainable_policies()):
-        ours = _added(call(_training_memory, setting, name, policy), empty)
-        peer = {"peer": plain["resident"], "against": PLAIN} if name == "seed" else {}
-        row = f"memory, train {name}, {policy}"
-        yield Row(row, "GB", ours["resident"], at_most=1.0, note="resident", **peer)
-        yield Row(f"{row}: anonymous", "GB", ours["anonymous"], note="the process's own")
-        note = "pages of archive and libraries, which the kernel takes back at need"
-        yield Row(f"{row}: file-backed", "GB", ours["file_backed"], note=note)
-        if ours["gpu"]:
-            yield Row(f"{row}: GPU", "GB", ours["gpu"], note="of the card's own")
+def measure_training_memory(setting: Setting) -> Iterator[Row]:
+    """Measure the peak memory of training over that of an idle Keras, in separate processes."""
+    idle, tutorial = call(idle_memory), call(_tutorial_memory, setting)
+    for preset, policy in itertools.product(PRESETS, trainable_policies()):
+        peak, gpu = call(_training_memory, setting, preset, policy)
+        baseline = (tutorial - idle, TUTORIAL) if preset == "seed" else ()
+        name = f"memory, train {preset}, {policy}"
+        yield Row(name, "GB", peak - idle, *baseline, at_most=1.0)
+        if gpu:
+            yield Row(f"{name}: GPU", "GB", gpu)
 
 
-def _added(peak, empty):
-    return {part: peak[part] - empty.get(part, 0.0) for part in peak}
+def _training_memory(setting, preset, policy):
+    """Return the peaks of an epoch, which reads every training slice: GB of host and GPU."""
 
-
-def _training_memory(setting, name, policy):
-    enable_determinism()
-    with PeakMemory() as peak:
-        model, batches = _ours(setting, name, policy)
-        # A whole epoch, so that every training slice is read.
+    def train():
+        enable_determinism()
+        model, batches = _prepare_training(setting, preset, policy)
         steps = 2 if setting.quick else batches.steps_per_epoch
         model.fit(batches, steps_per_epoch=steps, verbose=0)
-    return {**peak.parts, "gpu": gpu_memory()}
+
+    _, peak, _ = measure_memory(train)
+    return peak, peak_gpu_memory()
 
 
-def _plain_memory(setting):
-    with PeakMemory() as peak:
-        model, images, batch_size = _plain(setting)
+def _tutorial_memory(setting):
+    def train():
+        model, images, batch_size = _prepare_tutorial(setting)
         model.fit(images, batch_size=batch_size, steps_per_epoch=2, verbose=0)
-    return peak.parts
+
+    _, peak, _ = measure_memory(train)
+    return peak
 
 
 def measure_seed(setting: Setting) -> Iterator[Row]:
-    """Training of the `seed` preset, side by side with the tutorial form of the same network."""
+    """Measure the training of the `seed` preset beside the tutorial form of the same network."""
     auto, reason = resolve_precision("auto", max(PRESETS["seed"].model.channels))
-    sides = {"plain": partial(call, _tutorial_rate, setting)}
-    for label, policy in (("float32", "float32"), ("auto", auto)):
-        sides[label] = partial(call, _rate, setting, policy, False, "seed")
-    rates = {name: rate for name, (rate,) in interleaved_medians(sides, setting.few_rounds).items()}
-    peer = {"peer": rates["plain"], "against": PLAIN, "at_least": 1.5}
-    yield Row("train seed, float32", "slices/s", rates["float32"], **peer)
-    yield Row("train seed, auto", "slices/s", rates["auto"], **peer, note=f"{auto}: {reason}")
+    candidates = {
+        "tutorial": lambda: call(_tutorial_rate, setting),
+        "float32": lambda: call(_training_rate, setting, "float32", False, "seed"),
+        "auto": lambda: call(_training_rate, setting, auto, False, "seed"),
+    }
+    rates = interleaved_medians(candidates, setting.few_rounds)
+    for policy, note in (("float32", ""), ("auto", f"{auto}: {reason}")):
+        baseline = rates["tutorial"], TUTORIAL
+        yield Row(
+            f"train seed, {policy}", "slices/s", rates[policy], *baseline, at_least=1.5, note=note
+        )
 
 
 def measure_default(setting: Setting) -> Iterator[Row]:
-    """Training of the `default` preset in each precision, beside plain `fit` on one batch."""
-    model, batches = _ours(setting, "default", "float32")
-    rows = list(training_rows("train default", setting, _rate, _operations(model)))
+    """Measure the training of the `default` preset in each precision, and its input pipeline."""
+    model, batches = _prepare_training(setting, "default", "float32")
+    rows = list(training_rows("train default", setting, _training_rate, _operations(model)))
     yield from rows
     steps = 2 if setting.quick else 20
-    sides = {"input": partial(_input_rate, batches, steps)}
-    (rate,) = interleaved_medians(sides, setting.few_rounds)["input"]
-    fastest = max(row.ours for row in rows if row.unit == "slices/s")
-    peer = {"peer": fastest, "against": "training, the fastest precision"}
-    yield Row("input path alone", "slices/s", rate, **peer)
+
+    def measure_input():
+        seconds = time_call(lambda: [batches[step] for step in range(steps)])
+        return batches.batch_size * steps / seconds
+
+    rate = interleaved_medians({"input": measure_input}, setting.few_rounds)["input"]
+    fastest = max(row.value for row in rows if row.unit == "slices/s")
+    name = "input pipeline alone"
+    yield Row(name, "slices/s", rate, fastest, "training, the fastest precision")
 
 
 def _operations(model):
-    """Floating-point operations of training on a slice: those of the convolutions."""
+    """Return the floating-point operations of training on one slice: those of the convolutions."""
     weights = 0
     for layer in (*model.encoder.layers, *model.decoder.layers):
         if isinstance(layer, keras.layers.Conv2DTranspose):
@@ -157,190 +161,160 @@ def _operations(model):
 
 
 def measure_evaluation(setting: Setting) -> Iterator[Row]:
-    """Scores and reconstructions, a batch at a time as in training and `reconstruct.py`."""
+    """Measure scores and reconstructions, a batch at a time as in training and `reconstruct.py`."""
     archive = SliceArchive.open(setting.archive)
-    images = archive.load(archive.indices("validate")[: QUICK_BATCH if setting.quick else SCORED])
-    altered = np.clip(images * 0.9 + 0.02, 0, 1).astype("float32")
-    model, _ = _ours(setting, "default", "float32")
-    score = _scorer(images.shape[1:])
-    sides = {
-        "ours": lambda: score.predict_on_batch([images, altered]),
-        "scikit-image": lambda: score_slices(images[..., 0], altered[..., 0]),
+    count = QUICK_BATCH if setting.quick else SCORED_SLICES
+    images = archive.load(archive.indices("validate")[:count])
+    distorted = np.clip(images * 0.9 + 0.02, 0, 1).astype("float32")
+    model, _ = _prepare_training(setting, "default", "float32")
+    scorer = _build_scorer(images.shape[1:])
+    functions = {
+        "score": lambda: scorer.predict_on_batch([images, distorted]),
+        "scikit-image": lambda: score_slices(images[..., 0], distorted[..., 0]),
         "reconstruct": lambda: model.predict_on_batch(images)["reconstruction"],
         "train": lambda: float(model.train_on_batch(images, return_dict=True)["loss"]),
     }
-    for side in sides.values():
-        side()  # compiled before the clock starts
-    timers = {name: partial(timed, side) for name, side in sides.items()}
-    rates = {
-        name: len(images) / seconds
-        for name, (seconds,) in interleaved_medians(timers, setting.rounds).items()
-    }
-    peer = {"peer": rates["scikit-image"], "against": "scikit-image, a slice at a time"}
-    yield Row("score with ssim and ssim_foreground", "slices/s", rates["ours"], **peer)
-    peer = {"peer": rates["train"], "against": "a training step on them"}
-    yield Row("reconstruct, default", "slices/s", rates["reconstruct"], **peer)
+    for function in functions.values():
+        function()  # compiled before the clock starts
+    candidates = {name: partial(time_call, function) for name, function in functions.items()}
+    medians = interleaved_medians(candidates, setting.rounds)
+    rates = {name: len(images) / seconds for name, seconds in medians.items()}
+    baseline = rates["scikit-image"], "scikit-image, a slice at a time"
+    yield Row("score with ssim and ssim_foreground", "slices/s", rates["score"], *baseline)
+    baseline = rates["train"], "a training step on the same slices"
+    yield Row("reconstruct, default", "slices/s", rates["reconstruct"], *baseline)
 
 
-def _scorer(shape):
-    pair = keras.Input(shape), keras.Input(shape)
+def _build_scorer(image_shape):
+    pair = keras.Input(image_shape), keras.Input(image_shape)
     scores = keras.layers.Lambda(
-        lambda both: ops.stack([ssim(*both), ssim_foreground(*both)], axis=-1), output_shape=(2,)
+        lambda images: ops.stack([ssim(*images), ssim_foreground(*images)], axis=-1),
+        output_shape=(2,),
     )
     return keras.Model(pair, scores(pair))
 
 
 def measure_slices(setting: Setting) -> Iterator[Row]:
-    """Time and memory of training `seed` as the archive grows, each in a process of its own."""
-    if not PROCESS_STATUS.exists():
-        return
-    whole = len(SliceArchive.open(setting.archive).indices("train"))
-    first = None
+    """Measure time and memory of training `seed` as the archive grows, in separate processes."""
+    total = len(SliceArchive.open(setting.archive).indices("train"))
+    baseline = ()
     for share in SHARES[-1:] if setting.quick else SHARES:
-        count = whole // share
-        rate, memory = call(_epoch, setting, count)
-        growth = {"grows": "training slices", "size": count}
+        count = total // share
+        rate, memory = call(_measure_epoch, setting, count)
+        growth = {"x_label": "training slices", "x": count}
         name = f"train seed on {count} slices"
-        yield Row(f"{name}, a slice", "s", 1 / rate, curve="Train, for each slice", **growth)
-        peer = {} if first is None else {"peer": first, "against": "the fewest slices"}
-        yield Row(
-            f"memory, {name}",
-            "GB",
-            memory,
-            note="the process's own",
-            curve="Train",
-            **peer,
-            **growth,
-        )
-        first = first or memory
+        yield Row(f"{name}, per slice", "s", 1 / rate, curve="Train, per slice", **growth)
+        yield Row(f"memory, {name}", "GB", memory, *baseline, curve="Train", **growth)
+        baseline = baseline or (memory, "the fewest slices")
 
 
-def _epoch(setting, count):
-    """Slices per second of a whole epoch on some slices, and the GB of its own it adds."""
-    enable_determinism()
-    with PeakMemory() as peak:
-        before = peak.anonymous
-        model, batches = _ours(setting, "seed", "float32", count)
-        model.fit(OneBatch(batches), steps_per_epoch=1, verbose=0)  # compiled
-        seconds = timed(partial(model.fit, batches, verbose=0))
-    return len(batches) * batches.batch_size / seconds, peak.anonymous - before
+def _measure_epoch(setting, count):
+    """Return the slices per second of a whole epoch on `count` slices, and the GB that it adds."""
+
+    def train():
+        enable_determinism()
+        model, batches = _prepare_training(setting, "seed", "float32", count)
+        model.fit(OneBatch(batches), steps_per_epoch=1, verbose=0)  # compiles
+        seconds = time_call(partial(model.fit, batches, verbose=0))
+        return len(batches) * batches.batch_size / seconds
+
+    rate, _, added = measure_memory(train)
+    return rate, added
 
 
 def measure_codes(setting: Setting) -> Iterator[Row]:
-    """Time and memory of the nearest-code search as the codebook grows."""
-    count = QUICK_LATENTS if setting.quick else GROWN_LATENTS
-    first = None
-    for codes in GROWN_CODES[:1] if setting.quick else GROWN_CODES:
-        seconds, memory = call(_quantize, count, codes, False)
-        growth = {"curve": "Quantise", "grows": "codes of the codebook", "size": codes}
+    """Measure time and memory of the nearest-code search as the codebook grows."""
+    count = QUICK_LATENTS if setting.quick else GROWTH_LATENTS
+    smallest, first_seconds = CODEBOOK_SIZES[0], None
+    for codes in CODEBOOK_SIZES[:1] if setting.quick else CODEBOOK_SIZES:
+        seconds, memory = call(_measure_quantization, count, codes, False)
+        growth = {"curve": "Quantise", "x_label": "codes in the codebook", "x": codes}
         name = f"quantise {count:,} latents, {codes} codes"
-        times = codes // GROWN_CODES[0]
-        against = f"{GROWN_CODES[0]} codes, times {times}"
-        peer = {} if first is None else {"peer": first * times, "against": against}
-        yield Row(name, "s", seconds, **peer, **growth)
-        if PROCESS_STATUS.exists():
-            yield Row(f"memory, {name}", "GB", memory, **growth)
-        first = first or seconds
+        baseline = ()
+        if first_seconds is not None:
+            factor = codes // smallest
+            baseline = first_seconds * factor, f"{smallest} codes, times {factor}"
+        yield Row(name, "s", seconds, *baseline, **growth)
+        yield Row(f"memory, {name}", "GB", memory, **growth)
+        first_seconds = first_seconds or seconds
 
 
-def _rate(setting, policy, plain=False, name="default"):
-    """Slices per second of training a preset as `train` does, or by plain `fit` on one batch.
+def measure_quantizer(setting: Setting) -> Iterator[Row]:
+    """Measure time and memory of quantising many latents beside the one-hot form."""
+    count, codes = (QUICK_LATENTS, QUICK_CODES) if setting.quick else (LATENTS, CODES)
+    share = count // ONE_HOT_SHARE
+    candidates = {
+        "search": lambda: call(_measure_quantization, count, codes, False),
+        "one-hot": lambda: call(_measure_quantization, share, codes, True),
+    }
+    medians = interleaved_medians(candidates, setting.few_rounds)
+    (seconds, memory), one_hot = medians["search"], medians["one-hot"]
+    one_hot_seconds, one_hot_memory = (ONE_HOT_SHARE * value for value in one_hot)
+    baseline_name = f"one-hot form on {share:,} latents, times {ONE_HOT_SHARE}"
+    name = f"quantise {count:,} x {LATENT_WIDTH} latents, {codes:,} codes"
+    yield Row(name, "s", seconds, one_hot_seconds, baseline_name)
+    note = "includes the quantised latents, not the input"
+    baseline = one_hot_memory, baseline_name
+    yield Row(f"memory, {name}", "GB", memory, *baseline, at_most=1.0, note=note)
 
-    In a process of its own: op determinism, which a plain `fit` does without, is a process's.
-    """
-    model, batches = _ours(setting, name, policy)
-    if plain:
-        model.compile(keras.optimizers.Adam())
-        return training_rate(setting, model, OneBatch(batches))
-    enable_determinism()
-    return training_rate(setting, model, batches)
+
+def _measure_quantization(count, num_embeddings, one_hot):
+    """Return the seconds of one quantisation, and the GB that it adds."""
+    rng = np.random.default_rng(0)
+    latents = ops.convert_to_tensor(rng.standard_normal((count, LATENT_WIDTH), "float32"))
+    codebook = ops.convert_to_tensor(rng.standard_normal((num_embeddings, LATENT_WIDTH), "float32"))
+
+    def quantize(latents):
+        if one_hot:
+            return one_hot_quantize(latents, codebook)
+        return ops.take(codebook, nearest_codes(latents, codebook), axis=0)
+
+    layer = keras.layers.Lambda(quantize, output_shape=(LATENT_WIDTH,))
+    # Compiled, as in training: there the blocks of the search may run in parallel.
+    compute = keras.Sequential([keras.Input((LATENT_WIDTH,)), layer]).predict_on_batch
+    compute(latents[:2])
+    seconds, _, added = measure_memory(time_call, compute, latents)
+    return seconds, added
+
+
+def _training_rate(setting, policy, plain=False, preset="default"):
+    return measure_training(setting, *_prepare_training(setting, preset, policy), plain)
 
 
 def _tutorial_rate(setting):
-    model, images, batch_size = _plain(setting)
-    return training_rate(setting, model, images, batch_size)
+    model, images, batch_size = _prepare_tutorial(setting)
+    return measure_fit(setting, model, images, batch_size)
 
 
-def _input_rate(batches, steps):
-    return batches.batch_size * steps / timed(lambda: [batches[step] for step in range(steps)])
+def _prepare_training(setting, name, policy, count=None):
+    """Return a compiled model of a preset and its batches, as `train` makes them.
 
-
-def _ours(setting, name, policy, count=None):
-    """A preset as `train` sets it up, for some slices or all: model, compiled, and its batches."""
+    Trains on the first `count` slices, by default on all.
+    """
     archive = SliceArchive.open(setting.archive)
     rows, preset = archive.indices("train")[:count], PRESETS[name]
     batch_size = QUICK_BATCH if setting.quick else preset.training.batch_size
-    with _dtype_policy(policy):
-        model = build_model(archive, rows, preset.model, preset.training.seed)
+    keras.config.set_dtype_policy(policy)
+    model = build_model(archive, rows, preset.model, preset.training.seed)
     batches = SliceBatches(archive, rows, batch_size, preset.training.seed)
     compile_model(model, preset.training, batches.steps_per_epoch)
     return model, batches
 
 
-def _plain(setting):
-    """The tutorial form: model, compiled, all its pictures in memory, and its batch size."""
+def _prepare_tutorial(setting):
+    """Return the compiled tutorial model, all of its images, and its batch size."""
     archive = SliceArchive.open(setting.archive)
     images = archive.load(archive.indices("train"))
-    model = PlainVQVAE(float(images.var()))
+    model = TutorialVQVAE(float(images.var()))
     model.compile(keras.optimizers.Adam())
     batch_size = QUICK_BATCH if setting.quick else PRESETS["seed"].training.batch_size
     return model, images, min(batch_size, len(images))
 
 
-@contextlib.contextmanager
-def _dtype_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def measure_quantizer(setting: Setting) -> Iterator[Row]:
-    """Seconds and extra memory to quantise many latents, each time in a new process."""
-    count, codes = (QUICK_LATENTS, QUICK_CODES) if setting.quick else (LATENTS, CODES)
-    share = count // PLAIN_SHARE
-    sides = {
-        "ours": partial(call, _quantize, count, codes, False),
-        "plain": partial(call, _quantize, share, codes, True),
-    }
-    medians = interleaved_medians(sides, setting.few_rounds)
-    scaled = [PLAIN_SHARE * figure for figure in medians["plain"]]
-    against = f"one-hot form on {share:,} latents, times {PLAIN_SHARE}"
-    name = f"quantise {count:,} x {LATENT_WIDTH} latents, {codes:,} codes"
-    seconds, memory = medians["ours"]
-    yield Row(name, "s", seconds, peer=scaled[0], against=against)
-    if PROCESS_STATUS.exists():
-        limit = {"at_most": 1.0, "note": "with the quantised latents, without the given ones"}
-        yield Row(f"memory, {name}", "GB", memory, peer=scaled[1], against=against, **limit)
-
-
-def _quantize(count, num_embeddings, plain):
-    """Seconds and extra GB of one quantisation."""
-    draw = np.random.default_rng(0).standard_normal
-    latents, codebook = (
-        ops.convert_to_tensor(draw((rows, LATENT_WIDTH), "float32"))
-        for rows in (count, num_embeddings)
-    )
-    quantize = one_hot_quantize if plain else _search_and_look_up
-    layer = keras.layers.Lambda(lambda rows: quantize(rows, codebook), output_shape=(LATENT_WIDTH,))
-    # Compiled, as in training: there the search's blocks may run at the same time.
-    compiled = keras.Sequential([keras.Input((LATENT_WIDTH,)), layer]).predict_on_batch
-    compiled(latents[:2])
-    with PeakMemory() as peak:
-        seconds = timed(compiled, latents)
-    return seconds, peak.resident - peak.before
-
-
-def _search_and_look_up(latents, codebook):
-    return ops.take(codebook, nearest_codes(latents, codebook), axis=0)
-
-
 MEASUREMENTS = {
     "start": measure_start,
     "archive": measure_archive,
-    "memory": measure_memory,
+    "memory": measure_training_memory,
     "seed": measure_seed,
     "default": measure_default,
     "evaluation": measure_evaluation,

@@ -1,4 +1,4 @@
-"""What a training's arithmetic is set beside: operations, against TensorFlow's own count."""
+"""Operation counts against those of TensorFlow, and the rows of a training."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from benchmarks import roofline
 from benchmarks.harness import Setting
-from benchmarks.roofline import matrix_products
+from benchmarks.roofline import matrix_multiplication
 
 import pixelcnn.config
 import vqvae.config
@@ -19,7 +19,7 @@ from vqvae.model import VQVAE
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
-def counted(function, *specifications):
+def count_operations(function, *specifications):
     """Floating-point operations of a forward pass, as TensorFlow counts those of its graph."""
     profiler = tf.compat.v1.profiler
     graph = tf.function(function).get_concrete_function(*specifications).graph
@@ -33,7 +33,7 @@ def test_operations_of_a_vqvae():
     )
     model = VQVAE((32, 32), (0, 0, 32, 32), np.zeros((32, 32)), 1.0, **dataclasses.asdict(config))
     model.build((None, 32, 32, 1))
-    forward = counted(
+    forward = count_operations(
         lambda images: model.decoder(model.encoder(images)),
         tf.TensorSpec((1, *model.coded_shape, 1)),
     )
@@ -45,7 +45,7 @@ def test_operations_of_a_prior():
     config = dataclasses.replace(pixelcnn.config.PRESETS["default"].model, channels=32, layers=3)
     model = PixelCNN((6, 5), 64, **dataclasses.asdict(config))
     model.build()
-    forward = counted(
+    forward = count_operations(
         lambda codes, position: model({"codes": codes, "position": position}),
         tf.TensorSpec((1, 6, 5), tf.int32),
         tf.TensorSpec((1,)),
@@ -55,19 +55,24 @@ def test_operations_of_a_prior():
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_products_have_a_rate(policy):
-    assert 0 < matrix_products(policy, quick=True)() < 1e6
+def test_matrix_products_have_a_rate(policy):
+    assert 0 < matrix_multiplication(policy, quick=True)() < 1e6
 
 
 def test_rows_of_a_training(monkeypatch, tmp_path):
     rates = {("float32", False): 50.0, ("float32", True): 40.0}
     rates |= {("mixed_bfloat16", False): 100.0, ("mixed_bfloat16", True): 110.0}
     monkeypatch.setattr(roofline, "trainable_policies", lambda: ["float32", "mixed_bfloat16"])
-    monkeypatch.setattr(roofline, "call", lambda rate, *words: rate(*words))
-    monkeypatch.setattr(roofline, "matrix_products", lambda policy, quick: lambda: 0.8)
+    monkeypatch.setattr(roofline, "call", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(roofline, "matrix_multiplication", lambda policy, quick: lambda: 0.8)
     setting = Setting(archive=tmp_path, scripts=tmp_path, workspace=tmp_path, quick=True)
-    rows = roofline.training_rows("train", setting, lambda _, *which: rates[which], 8e9)
+    rows = roofline.training_rows("train", setting, lambda _, *key: rates[key], 8e9)
     whole, share, mixed, _ = rows
-    assert (whole.name, whole.ours, whole.ratio, whole.met) == ("train, float32", 50.0, 1.25, True)
-    assert (share.ours, share.ratio, share.note) == (0.4, 0.5, "8.00 GFLOP a slice")
-    assert (mixed.note, mixed.met) == ("2.00x float32", False)
+    assert (whole.name, whole.value, whole.ratio, whole.is_met) == (
+        "train, float32",
+        50.0,
+        1.25,
+        True,
+    )
+    assert (share.value, share.ratio, share.note) == (0.4, 0.5, "8.00 GFLOP per slice")
+    assert (mixed.note, mixed.is_met) == ("2.00x float32", False)
