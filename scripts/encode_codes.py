@@ -1,13 +1,14 @@
-"""Encodes the slices that a VQ-VAE was trained and scored on: the codes that a prior learns.
+"""Encode all slices of a VQ-VAE's archive to the codes that a prior is trained on.
 
     python scripts/encode_codes.py --run runs/vqvae
     python scripts/encode_codes.py --run runs/vqvae --data data/oasis --variants 4
 
 Writes RUN/code_grids.npz (codes of every split, slice ids, subjects, positions and the hash of the
-model). Where that is there already, of the same model and with as many variants, it stays.
+model). A file that the same model wrote with at least as many variants is kept.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from brainslices import cli
 
 @dataclass(frozen=True)
 class Arguments:
-    """Encode the slices that a VQ-VAE was trained and scored on: the codes that a prior learns.
+    """Encode all slices of a VQ-VAE's archive to the codes that a prior is trained on.
 
     Writes RUN/code_grids.npz.
     """
@@ -24,12 +25,12 @@ class Arguments:
     run: Path
     """Run folder of train_vqvae.py."""
     data: Path | None = None
-    """Slice archive that the run was trained on. By default where it lay then."""
+    """Slice archive that the run was trained on; by default at its path during training."""
     variants: int = 0
-    """Mirrored and moved copies of each train slice to encode too."""
+    """Augmented copies (flipped, shifted) of each train slice to encode as well."""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
 
     with cli.suppress_backend_logs():

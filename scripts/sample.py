@@ -72,7 +72,7 @@ def main(argv=None):
         options["archive"] = linked_archive(provenance.run, arguments.data)
     if arguments.complete:
         positions, drawn, task = _completion(arguments, sampler, vqvae, provenance)
-        decode, options["original"] = task.decode, task.picture
+        decode, options["original"] = task.decode, task.image
         facts |= {"completed": str(arguments.complete), "hidden": task.hidden}
         facts["position"] = float(positions[0])
     else:

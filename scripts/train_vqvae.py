@@ -1,14 +1,15 @@
-"""Trains stage one, the VQ-VAE, or goes on with a training that was stopped.
+"""Train stage one, the VQ-VAE, or resume its training.
 
     python scripts/train_vqvae.py --data data/oasis --run runs/vqvae
     python scripts/train_vqvae.py --data data/oasis --run runs/seed --preset seed
 
-Writes RUN/model.keras (best epoch), state.npz (to go on from), history.csv, metrics.json,
-config.json, environment.json, figures/training.png and logs/ for TensorBoard. Ctrl-C saves the
-state; the same command goes on from there.
+Writes RUN/model.keras (best epoch), state.npz (checkpoint), history.csv, metrics.json, config.json,
+environment.json, figures/training.png and logs/ for TensorBoard. Ctrl-C writes a checkpoint; the
+same command resumes from it.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,21 +25,21 @@ PresetSelection = Selection[Literal["default", "seed"]]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a VQ-VAE on a slice archive, or go on with a training that was stopped."""
+    """Train a VQ-VAE on a slice archive, or resume its training."""
 
     data: Path
     """Slice archive made by prepare_data.py."""
     run: Path
-    """Run folder to make, or to go on with."""
+    """Run folder: new, or that of the training to resume."""
     selection: PresetSelection
     model: VQVAEConfig
     training: VQVAETraining
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     selection = cli.parse_known(PresetSelection, argv)
-    given = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load(PRESETS))
-    arguments = cli.parse(Arguments, argv, given)
+    defaults = Arguments(tyro.MISSING, tyro.MISSING, selection, *selection.load(PRESETS))
+    arguments = cli.parse(Arguments, argv, defaults)
 
     with cli.suppress_backend_logs():
         from brainslices.distributed.multihost import distributed_session

@@ -1,7 +1,7 @@
-"""Stage one: a VQ-VAE that turns brain slices into grids of codes and back.
+"""Stage one: a VQ-VAE that encodes brain slices to grids of codes and decodes them.
 
-`from vqvae import VQVAE` also registers the model with Keras, so that `keras.saving.load_model`
-knows it; importing the package alone loads nothing heavy.
+Importing the package loads neither Keras nor a backend. `from vqvae import VQVAE` does, and it
+registers the model with Keras, so that `keras.saving.load_model` can load it.
 """
 
 import lazy_loader

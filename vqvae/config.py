@@ -1,4 +1,4 @@
-"""Configuration of stage one and its presets, free of Keras so that a command can show them."""
+"""Configuration and presets of the VQ-VAE; importing them loads no Keras, for `--help`."""
 
 import math
 from dataclasses import dataclass
@@ -8,97 +8,82 @@ from brainslices.config import Preset, TrainingConfig, check_field
 
 __all__ = ["PRESETS", "VQVAEConfig", "VQVAETraining"]
 
-MOST_EMBEDDINGS = 2**14
-WIDEST = 4096
+MAX_WIDTH = 4096
 
 
 @dataclass(frozen=True)
 class VQVAEConfig:
-    """What a VQ-VAE is made of. Every default of the science stands in `PRESETS` alone."""
+    """Architecture and losses of a VQ-VAE. Only `PRESETS` holds default values."""
 
     magnification: float
-    """Size of the coded picture against the crop; above 1 spends more codes on each pixel."""
+    """Size of the encoded image relative to the crop; above 1 there are more codes per pixel."""
     channels: tuple[int, ...]
-    """Width of each of the encoder's two or three levels, each of which halves the sides."""
+    """Widths of the encoder's two or three strided convolutions, each of which halves the sides."""
     kernel_size: int
-    """Side of the resampling convolutions, in pixels."""
+    """Side of the strided and transposed convolutions."""
     encoder_blocks: int
     """Residual blocks on the code grid, before the quantiser."""
     decoder_blocks: int
     """Residual blocks on the code grid, after the quantiser."""
     num_embeddings: int
-    """Codes in the codebook."""
+    """Number of codes in the codebook."""
     embedding_dim: int
     """Width of a code."""
     codebook: Literal["ema", "gradient"]
-    """How the codes are learned: moving averages of their latents, or by the optimiser."""
+    """How the codebook is trained: moving averages of the latents, or by the optimiser."""
     decay: float
     """Discount of the moving averages at each step (EMA codebook)."""
     restart_threshold: float
-    """Latents a step under which a code is dead and starts again; 0 never (EMA codebook)."""
+    """Latents per step below which a code is dead and restarts; 0 disables (EMA codebook)."""
     commitment_cost: float
     """Weight of the commitment loss."""
     kmeans_init: bool
-    """Start the codes at the k-means centres of the first batches' latents."""
+    """Initialise the codebook with k-means on the latents of the first batches."""
     l2_normalized: bool
-    """Compare latents and codes by their direction alone."""
+    """Compare latents and codes on the unit sphere."""
     rotation_trick: bool
     """Pass gradients through the quantiser by rotation instead of straight through."""
     l1_weight: float
     """Weight of the mean absolute error, in standard deviations of the training slices."""
     mse_weight: float
-    """Weight of the mean squared error over the variance of the training slices."""
+    """Weight of the mean squared error, divided by the variance of the training slices."""
     ssim_weight: float
     """Weight of 1 - SSIM."""
 
     def __post_init__(self):
-        self._check_network()
-        self._check_quantizer()
-        for name in ("l1_weight", "mse_weight", "ssim_weight"):
-            check_field(
-                self, name, lambda value: 0 <= value < math.inf, "a finite number, at least 0"
-            )
+        not_negative, finite = "at least 0", "a finite number, at least 0"
+        checks = (
+            ("magnification", lambda value: 0.25 <= value <= 4, "from 0.25 to 4"),
+            ("channels", _are_widths, f"two or three widths from 1 to {MAX_WIDTH}"),
+            ("kernel_size", lambda value: value in (3, 4, 5), "3, 4 or 5"),
+            ("encoder_blocks", lambda value: value >= 0, not_negative),
+            ("decoder_blocks", lambda value: value >= 0, not_negative),
+            ("num_embeddings", lambda value: 2 <= value <= 2**14, f"from 2 to {2**14}"),
+            ("embedding_dim", lambda value: 1 <= value <= MAX_WIDTH, f"from 1 to {MAX_WIDTH}"),
+            ("codebook", ("ema", "gradient").__contains__, "'ema' or 'gradient'"),
+            ("decay", lambda value: 0 <= value < 1, "in [0, 1)"),
+            ("restart_threshold", lambda value: value >= 0, not_negative),
+            ("commitment_cost", lambda value: value > 0, "a positive number"),
+            ("l1_weight", lambda value: 0 <= value < math.inf, finite),
+            ("mse_weight", lambda value: 0 <= value < math.inf, finite),
+            ("ssim_weight", lambda value: 0 <= value < math.inf, finite),
+        )
+        for name, is_valid, expectation in checks:
+            check_field(self, name, is_valid, expectation)
+        if self.codebook == "gradient":
+            only_zero = "0 with codebook='gradient': only the EMA codebook counts its codes"
+            check_field(self, "restart_threshold", lambda value: value == 0, only_zero)
         if self.l1_weight + self.mse_weight + self.ssim_weight == 0:
             check_field(self, "mse_weight", bool, "positive, as the other two weights are 0")
 
-    def _check_network(self):
-        check_field(self, "magnification", lambda value: 0.25 <= value <= 4, "from 0.25 to 4")
-        check_field(
-            self,
-            "channels",
-            lambda widths: len(widths) in (2, 3) and min(widths) >= 1 and max(widths) <= WIDEST,
-            f"two or three widths from 1 to {WIDEST} (downsampling 4 or 8)",
-        )
-        check_field(self, "kernel_size", lambda value: value in (3, 4, 5), "3, 4 or 5")
-        for name in ("encoder_blocks", "decoder_blocks"):
-            check_field(self, name, lambda value: value >= 0, "at least 0")
-
-    def _check_quantizer(self):
-        check_field(
-            self,
-            "num_embeddings",
-            lambda value: 2 <= value <= MOST_EMBEDDINGS,
-            f"from 2 to {MOST_EMBEDDINGS}",
-        )
-        check_field(
-            self, "embedding_dim", lambda value: 1 <= value <= WIDEST, f"from 1 to {WIDEST}"
-        )
-        check_field(self, "codebook", ("ema", "gradient").__contains__, "'ema' or 'gradient'")
-        check_field(self, "decay", lambda value: 0 <= value < 1, "in [0, 1)")
-        check_field(self, "commitment_cost", lambda value: value > 0, "a positive number")
-        check_field(self, "restart_threshold", lambda value: value >= 0, "at least 0")
-        if self.codebook == "gradient":
-            check_field(
-                self,
-                "restart_threshold",
-                lambda value: value == 0,
-                "0 with codebook='gradient': only the EMA codebook counts its codes",
-            )
-
     @property
     def downsampling(self) -> int:
-        """Pixels of the coded picture to a code, along each side."""
+        """Pixels of the encoded image per code, along each side."""
         return 2 ** len(self.channels)
+
+
+def _are_widths(channels):
+    return len(channels) in (2, 3) and min(channels) >= 1 and max(channels) <= MAX_WIDTH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +91,10 @@ class VQVAETraining(TrainingConfig):
     """How a VQ-VAE is trained."""
 
     mirror: bool
-    """Show each slice turned left to right half of the time."""
+    """Random left-right flip with probability 0.5."""
 
 
-# The seed document's network: 32-64-16, 3 x 3, stride 2 twice, K = 128, MSE / variance, Adam.
+# The baseline network: 32-64-16, 3 x 3, stride 2 twice, K = 128, MSE / variance, Adam.
 SEED = Preset(
     model=VQVAEConfig(
         magnification=1.0,
@@ -142,7 +127,7 @@ SEED = Preset(
     ),
 )
 
-# 512 codes on a grid of 1/8 of the magnified crop; an hour on two cores with bfloat16.
+# 512 codes on a grid of 1/8 of the magnified crop; trains in an hour on two cores with bfloat16.
 DEFAULT = Preset(
     model=VQVAEConfig(
         magnification=1.2,

@@ -1,89 +1,104 @@
-"""A slice of which a part is hidden: what is known of its code grid, and its decoding."""
+"""Inpainting of an image with a hidden part: its observed codes, and their decoding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
-from vqvae.model import VQVAE
+from brainslices.types import Tensor
+
+if TYPE_CHECKING:
+    from vqvae.model import VQVAE
 
 __all__ = ["Inpainting"]
 
-# What the hidden part is painted with, in [0, 1].
+# Two values in [0, 1] that stand in for the hidden part: black and mid-grey.
 FILL_VALUES = (0.0, 0.5)
 
 
 class Inpainting:
-    """A picture of which a part is to be made anew.
+    """An image with a hidden part that a prior fills in.
 
     Args:
         model: the VQ-VAE.
-        picture: uint8 array of shape (rows, cols), of the model's picture size.
-        hidden: (top, left, rows, cols) of the part to make anew, in pixels; None for the lower
-            half.
+        image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1), of
+            the model's image size.
+        hidden: (top, left, rows, cols) of the hidden part, in pixels; None for the lower half.
+
+    Attributes:
+        image: float32 array of shape (rows, cols), in [0, 1].
+        hidden: (top, left, rows, cols) of the hidden part.
 
     Raises:
-        InputError: if the picture is of another size, or the hidden part not inside it or empty.
+        InputError: if the image has another size, or the hidden part is empty or not inside it.
     """
 
     def __init__(
         self,
         model: VQVAE,
-        picture: np.ndarray,
+        image: np.ndarray,
         hidden: tuple[int, int, int, int] | None = None,
     ):
-        shape = model.image_shape
-        if picture.shape != shape:
+        rows, cols = model.image_shape
+        if image.shape not in ((rows, cols), (rows, cols, 1)):
             raise InputError(
-                f"The picture to complete has {picture.shape[0]} x {picture.shape[1]} pixels (rows "
-                f"x cols), but the model takes {shape[0]} x {shape[1]}. Give one of that size."
+                f"`image` must have the {rows} x {cols} pixels (rows x cols) that the model was "
+                f"trained on. Received: image.shape={image.shape}."
             )
-        top, left, rows, cols = hidden or (shape[0] // 2, 0, shape[0] - shape[0] // 2, shape[1])
-        inside = top >= 0 and left >= 0 and top + rows <= shape[0] and left + cols <= shape[1]
-        if not inside or min(rows, cols) < 1:
+        if hidden is None:
+            hidden = (rows // 2, 0, rows - rows // 2, cols)
+        top, left, height, width = hidden
+        is_inside = top >= 0 and left >= 0 and top + height <= rows and left + width <= cols
+        if not is_inside or min(height, width) < 1:
             raise InputError(
-                f"`hidden` must be a part of the picture of {shape[0]} x {shape[1]} pixels. "
+                f"`hidden` must be a non-empty part of the image of {rows} x {cols} pixels. "
                 f"Received: hidden={hidden} (top, left, rows, cols)."
             )
-        self.model, self.picture = model, picture.astype("float32") / 255
-        self.hidden = (top, left, rows, cols)
-        self.window = (slice(top, top + rows), slice(left, left + cols))
+        full_scale = 255 if image.dtype == np.uint8 else 1
+        self.model, self.hidden = model, (top, left, height, width)
+        self.image = image.reshape(rows, cols).astype("float32") / full_scale
+        self._window = (slice(top, top + height), slice(left, left + width))
 
-    def observed_codes(self, unknown: int) -> np.ndarray:
-        """The codes that do not depend on the hidden part.
+    def observed_codes(self, masked: int) -> np.ndarray:
+        """Return the codes that do not depend on the hidden part.
 
-        That part is painted over before the picture is encoded, so that nothing of it can leak:
-        once black and once grey. Codes that differ between the two, and those of the part and next
-        to it, count as unknown.
+        The image is encoded once for each of `FILL_VALUES` in the hidden part, so that no hidden
+        pixel can leak. Codes that differ between the two are masked, and so are the codes of the
+        hidden part and their neighbours.
 
         Args:
-            unknown: what stands for a code that is not known.
+            masked: value of a code that is not observed.
 
         Returns:
             int32 array of shape (r, c).
 
         Raises:
-            InputError: if no code is left to make anew: the hidden part lies outside of the crop.
+            InputError: if the hidden part lies outside the crop, so that no code is masked.
         """
-        painted = np.stack([self.picture] * len(FILL_VALUES))
-        for picture, paint in zip(painted, FILL_VALUES, strict=True):
-            picture[self.window] = paint
-        black, grey = np.array(self.model.encode_to_codes(painted[..., None]), "int32")
-        codes = np.where(black == grey, black, unknown)
+        filled = np.stack([self.image] * len(FILL_VALUES))
+        for image, value in zip(filled, FILL_VALUES, strict=True):
+            image[self._window] = value
+        black, grey = np.array(self.model.encode_to_codes(filled[..., None]), "int32")
+        codes = np.where(black == grey, black, masked)
         crop = CropBox(*self.model.crop)
-        touched = np.ix_(
-            _touched(self.window[0], crop.top, crop.rows, codes.shape[0]),
-            _touched(self.window[1], crop.left, crop.cols, codes.shape[1]),
+        hidden_codes = np.ix_(
+            _overlapping_codes(self._window[0], crop.top, crop.rows, codes.shape[0]),
+            _overlapping_codes(self._window[1], crop.left, crop.cols, codes.shape[1]),
         )
-        if not codes[touched].size:
+        if not codes[hidden_codes].size:
             raise InputError(
-                f"The hidden part lies outside of what the model codes, {crop.rows} x {crop.cols} "
-                f"pixels from ({crop.top}, {crop.left}) on. Give a --hidden that reaches into it."
+                f"`hidden` must overlap the part that the model encodes: {crop.rows} x {crop.cols} "
+                f"pixels from ({crop.top}, {crop.left}). Received: hidden={self.hidden} (top, "
+                "left, rows, cols)."
             )
-        codes[touched] = unknown
+        codes[hidden_codes] = masked
         return codes
 
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Completed pictures, with the picture's own pixels where they are known.
+    def decode(self, codes: Tensor) -> np.ndarray:
+        """Decode code grids into the hidden part; observed pixels stay those of the image.
 
         Args:
             codes: int array of shape (batch, r, c).
@@ -92,14 +107,19 @@ class Inpainting:
             float32 array of shape (batch, rows, cols, 1), in [0, 1].
         """
         decoded = np.asarray(self.model.decode_codes(codes))
-        completed = np.broadcast_to(self.picture[..., None], decoded.shape).copy()
-        completed[:, *self.window] = decoded[:, *self.window]
-        return completed
+        inpainted = np.broadcast_to(self.image[..., None], decoded.shape).copy()
+        inpainted[:, *self._window] = decoded[:, *self._window]
+        return inpainted
 
 
-def _touched(span, start, side, cells):
-    """Cells along one axis of the crop that share a pixel with a span, or lie next to such."""
-    first, last = ((edge - start) * cells / side for edge in (span.start, span.stop))
-    numbers = np.arange(cells)
-    (inside,) = np.nonzero((numbers < last) & (numbers + 1 > first))
-    return numbers[max(0, inside[0] - 1) : inside[-1] + 2] if len(inside) else inside
+def _overlapping_codes(span, start, side, count):
+    """Return the codes along one axis that overlap a span of pixels, with their neighbours.
+
+    The axis has `count` codes on `side` pixels from pixel `start`.
+    """
+    first, last = ((edge - start) * count / side for edge in (span.start, span.stop))
+    indices = np.arange(count)
+    (overlapping,) = np.nonzero((indices < last) & (indices + 1 > first))
+    if not len(overlapping):
+        return overlapping
+    return indices[max(0, overlapping[0] - 1) : overlapping[-1] + 2]

@@ -1,9 +1,10 @@
-"""The VQ-VAE: picture -> latents -> codes -> picture, with its pre-processing inside."""
+"""The VQ-VAE: image -> latents -> codes -> image, with its preprocessing inside."""
 
 import dataclasses
-import os
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD
@@ -14,8 +15,10 @@ from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim, ssim_foreground
 from brainslices.runs.loading import load_model
 from brainslices.runs.run import Run
+from brainslices.types import PathLike, Tensor
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig
+from vqvae.inpainting import Inpainting
 from vqvae.networks import build_decoder, build_encoder
 from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
 
@@ -26,18 +29,22 @@ __all__ = ["VQVAE"]
 class VQVAE(keras.Model):
     """Vector-quantised variational autoencoder of brain slices.
 
-    Takes and gives pictures as the source has them. Inside, the crop is cut out, the residual
-    (image - mean) / std of the training slices is extracted and resampled to the coded size, and
-    all is undone at the end: nobody can forget or repeat it.
+    Takes and returns images of the source's size and intensities. Inside, it crops them, extracts
+    the residual (image - mean) / std of the training slices and resamples it to the coded size;
+    decoding inverts all of it.
+
+    `encode`, `encode_to_codes`, `decode` and `decode_codes` take arrays or tensors, of one batch,
+    and return tensors; they also work inside a Keras graph. `reconstruct` takes and returns an
+    array of any number of images. Images are floats in [0, 1]; returned ones are float32, clipped.
 
     Args:
-        image_shape: (rows, cols) of the source's pictures.
-        crop: (top, left, rows, cols) of the part that is coded. It may overhang the picture.
+        image_shape: (rows, cols) of the source's images.
+        crop: (top, left, rows, cols) of the coded part. It may extend beyond the image.
         mean: float, mean intensity of the training crops, in [0, 1].
         std: float, their standard deviation, positive.
-        seed: int, for the first codebook and the restarts of dead codes.
-        dtype: dtype policy of the networks; by default the global one. Quantiser, losses and
-            scores are float32 always.
+        seed: int, for the initial codebook and the restarts of dead codes.
+        dtype: dtype policy of the networks; by default the global one. The quantiser, losses and
+            scores are always float32.
         name: str, the Keras name.
         **config: the fields of `VQVAEConfig`.
 
@@ -45,36 +52,62 @@ class VQVAE(keras.Model):
         inputs: float tensor of shape (batch, rows, cols, 1), intensities in [0, 1].
         training: bool.
 
+    Attributes:
+        code_grid_shape: (r, c), rows and cols of the code grid.
+
     Returns:
-        `{"reconstruction", "codes"}`: float32 of the shape of `inputs`, not clipped, since the
-        losses need the gradient outside [0, 1]; and int32 of shape (batch, r, c).
-        `reconstruct`, `decode` and `decode_codes` clip.
+        `{"reconstruction", "codes"}`: float32 of the shape of `inputs`, and int32 of shape
+        (batch, r, c). The reconstruction is not clipped to [0, 1], because the losses need the
+        gradient outside; `reconstruct`, `decode` and `decode_codes` clip.
 
     Raises:
         InputError: if `std` is not positive, or the crop is smaller than the window of SSIM.
+
+    Example:
+        A trained model comes from `VQVAE.from_run("runs/default")`; this one is untrained:
+
+        >>> from vqvae.config import PRESETS
+        >>> config = dataclasses.asdict(PRESETS["seed"].model)
+        >>> model = VQVAE((40, 32), (4, 0, 32, 32), mean=0.2, std=0.3, **config)
+        >>> model.build((None, 40, 32, 1))
+        >>> images = np.zeros((5, 40, 32, 1), "float32")
+        >>> codes = model.encode_to_codes(images)
+        >>> tuple(codes.shape), tuple(model.decode_codes(codes).shape)
+        ((5, 8, 8), (5, 40, 32, 1))
+        >>> np.array_equal(model.reconstruct(images), model.decode_codes(codes))
+        True
 
     Reference:
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937.
     """
 
-    def __init__(self, image_shape, crop, mean, std, seed=0, dtype=None, name="vqvae", **config):
+    def __init__(
+        self,
+        image_shape: tuple[int, int],
+        crop: tuple[int, int, int, int],
+        mean: float,
+        std: float,
+        seed: int = 0,
+        dtype: str | None = None,
+        name: str = "vqvae",
+        **config: Any,
+    ):
         super().__init__(name=name, dtype=dtype)
-        self.config = config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
-        self.image_shape, self.crop = tuple(image_shape), tuple(crop)
+        self.config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
+        rows, cols = image_shape  # a saved model has lists
+        self.image_shape, self.crop = (rows, cols), tuple(crop)
         self.mean, self.std, self.seed = mean, std, seed
         if not std > 0:
             raise InputError(f"`std` must be positive. Received: std={std}.")
         if min(self.crop[2:]) < SMALLEST_SIDE:
             raise InputError(
-                f"The crop must have sides of at least {SMALLEST_SIDE} pixels, the window of SSIM. "
+                f"`crop` must have sides of at least {SMALLEST_SIDE} pixels, the window of SSIM. "
                 f"Received: crop={self.crop} (top, left, rows, cols)."
             )
-        step = config.downsampling
-        self.code_grid_shape = tuple(
-            max(1, round(side * config.magnification / step)) for side in self.crop[2:]
-        )
-        self.coded_shape = tuple(side * step for side in self.code_grid_shape)
-        self._add_networks(config)
+        step, scale = self.config.downsampling, self.config.magnification
+        r, c = (max(1, round(side * scale / step)) for side in self.crop[2:])
+        self.code_grid_shape, self.coded_shape = (r, c), (r * step, c * step)
+        self._add_networks(self.config)
         self._add_metrics()
 
     def _add_networks(self, config):
@@ -106,63 +139,123 @@ class VQVAE(keras.Model):
         self.quantizer.build((None, *self.code_grid_shape, self.config.embedding_dim))
 
     def call(self, inputs, training=False):
-        quantized, codes = self.quantizer(self._latents(inputs, training), training=training)
-        return {"reconstruction": self._picture(quantized, training), "codes": codes}
+        quantized, codes = self.quantizer(self._encode(inputs, training), training=training)
+        return {"reconstruction": self._decode(quantized, training), "codes": codes}
 
-    def _latents(self, images, training=False):
+    def _encode(self, images, training=False):
         residual = (self.cut(ops.cast(images, "float32")) - self.mean) / self.std
         return self.encoder(_resample(residual, self.coded_shape), training=training)
 
-    def _picture(self, quantized, training=False):
+    def _decode(self, quantized, training=False):
         residual = ops.cast(self.decoder(quantized, training=training), "float32")
         return self.paste(_resample(residual, self.crop[2:]) * self.std + self.mean)
 
-    def cut(self, images):
-        """The coded part of pictures: (batch, rows, cols, 1) -> (batch, *crop sides, 1)."""
-        picture, box = CropBox(*self.crop).windows(self.image_shape)
-        return ops.pad(images[picture], _margins(box, self.crop[2:]))
+    def cut(self, images: Tensor) -> Tensor:
+        """Cut out the coded part: (batch, rows, cols, 1) -> (batch, *crop sides, 1)."""
+        in_image, in_crop = CropBox(*self.crop).windows(self.image_shape)
+        return ops.pad(images[in_image], _margins(in_crop, self.crop[2:]))
 
-    def paste(self, crops):
-        """The inverse of `cut`, with zeros around the coded part."""
-        picture, box = CropBox(*self.crop).windows(self.image_shape)
-        return ops.pad(crops[box], _margins(picture, self.image_shape))
+    def paste(self, crops: Tensor) -> Tensor:
+        """Invert `cut`, with zeros around the coded part."""
+        in_image, in_crop = CropBox(*self.crop).windows(self.image_shape)
+        return ops.pad(crops[in_crop], _margins(in_image, self.image_shape))
 
-    def encode(self, images):
-        """Pictures (batch, rows, cols, 1) in [0, 1] -> latents (batch, r, c, embedding_dim)."""
-        return self._latents(images)
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode images (batch, rows, cols, 1) to latents (batch, r, c, embedding_dim).
 
-    def encode_to_codes(self, images):
-        """Pictures (batch, rows, cols, 1) in [0, 1] -> codes, int32 of shape (batch, r, c)."""
-        return self.quantizer.codes_of(self.encode(images))
+        Raises:
+            InputError: if `images` has another shape or holds integers.
+        """
+        self._check_images(images)
+        return self._encode(images)
 
-    def decode(self, quantized):
-        """Quantised latents (batch, r, c, embedding_dim) -> pictures in [0, 1]."""
-        return ops.clip(self._picture(quantized), 0.0, 1.0)
+    def encode_to_codes(self, images: Tensor) -> Tensor:
+        """Encode images (batch, rows, cols, 1) to int32 codes (batch, r, c).
 
-    def decode_codes(self, codes):
-        """Codes (batch, r, c) -> pictures (batch, rows, cols, 1) in [0, 1]."""
+        Raises:
+            InputError: as `encode`.
+        """
+        return self.quantizer.to_codes(self.encode(images))
+
+    def decode(self, quantized: Tensor) -> Tensor:
+        """Decode quantised latents (batch, r, c, embedding_dim) to images (batch, rows, cols, 1).
+
+        Raises:
+            InputError: if `quantized` has another shape.
+        """
+        _check_shape("quantized", quantized, (*self.code_grid_shape, self.config.embedding_dim))
+        return ops.clip(self._decode(quantized), 0.0, 1.0)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Decode integer codes (batch, r, c) to images (batch, rows, cols, 1).
+
+        Raises:
+            InputError: if `codes` has another shape.
+        """
+        _check_shape("codes", codes, self.code_grid_shape)
         return self.decode(self.quantizer.lookup(codes))
 
-    def reconstruct(self, images):
-        """Pictures (batch, rows, cols, 1) in [0, 1] -> the same after coding, in [0, 1]."""
-        return self.decode_codes(self.encode_to_codes(images))
+    def reconstruct(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Encode images to codes and decode these, a batch at a time on the device.
+
+        Args:
+            images: float array of shape (n, rows, cols, 1), in [0, 1], as from
+                `SliceArchive.load`; n may be 0.
+            batch_size: images encoded and decoded at a time.
+
+        Returns:
+            float32 array of shape (n, rows, cols, 1), in [0, 1].
+
+        Raises:
+            InputError: as `encode`.
+        """
+        self._check_images(images)
+        reconstructions = np.empty(images.shape, "float32")
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            decoded = self.decode_codes(self.encode_to_codes(images[batch]))
+            reconstructions[batch] = ops.convert_to_numpy(decoded)
+        return reconstructions
+
+    def inpainting(
+        self, image: np.ndarray, hidden: tuple[int, int, int, int] | None = None
+    ) -> Inpainting:
+        """Return the `Inpainting` of an image: its observed codes, and how to fill in the rest.
+
+        Args:
+            image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1).
+            hidden: (top, left, rows, cols) of the hidden part in pixels; None for the lower half.
+
+        Raises:
+            InputError: as `Inpainting`.
+        """
+        return Inpainting(self, image, hidden)
+
+    def _check_images(self, images):
+        _check_shape("images", images, (*self.image_shape, 1))
+        dtype = keras.backend.standardize_dtype(images.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise InputError(
+                "`images` must be floats in [0, 1]; divide 8-bit images by 255. "
+                f"Received: images.dtype={dtype}."
+            )
 
     @classmethod
-    def from_run(cls, run: str | os.PathLike, dtype: str | None = None) -> "VQVAE":
+    def from_run(cls, run: PathLike, dtype: str | None = None) -> "VQVAE":
         """Load the trained model of a run, its best epoch.
 
         Args:
-            run: the run folder of `train_vqvae.py`.
-            dtype: dtype policy to run it in; by default the one it was trained in.
+            run: the run folder of `train_vqvae.py`: a path or a `Run`.
+            dtype: dtype policy to load it in; by default the one it was trained in.
 
         Raises:
-            InputError: if the run is of another kind or format, has no model yet, or a damaged one.
+            InputError: if the run is of another kind or format, or its model is missing or corrupt.
         """
         return load_model(Run(run), "vqvae", VQVAEConfig, dtype)
 
     @property
-    def bits_per_pixel_raw(self):
-        """Bits a source pixel of the code grid without an entropy coder."""
+    def bits_per_pixel_raw(self) -> float:
+        """Bits of a code grid without entropy coding, per pixel of the source image."""
         return bits_per_pixel_raw(
             self.code_grid_shape, self.config.num_embeddings, self.image_shape
         )
@@ -232,12 +325,21 @@ class VQVAE(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "VQVAE":
         return cls(**config)
 
 
+def _check_shape(name, array, item_shape):
+    if tuple(array.shape[1:]) != item_shape:
+        expected = ", ".join(map(str, item_shape))
+        raise InputError(
+            f"`{name}` must have the shape (batch, {expected}) that the model was trained on. "
+            f"Received: {name}.shape={tuple(array.shape)}."
+        )
+
+
 def _margins(window, shape):
-    """What `ops.pad` puts around a window to fill a picture of some rows and cols."""
+    """Return what `ops.pad` must add around a window to fill an image of (rows, cols)."""
     sides = [(span.start, size - span.stop) for span, size in zip(window[1:], shape, strict=True)]
     return [(0, 0), *sides, (0, 0)]
 

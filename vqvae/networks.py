@@ -1,4 +1,4 @@
-"""Encoder and decoder of stage one: strided convolutions and residual blocks, and their mirror."""
+"""Encoder and decoder of the VQ-VAE: strided convolutions and residual blocks."""
 
 import functools
 
@@ -10,10 +10,10 @@ __all__ = ["PositionBias", "build_decoder", "build_encoder"]
 
 @keras.saving.register_keras_serializable(package="vqvae")
 class PositionBias(layers.Layer):
-    """Adds a learned vector to each cell of a grid.
+    """Add a trained vector to each position of a grid.
 
-    Heads are registered to one frame, so that the place in the grid alone says much of the picture;
-    a convolution by itself does not know where it is.
+    The slices are registered to one frame, so the position alone is informative, and a convolution
+    does not see it.
 
     Call arguments:
         inputs: float tensor of shape (batch, rows, cols, channels), rows and cols known.
@@ -32,19 +32,26 @@ class PositionBias(layers.Layer):
         return input_shape
 
 
-def build_encoder(image_shape, channels, kernel_size, blocks, embedding_dim, dtype):
-    """Network from a standardised picture to latents.
+def build_encoder(
+    image_shape: tuple[int, int, int],
+    channels: tuple[int, ...],
+    kernel_size: int,
+    blocks: int,
+    embedding_dim: int,
+    dtype: keras.DTypePolicy | str,
+) -> keras.Model:
+    """Build the network from a standardised image to latents.
 
     Args:
         image_shape: (rows, cols, 1), both divisible by `2 ** len(channels)`.
-        channels: widths of the levels, each of which halves rows and cols.
+        channels: width of each strided convolution, which halves rows and cols.
         kernel_size: side of the strided convolutions.
-        blocks: number of residual blocks at the last level.
+        blocks: number of residual blocks on the code grid.
         embedding_dim: width of the latents.
         dtype: dtype policy of the layers.
 
     Returns:
-        keras.Model: (batch, rows, cols, 1) -> (batch, r, c, embedding_dim).
+        Model (batch, rows, cols, 1) -> (batch, r, c, embedding_dim).
     """
     convolution = functools.partial(layers.Conv2D, padding="same", dtype=dtype)
     inputs = x = keras.Input(image_shape)
@@ -56,22 +63,29 @@ def build_encoder(image_shape, channels, kernel_size, blocks, embedding_dim, dty
     return keras.Model(inputs, convolution(embedding_dim, 3)(_relu(x)), name="encoder")
 
 
-def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim, dtype):
-    """Network from quantised latents to a standardised picture; mirrors `build_encoder`.
+def build_decoder(
+    grid_shape: tuple[int, int],
+    channels: tuple[int, ...],
+    kernel_size: int,
+    blocks: int,
+    embedding_dim: int,
+    dtype: keras.DTypePolicy | str,
+) -> keras.Model:
+    """Build the network from quantised latents to a standardised image; mirrors `build_encoder`.
 
     Args:
         grid_shape: (r, c) of the code grid.
-        channels: the encoder's widths, first level first.
+        channels: the encoder's widths, in its order.
         kernel_size: side of the transposed convolutions, each of which doubles rows and cols.
-        blocks: number of residual blocks at the first level.
+        blocks: number of residual blocks on the code grid.
         embedding_dim: width of the latents.
-        dtype: dtype policy of the layers; the picture itself is float32.
+        dtype: dtype policy of all layers but the last, which is float32.
 
     Returns:
-        keras.Model: (batch, r, c, embedding_dim) -> float32 (batch, rows, cols, 1).
+        Model (batch, r, c, embedding_dim) -> float32 (batch, rows, cols, 1).
     """
     convolution = functools.partial(layers.Conv2D, padding="same", dtype=dtype)
-    doubling = functools.partial(
+    upsampling = functools.partial(
         layers.Conv2DTranspose, kernel_size=kernel_size, strides=2, padding="same"
     )
     inputs = x = keras.Input((*grid_shape, embedding_dim))
@@ -79,13 +93,13 @@ def build_decoder(grid_shape, channels, kernel_size, blocks, embedding_dim, dtyp
     for _ in range(blocks):
         x = _residual_block(x, convolution)
     for width in reversed(channels[:-1]):
-        x = doubling(width, dtype=dtype)(_relu(x))
-    # bfloat16 has steps of 1/256 just under 1.
-    return keras.Model(inputs, doubling(1, dtype="float32")(_relu(x)), name="decoder")
+        x = upsampling(width, dtype=dtype)(_relu(x))
+    # Not in half precision: bfloat16 has steps of 1/256 just below 1.
+    return keras.Model(inputs, upsampling(1, dtype="float32")(_relu(x)), name="decoder")
 
 
 def _residual_block(x, convolution):
-    """x + conv1(relu(conv3(relu(x)))), as in section 4.1 of arXiv 1711.00937."""
+    """Return x + conv1(relu(conv3(relu(x)))), as in section 4.1 of arXiv 1711.00937."""
     width = x.shape[-1]
     y = convolution(width, 3)(_relu(x))
     y = convolution(width, 1)(_relu(y))

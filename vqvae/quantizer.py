@@ -1,97 +1,119 @@
-"""Vector quantisation: the nearest-code search, the gradient codebook and the EMA codebook."""
+"""Vector quantisation: nearest-code search, gradient codebook and EMA codebook.
+
+Where the equations of van den Oord et al. 2017 (arXiv 1711.00937) are, for latents z and codes e:
+
+    k = argmin_j |z - e_j|^2                           eq. 1   nearest_codes
+    z_q = e_k                                          eq. 2   VectorQuantizer.call
+    |sg[z] - e|^2 + commitment_cost * |z - sg[e]|^2    eq. 3   VectorQuantizer._loss
+    e = discounted sum of z / discounted count of z    A.1     VectorQuantizerEMA._update_codebook
+    a code that no latent chooses restarts             -       ._restart_dead_codes
+"""
+
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from brainslices.distributed.collectives import all_gather, all_reduce_sum, run_on_primary
+from brainslices.types import Tensor
 
 __all__ = ["VectorQuantizer", "VectorQuantizerEMA", "nearest_codes", "rotate_to"]
 
-# Scores of a block of latents: 2**22 float32 values are 16 MiB. TensorFlow may work on ten blocks
-# at once.
+# Scores per block of latents: 2**22 float32 values are 16 MiB. TensorFlow may compute ten blocks
+# in parallel.
 SCORE_BLOCK = 2**22
 # Keeps divisions and norms finite; far below the norm of any trained code.
 EPSILON = 1e-6
 KMEANS_ITERATIONS = 10
-# Steps after which an EMA codebook's discount has half of its final averaging length at most.
+# The EMA discount at step t is at most t / (t + DECAY_WARMUP).
 DECAY_WARMUP = 9.0
 
 
-def nearest_codes(latents, codebook):
-    """Index of the nearest code of each latent, by Euclidean distance.
+def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:
+    """Return the index of the nearest code (Euclidean distance) of each latent.
 
-    The latents are searched in blocks of `SCORE_BLOCK` scores, so that nothing of shape
-    (n, num_embeddings) is ever whole in memory for large n.
+    The search runs in blocks of `SCORE_BLOCK` scores: for large n, an array of shape
+    (n, num_embeddings) never exists as a whole.
 
     Args:
         latents: float32 tensor of shape (n, embedding_dim).
         codebook: float32 tensor of shape (num_embeddings, embedding_dim).
 
     Returns:
-        int32 tensor of shape (n,), values in [0, num_embeddings); the lowest index wins a tie.
-    """
-    # argmin |z - e|^2 = argmax (z . e - |e|^2 / 2): |z|^2 does not change the order.
-    half_norms = 0.5 * ops.sum(ops.square(codebook), axis=-1)
-    codes_by_column = ops.transpose(codebook)
+        int32 tensor of shape (n,), values in [0, num_embeddings). Ties go to the lowest index.
 
-    def search(rows):
-        return ops.cast(ops.argmax(ops.matmul(rows, codes_by_column) - half_norms, -1), "int32")
+    Example:
+        >>> latents = np.array([[0.9], [0.1]], "float32")
+        >>> codebook = np.array([[0.0], [1.0]], "float32")
+        >>> np.asarray(nearest_codes(latents, codebook)).tolist()
+        [1, 0]
+    """
+    # argmin |z - e|^2 = argmax (z . e - |e|^2 / 2), as |z|^2 is the same for all codes.
+    half_norms = 0.5 * ops.sum(ops.square(codebook), axis=-1)
+    transposed_codebook = ops.transpose(codebook)
+
+    def search(block):
+        scores = ops.matmul(block, transposed_codebook) - half_norms
+        return ops.cast(ops.argmax(scores, -1), "int32")
 
     count = ops.shape(latents)[0]
-    most = max(1, SCORE_BLOCK // codebook.shape[0])
-    if isinstance(count, int) and count <= most:
+    max_block_size = max(1, SCORE_BLOCK // codebook.shape[0])
+    if isinstance(count, int) and count <= max_block_size:
         return search(latents)
-    blocks = (count + most - 1) // most
-    size = (count + blocks - 1) // blocks
-    within = ops.arange(size)
+    block_count = (count + max_block_size - 1) // max_block_size
+    block_size = (count + block_count - 1) // block_count
+    offsets = ops.arange(block_size)
 
-    def search_block(block):
-        return search(ops.take(latents, ops.minimum(block * size + within, count - 1), axis=0))
+    def search_block(index):
+        # Past the end the last latent is repeated; the result is cut to `count` below.
+        rows = ops.minimum(index * block_size + offsets, count - 1)
+        return search(ops.take(latents, rows, axis=0))
 
-    return ops.reshape(ops.map(search_block, ops.arange(blocks)), (-1,))[:count]
+    return ops.reshape(ops.map(search_block, ops.arange(block_count)), (-1,))[:count]
 
 
-def rotate_to(latents, quantized):
-    """Return `quantized`, its gradient turned and scaled as the latents were to become codes.
+def rotate_to(latents: Tensor, quantized: Tensor) -> Tensor:
+    """Return `quantized` with the gradient of the rotation that maps `latents` onto it.
 
     Args:
         latents: float32 tensor of shape (n, embedding_dim).
         quantized: float32 tensor of the same shape, the nearest codes.
 
     Returns:
-        float32 tensor equal to `quantized`, to float32's rounding.
+        float32 tensor equal to `quantized` up to float32 rounding.
 
     Reference:
         Fifty et al. 2024, arXiv 2410.06424, section 4.2: q = lambda R e, with lambda R constant.
     """
 
-    def unit(x):
-        return x / (ops.norm(x, axis=-1, keepdims=True) + EPSILON)
-
     def dot(x, y):
         return ops.sum(x * y, axis=-1, keepdims=True)
 
     detached, quantized = ops.stop_gradient(latents), ops.stop_gradient(quantized)
-    latent_unit, code_unit = unit(detached), unit(quantized)
-    between = unit(latent_unit + code_unit)
+    latent_unit, code_unit = _to_unit_norm(detached), _to_unit_norm(quantized)
+    bisector = _to_unit_norm(latent_unit + code_unit)
     rotated = (
-        latents - 2 * dot(latents, between) * between + 2 * dot(latents, latent_unit) * code_unit
+        latents - 2 * dot(latents, bisector) * bisector + 2 * dot(latents, latent_unit) * code_unit
     )
     scale = ops.norm(quantized, axis=-1, keepdims=True) / (
         ops.norm(detached, axis=-1, keepdims=True) + EPSILON
     )
-    turned = scale * rotated
-    # The value is the code's; only the gradient is the rotation's.
-    return turned + ops.stop_gradient(quantized - turned)
+    scaled = scale * rotated
+    # The value is exactly the code's; only the gradient is the rotation's.
+    return scaled + ops.stop_gradient(quantized - scaled)
+
+
+def _to_unit_norm(vectors):
+    return vectors / (ops.norm(vectors, axis=-1, keepdims=True) + EPSILON)
 
 
 @keras.saving.register_keras_serializable(package="vqvae")
 class VectorQuantizer(keras.layers.Layer):
-    """Replaces each latent by its nearest code; the codebook is learned by gradient.
+    """Replace each latent by its nearest code; the optimiser trains the codebook.
 
-    Always computes in float32, whatever the dtype policy. In training and in inference alike it
-    adds the loss `mean((sg[z] - e)^2) + commitment_cost * mean((z - sg[e])^2)`.
+    Computes in float32 under every dtype policy. Adds the loss
+    `mean((sg[z] - e)^2) + commitment_cost * mean((z - sg[e])^2)` in training and in inference.
 
     Args:
         num_embeddings: int, number of codes.
@@ -100,6 +122,7 @@ class VectorQuantizer(keras.layers.Layer):
         l2_normalized: bool, compare latents and codes on the unit sphere.
         rotation_trick: bool, pass gradients by rotation instead of straight through.
         seed: int, for the initial codebook and for restarts.
+        **kwargs: the arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: float tensor of shape (batch, ..., embedding_dim), the latents.
@@ -115,13 +138,13 @@ class VectorQuantizer(keras.layers.Layer):
 
     def __init__(
         self,
-        num_embeddings,
-        embedding_dim,
-        commitment_cost,
-        l2_normalized=False,
-        rotation_trick=False,
-        seed=0,
-        **kwargs,
+        num_embeddings: int,
+        embedding_dim: int,
+        commitment_cost: float,
+        l2_normalized: bool = False,
+        rotation_trick: bool = False,
+        seed: int = 0,
+        **kwargs: Any,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.num_embeddings = num_embeddings
@@ -135,25 +158,18 @@ class VectorQuantizer(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(
             min_ndim=2, axes={-1: self.embedding_dim}, dtype="float32"
         )
-        self._add_codebook((self.num_embeddings, self.embedding_dim), self._initializer())
-
-    def _initializer(self):
         # Uniform within 1 / num_embeddings, as in Sonnet: codes start close together.
         limit = 1.0 / self.num_embeddings
-        return keras.initializers.RandomUniform(-limit, limit, seed=self.seed)
+        initializer = keras.initializers.RandomUniform(-limit, limit, seed=self.seed)
+        self._add_codebook((self.num_embeddings, self.embedding_dim), initializer)
 
     def _add_codebook(self, shape, initializer):
         self.codes_weight = self.add_weight(name="codebook", shape=shape, initializer=initializer)
 
     @property
-    def codebook(self):
+    def codebook(self) -> Tensor:
         """float32 tensor of shape (num_embeddings, embedding_dim)."""
         return self._normalize(self.codes_weight)
-
-    def _normalize(self, vectors):
-        if not self.l2_normalized:
-            return ops.convert_to_tensor(vectors)
-        return vectors / (ops.norm(vectors, axis=-1, keepdims=True) + EPSILON)
 
     def call(self, inputs, training=False):
         latents = self._normalize(ops.reshape(inputs, (-1, self.embedding_dim)))
@@ -162,7 +178,7 @@ class VectorQuantizer(keras.layers.Layer):
         quantized = ops.take(codebook, codes, axis=0)
         if training and self.trainable:
             self._update_codebook(ops.stop_gradient(latents), codes, quantized)
-        # After the update, where replicas wait for each other: the list of losses is theirs all.
+        # After the update, in which replicas wait for each other: they share one list of losses.
         self.add_loss(self._loss(latents, quantized))
         shape = ops.shape(inputs)
         return (
@@ -170,10 +186,15 @@ class VectorQuantizer(keras.layers.Layer):
             ops.reshape(codes, shape[:-1]),
         )
 
+    def _normalize(self, vectors):
+        return _to_unit_norm(vectors) if self.l2_normalized else ops.convert_to_tensor(vectors)
+
     def _loss(self, latents, quantized):
         codebook_loss = ops.mean(ops.square(ops.stop_gradient(latents) - quantized))
-        commitment_loss = ops.mean(ops.square(latents - ops.stop_gradient(quantized)))
-        return codebook_loss + self.commitment_cost * commitment_loss
+        return codebook_loss + self._commitment_loss(latents, quantized)
+
+    def _commitment_loss(self, latents, quantized):
+        return self.commitment_cost * ops.mean(ops.square(latents - ops.stop_gradient(quantized)))
 
     def _pass_gradient(self, latents, quantized):
         if self.rotation_trick:
@@ -181,25 +202,25 @@ class VectorQuantizer(keras.layers.Layer):
         return latents + ops.stop_gradient(quantized - latents)  # straight-through estimator
 
     def _update_codebook(self, latents, codes, quantized):
-        """The optimiser moves a gradient codebook; nothing to do here."""
+        """Do nothing: the optimiser updates a gradient codebook."""
 
-    def codes_of(self, latents):
-        """Codes of latents (batch, ..., embedding_dim) as an int32 tensor (batch, ...)."""
-        latents = ops.cast(latents, "float32")
-        flat = self._normalize(ops.reshape(latents, (-1, self.embedding_dim)))
-        return ops.reshape(nearest_codes(flat, self.codebook), ops.shape(latents)[:-1])
+    def to_codes(self, latents: Tensor) -> Tensor:
+        """Return the int32 codes (batch, ...) of latents (batch, ..., embedding_dim)."""
+        flat = ops.reshape(ops.cast(latents, "float32"), (-1, self.embedding_dim))
+        codes = nearest_codes(self._normalize(flat), self.codebook)
+        return ops.reshape(codes, ops.shape(latents)[:-1])
 
-    def lookup(self, codes):
-        """Code vectors of integer codes (batch, ...), float32 (batch, ..., embedding_dim)."""
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the float32 code vectors (batch, ..., embedding_dim) of codes (batch, ...)."""
         return ops.take(self.codebook, codes, axis=0)
 
-    def initialize_codebook(self, latents):
-        """Put the codes at the k-means centres of some latents.
+    def initialize_codebook(self, latents: np.ndarray) -> None:
+        """Set the codes to the k-means centres of latents.
 
         Args:
             latents: float32 array of shape (n, embedding_dim), n at least num_embeddings.
         """
-        # Of several processes one decides: their latents may differ in the last bit.
+        # On process 0 alone: the latents of the processes may differ in the last bit.
         self._assign_codebook(run_on_primary(self._kmeans_centres, latents))
 
     def _kmeans_centres(self, latents):
@@ -208,10 +229,9 @@ class VectorQuantizer(keras.layers.Layer):
 
         latents = np.asarray(self._normalize(ops.convert_to_tensor(latents)))
         options = {"n_init": 1, "max_iter": KMEANS_ITERATIONS, "random_state": self.seed}
-        # Several threads would add up in an order of their own each time.
+        # Several threads add up in an order that differs between runs.
         with threadpool_limits(limits=1):
-            found = KMeans(self.num_embeddings, **options).fit(latents)
-        return found.cluster_centers_
+            return KMeans(self.num_embeddings, **options).fit(latents).cluster_centers_
 
     def _assign_codebook(self, centres):
         self.codes_weight.assign(centres)
@@ -233,26 +253,35 @@ class VectorQuantizer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="vqvae")
 class VectorQuantizerEMA(VectorQuantizer):
-    """Vector quantiser whose codes are moving averages of the latents that chose them.
+    """Vector quantiser whose codes are exponential moving averages of the latents assigned to them.
 
-    Two states, the discounted count and the discounted sum of each code's latents, from which the
-    codebook is derived: they cannot disagree. In training each call quantises with the codebook
-    as it was, then updates it; frozen (`trainable = False`) or in inference it stays as it is.
-    Where devices share a batch the states are those of the whole batch, and the same on all.
-    A code whose count falls under `restart_threshold` is dead and starts again at a latent of the
-    batch, drawn in proportion to its squared distance from its own code (as k-means++ seeds).
+    Stores two states, the discounted count and the discounted sum of each code's latents, and
+    derives the codebook from them, so that they cannot disagree. In training each call quantises
+    with the old codebook, then updates it; frozen (`trainable = False`) or in inference nothing
+    changes. Where devices share a batch, the states are those of the whole batch and equal on all
+    devices. A code whose count falls below `restart_threshold` is dead and restarts at a latent of
+    the batch.
 
     Args:
+        num_embeddings: int, number of codes.
+        embedding_dim: int, width of a code.
+        commitment_cost: float, weight of the commitment loss, which is the only loss.
         decay: float in [0, 1), discount of the two states at each step.
-        restart_threshold: float, latents a step under which a code is dead; 0 turns restarts off.
-        **kwargs: the arguments of `VectorQuantizer`. The loss has the commitment term alone.
+        restart_threshold: float, latents per step below which a code is dead; 0 disables restarts.
+        **kwargs: the other arguments of `VectorQuantizer`.
 
     Reference:
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937, appendix A.1.
     """
 
     def __init__(
-        self, num_embeddings, embedding_dim, commitment_cost, decay, restart_threshold, **kwargs
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        commitment_cost: float,
+        decay: float,
+        restart_threshold: float,
+        **kwargs: Any,
     ):
         super().__init__(num_embeddings, embedding_dim, commitment_cost, **kwargs)
         self.decay = decay
@@ -261,7 +290,7 @@ class VectorQuantizerEMA(VectorQuantizer):
 
     def _add_codebook(self, shape, initializer):
         state = {"trainable": False, "autocast": False, "dtype": "float32"}
-        # Counts of one and sums at the codes: before any step codebook == sum / count.
+        # Counts of one and sums at the codes: codebook == sum / count holds before any step.
         self.ema_count = self.add_weight(
             name="ema_count", shape=shape[:1], initializer="ones", **state
         )
@@ -271,12 +300,12 @@ class VectorQuantizerEMA(VectorQuantizer):
         self.steps = self.add_weight(name="steps", shape=(), initializer="zeros", **state)
 
     @property
-    def codebook(self):
+    def codebook(self) -> Tensor:
         """float32 tensor of shape (num_embeddings, embedding_dim)."""
         return self._normalize(self.ema_sum / self.ema_count[:, None])
 
     def _loss(self, latents, quantized):
-        return self.commitment_cost * ops.mean(ops.square(latents - ops.stop_gradient(quantized)))
+        return self._commitment_loss(latents, quantized)
 
     def _update_codebook(self, latents, codes, quantized):
         ones = ops.ones_like(latents[:, 0])
@@ -285,31 +314,39 @@ class VectorQuantizerEMA(VectorQuantizer):
         # The latents move fast at first: average over few steps then, as TensorFlow's
         # ExponentialMovingAverage does with `num_updates`.
         steps = self.steps + 1.0
-        # Never quite zero: an idle code would lose its place.
+        # Never exactly zero, or an idle code would lose its vector.
         decay = ops.clip(steps / (steps + DECAY_WARMUP), EPSILON, max(self.decay, EPSILON))
-        count = decay * self.ema_count + (1 - decay) * batch_count
-        vectors = decay * self.ema_sum + (1 - decay) * batch_sum
-        # An idle code keeps its place while its count shrinks; float32 loses both after some 8,700
-        # idle steps at decay 0.99, so they are held above the smallest useful count.
-        scale = ops.maximum(1.0, EPSILON / count)
-        count, vectors = count * scale, vectors * scale[:, None]
+        ema_count = decay * self.ema_count + (1 - decay) * batch_count
+        ema_sum = decay * self.ema_sum + (1 - decay) * batch_sum
+        # An idle code keeps its vector while both states shrink. After some 8,700 idle steps at
+        # decay 0.99 float32 would lose both: they are held above the smallest useful count.
+        scale = ops.maximum(1.0, EPSILON / ema_count)
+        ema_count, ema_sum = ema_count * scale, ema_sum * scale[:, None]
         if self.restart_threshold > 0:
-            count, vectors = self._restart_dead(count, vectors, latents, quantized)
-        self.ema_count.assign(count)
-        self.ema_sum.assign(vectors)
+            ema_count, ema_sum = self._restart_dead_codes(ema_count, ema_sum, latents, quantized)
+        self.ema_count.assign(ema_count)
+        self.ema_sum.assign(ema_sum)
         self.steps.assign(steps)
 
-    def _restart_dead(self, count, vectors, latents, quantized):
+    def _restart_dead_codes(self, ema_count, ema_sum, latents, quantized):
+        """Move each dead code to a latent of the batch and return the new states.
+
+        Latents are sampled in proportion to their squared distance from their code, as k-means++
+        seeds.
+        """
         distances = ops.sum(ops.square(latents - ops.stop_gradient(quantized)), axis=-1)
         distances, latents = all_gather(distances), all_gather(latents)
         cumulative = ops.cumsum(distances)
-        draws = keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)
-        rows = ops.searchsorted(cumulative, draws * cumulative[-1])
-        fresh = ops.take(latents, ops.minimum(rows, ops.shape(latents)[0] - 1), axis=0)
-        dead = count < self.restart_threshold
-        # Twice the threshold: a restarted code has log(2) / (1 - decay) steps to find its latents.
+        noise = keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)
+        rows = ops.searchsorted(cumulative, noise * cumulative[-1])
+        sampled = ops.take(latents, ops.minimum(rows, ops.shape(latents)[0] - 1), axis=0)
+        is_dead = ema_count < self.restart_threshold
+        # Twice the threshold: a restarted code has log(2) / (1 - decay) steps to win latents.
         start = 2.0 * self.restart_threshold
-        return ops.where(dead, start, count), ops.where(dead[:, None], start * fresh, vectors)
+        return (
+            ops.where(is_dead, start, ema_count),
+            ops.where(is_dead[:, None], start * sampled, ema_sum),
+        )
 
     def _assign_codebook(self, centres):
         self.ema_count.assign(ops.ones(self.ema_count.shape))

@@ -11,64 +11,61 @@ from vqvae.config import PRESETS, VQVAEConfig, VQVAETraining
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "refused"),
     [
-        ({"channels": (8,)}, "`channels` must be two or three widths from 1 to 4096"),
-        ({"channels": (8, 0)}, "Received: channels=(8, 0)."),
-        ({"kernel_size": 2}, "`kernel_size` must be 3, 4 or 5. Received: kernel_size=2."),
-        ({"encoder_blocks": -1}, "`encoder_blocks` must be at least 0."),
-        ({"num_embeddings": 1}, "`num_embeddings` must be from 2 to 16384."),
-        (
-            {"embedding_dim": 0},
-            "`embedding_dim` must be from 1 to 4096. Received: embedding_dim=0.",
-        ),
-        ({"codebook": "gumbel"}, "`codebook` must be 'ema' or 'gradient'."),
-        ({"decay": 1.0}, "`decay` must be in [0, 1). Received: decay=1.0."),
-        ({"restart_threshold": -0.5}, "`restart_threshold` must be at least 0."),
-        ({"commitment_cost": 0.0}, "`commitment_cost` must be a positive number."),
-        ({"commitment_cost": float("nan")}, "Received: commitment_cost=nan."),
-        ({"l1_weight": float("inf")}, "`l1_weight` must be a finite number, at least 0."),
-        ({"codebook": "gradient", "restart_threshold": 0.5}, "0 with codebook='gradient'"),
-        (
-            {"l1_weight": 0.0, "mse_weight": 0.0, "ssim_weight": 0.0},
-            "`mse_weight` must be positive, as the other two weights are 0.",
-        ),
+        ({"magnification": 5.0}, "magnification"),
+        ({"channels": (8,)}, "channels"),
+        ({"channels": (8, 0)}, "channels"),
+        ({"kernel_size": 2}, "kernel_size"),
+        ({"encoder_blocks": -1}, "encoder_blocks"),
+        ({"num_embeddings": 1}, "num_embeddings"),
+        ({"embedding_dim": 0}, "embedding_dim"),
+        ({"codebook": "gumbel"}, "codebook"),
+        ({"decay": 1.0}, "decay"),
+        ({"restart_threshold": -0.5}, "restart_threshold"),
+        ({"commitment_cost": 0.0}, "commitment_cost"),
+        ({"commitment_cost": float("nan")}, "commitment_cost"),
+        ({"l1_weight": float("inf")}, "l1_weight"),
+        ({"restart_threshold": 0.5, "codebook": "gradient"}, "restart_threshold"),
+        ({"mse_weight": 0.0, "l1_weight": 0.0, "ssim_weight": 0.0}, "mse_weight"),
     ],
 )
-def test_wrong_model_values_are_refused(change, message):
+def test_wrong_model_values_are_refused(change, refused):
     with pytest.raises(InputError) as caught:
         tiny_config(**change)
-    assert message in str(caught.value)
+    assert f"`{refused}`" in str(caught.value)
+    assert f"Received: {refused}={change[refused]!r}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "refused"),
     [
-        ({"epochs": 0}, "`epochs` must be at least 1. Received: epochs=0."),
-        ({"batch_size": -1}, "`batch_size` must be at least 1. Received: batch_size=-1."),
-        ({"learning_rate": 0.0}, "`learning_rate` must be a positive number."),
-        ({"learning_rate": float("nan")}, "Received: learning_rate=nan."),
-        ({"beta_2": 1.0}, "`beta_2` must be between 0 and 1. Received: beta_2=1.0."),
-        ({"learning_rate": float("inf")}, "Received: learning_rate=inf."),
-        ({"seed": -1}, "`seed` must be from 0 to 2**32 - 1. Received: seed=-1."),
-        ({"gradient_clip": -1.0}, "`gradient_clip` must be at least 0."),
-        ({"schedule": "linear"}, "`schedule` must be 'constant' or 'cosine'."),
-        ({"schedule": "constant", "warmup_steps": 5}, "0 with schedule='constant'"),
-        ({"precision": "float16"}, "`precision` must be one of auto, float32, mixed_bfloat16"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+        ({"beta_2": 1.0}, "beta_2"),
+        ({"seed": -1}, "seed"),
+        ({"gradient_clip": -1.0}, "gradient_clip"),
+        ({"schedule": "linear"}, "schedule"),
+        ({"warmup_steps": 5, "schedule": "constant"}, "warmup_steps"),
+        ({"precision": "float16"}, "precision"),
     ],
 )
-def test_wrong_training_values_are_refused(change, message):
+def test_wrong_training_values_are_refused(change, refused):
     with pytest.raises(InputError) as caught:
         tiny_training(**change)
-    assert message in str(caught.value)
+    assert f"`{refused}`" in str(caught.value)
+    assert f"Received: {refused}={change[refused]!r}" in str(caught.value)
 
 
-def test_downsampling_is_a_power_of_two_for_each_level():
+def test_each_strided_convolution_halves_the_sides():
     assert tiny_config(channels=(8, 8)).downsampling == 4
     assert tiny_config(channels=(8, 8, 8)).downsampling == 8
 
 
-def test_seed_preset_is_the_seed_documents_network():
+def test_seed_preset_is_the_baseline_network():
     model, training = PRESETS["seed"].model, PRESETS["seed"].training
     assert (model.channels, model.embedding_dim, model.kernel_size) == ((32, 64), 16, 3)
     assert (model.num_embeddings, model.codebook) == (128, "gradient")
@@ -77,7 +74,7 @@ def test_seed_preset_is_the_seed_documents_network():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_configuration_survives_json(preset, tmp_path):
+def test_configuration_round_trips_through_json(preset, tmp_path):
     path = tmp_path / "config.json"
     model, training = PRESETS[preset].model, PRESETS[preset].training
     parts = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(training)}
@@ -86,8 +83,8 @@ def test_configuration_survives_json(preset, tmp_path):
     assert Selection(preset=preset).load(PRESETS) == (model, training)
 
 
-def written(tmp_path, **changes):
-    """A file with the default configuration but for `changes` to its model; None removes a key."""
+def write_config(tmp_path, **changes):
+    """A file with the default configuration and `changes` to its model; None removes a key."""
     preset = PRESETS["default"]
     model = {**dataclasses.asdict(preset.model), **changes}
     model = {key: value for key, value in model.items() if value is not None}
@@ -96,29 +93,27 @@ def written(tmp_path, **changes):
     return path
 
 
-def refusal(path):
+def error_message(path):
     with pytest.raises(InputError) as caught:
         Selection(config=path).load(PRESETS)
     return str(caught.value)
 
 
 def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path):
-    path = written(tmp_path, num_embedings=64)
-    expected = f"Unknown key `num_embedings` in {path}. Did you mean `num_embeddings`?"
-    assert refusal(path) == expected
+    message = error_message(write_config(tmp_path, num_embedings=64))
+    assert "`num_embedings`" in message
+    assert "`num_embeddings`" in message
 
 
-def test_unknown_key_like_no_other_is_refused_with_all_known_ones(tmp_path):
-    message = refusal(written(tmp_path, zzz=1))
-    assert "Unknown key `zzz`" in message
+def test_unknown_key_that_resembles_none_is_refused_with_all_known_ones(tmp_path):
+    message = error_message(write_config(tmp_path, zzz=1))
+    assert "`zzz`" in message
     assert "commitment_cost" in message
 
 
 def test_missing_keys_are_named(tmp_path):
-    path = written(tmp_path, decay=None, kernel_size=None)
-    assert (
-        refusal(path) == f"Missing keys in {path}: kernel_size, decay. A run's config.json has all."
-    )
+    message = error_message(write_config(tmp_path, decay=None, kernel_size=None))
+    assert "kernel_size, decay" in message
 
 
 @pytest.mark.parametrize(
@@ -139,35 +134,36 @@ def test_missing_keys_are_named(tmp_path):
     ids=str,
 )
 def test_values_of_the_wrong_type_are_refused(tmp_path, change):
-    path = written(tmp_path, **change)
+    message = error_message(write_config(tmp_path, **change))
     ((name, value),) = change.items()
-    assert refusal(path) == f"`{name}` in {path} has the wrong type. Received: {name}={value!r}."
+    assert f"`{name}`" in message
+    assert f"{name}={value!r}" in message
 
 
-def test_whole_number_is_a_number(tmp_path):
-    model, _ = Selection(config=written(tmp_path, commitment_cost=1)).load(PRESETS)
+def test_integer_is_accepted_for_a_float(tmp_path):
+    model, _ = Selection(config=write_config(tmp_path, commitment_cost=1)).load(PRESETS)
     assert model.commitment_cost == 1
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not valid JSON"),
-        ("[]", "must hold a JSON object. Received: list."),
-        ('{"model": {}}', "must hold an object `training`. Found: ['model']."),
-        ('{"model": [], "training": {}}', "must hold an object `model`."),
+        ("{", "JSON"),
+        ("[]", "list"),
+        ('{"model": {}}', "`training`"),
+        ('{"model": [], "training": {}}', "`model`"),
     ],
 )
-def test_files_that_are_no_configuration_are_refused(tmp_path, text, message):
+def test_other_files_are_refused(tmp_path, text, message):
     path = tmp_path / "config.json"
     path.write_text(text)
-    assert message in refusal(path)
-    assert str(path) in refusal(path)
+    assert message in error_message(path)
+    assert str(path) in error_message(path)
 
 
 def test_absent_file_is_refused(tmp_path):
     path = tmp_path / "absent.json"
-    assert refusal(path) == f"There is no file {path}. Give the path of a JSON file that exists."
+    assert str(path) in error_message(path)
 
 
 def test_defaults_fill_keys_that_have_them():
@@ -178,12 +174,12 @@ def test_defaults_fill_keys_that_have_them():
 
 
 def test_every_field_is_documented_for_the_flags():
-    """tyro shows the strings under the fields; a field without one would have a bare flag."""
+    """tyro shows the strings below the fields as the help of the flags."""
     import inspect
 
-    for kind in (VQVAEConfig, VQVAETraining):
+    for config_type in (VQVAEConfig, VQVAETraining):
         # Fields are inherited too.
-        source = "".join(map(inspect.getsource, kind.__mro__[:-1]))
-        for field in dataclasses.fields(kind):
+        source = "".join(map(inspect.getsource, config_type.__mro__[:-1]))
+        for field in dataclasses.fields(config_type):
             _, after = source.split(f"\n    {field.name}: ", 1)
             assert after.split("\n")[1].strip().startswith('"""'), field.name

@@ -1,4 +1,5 @@
 import math
+import re
 
 import keras
 import numpy as np
@@ -19,7 +20,9 @@ from brainslices.data.archive import FOREGROUND_THRESHOLD
 from brainslices.data.batches import SliceBatches
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
+from brainslices.runs.run import Run
 from brainslices.training.optimizer import compile_model
+from vqvae.model import VQVAE
 from vqvae.training import build_model
 
 both = pytest.mark.parametrize("codebook", ["ema", "gradient"])
@@ -37,7 +40,7 @@ def scatter_codes(model):
 
 
 @pytest.mark.parametrize("channels", [(8, 16), (4, 8, 8)])
-def test_shapes_from_picture_to_codes_and_back(channels):
+def test_shapes_from_image_to_codes_and_back(channels):
     model, images = tiny_model(channels=channels), pictures(3)
     grid = model.code_grid_shape
     latents = model.encode(images)
@@ -79,7 +82,7 @@ def test_reconstruction_is_the_decoded_codes_and_the_clipped_call(codebook):
     np.testing.assert_array_equal(model.decode(model.quantizer.lookup(codes)), reconstructed)
 
 
-def test_reconstructions_lie_in_the_unit_interval_and_are_black_around_the_crop():
+def test_reconstructions_are_in_the_unit_interval_and_black_around_the_crop():
     model = scatter_codes(tiny_model())
     for weight in model.decoder.weights:
         weight.assign(weight * 3)
@@ -91,22 +94,22 @@ def test_reconstructions_lie_in_the_unit_interval_and_are_black_around_the_crop(
     assert reconstructed[:, inside].any()
 
 
-def test_what_lies_around_the_crop_does_not_matter():
+def test_pixels_around_the_crop_do_not_affect_the_codes():
     model, images = scatter_codes(tiny_model()), pictures(2)
     black = CropBox(*model.crop).paste(model.cut(images).numpy(), (24, 20))
     assert (black != images).any()
     np.testing.assert_array_equal(model.encode_to_codes(images), model.encode_to_codes(black))
 
 
-def test_brightness_is_standardised_inside():
-    """A model of twice the mean and spread sees twice as bright pictures as the same."""
-    one, images = scatter_codes(tiny_model()), pictures(2) / 2
-    config = one.get_config()
-    other = type(one).from_config({**config, "mean": 2 * one.mean, "std": 2 * one.std})
-    other.build((None, 24, 20, 1))
-    other.set_weights(one.get_weights())
-    bright = other(2 * images)["reconstruction"]
-    np.testing.assert_allclose(2 * one(images)["reconstruction"], bright, atol=1e-5)
+def test_intensities_are_standardised_inside():
+    """With twice the mean and standard deviation, images twice as bright give the same codes."""
+    model, images = scatter_codes(tiny_model()), pictures(2) / 2
+    config = model.get_config()
+    bright_model = VQVAE.from_config({**config, "mean": 2 * model.mean, "std": 2 * model.std})
+    bright_model.build((None, 24, 20, 1))
+    bright_model.set_weights(model.get_weights())
+    bright = bright_model(2 * images)["reconstruction"]
+    np.testing.assert_allclose(2 * model(images)["reconstruction"], bright, atol=1e-5)
 
 
 def test_bits_per_pixel_count_every_pixel_of_the_source():
@@ -115,10 +118,53 @@ def test_bits_per_pixel_count_every_pixel_of_the_source():
     assert math.isclose(model.bits_per_pixel_raw, rows * cols * 5 / (24 * 20))
 
 
-def test_spread_of_zero_is_refused():
+@pytest.mark.parametrize(("name", "value"), [("std", 0.0), ("crop", (0, 0, 10, 24))])
+def test_wrong_arguments_are_refused(name, value):
     config = tiny_model().get_config()
-    with pytest.raises(InputError, match=r"`std` must be positive. Received: std=0.0."):
-        type(tiny_model()).from_config({**config, "std": 0.0})
+    with pytest.raises(InputError, match=re.escape(f"{name}={value}")):
+        VQVAE.from_config({**config, name: value})
+
+
+def test_images_of_another_size_rank_or_type_are_refused():
+    model = tiny_model()
+    for verb in (model.encode, model.encode_to_codes, model.reconstruct):
+        for shape in [(24, 20), (24, 20, 1), (2, 24, 20), (2, 20, 24, 1), (2, 24, 20, 3)]:
+            with pytest.raises(InputError, match="`images`.*24, 20, 1") as caught:
+                verb(np.zeros(shape, "float32"))
+            assert f"images.shape={shape}" in str(caught.value)
+        with pytest.raises(InputError, match="images.dtype=uint8"):
+            verb(np.zeros((2, 24, 20, 1), "uint8"))
+
+
+def test_codes_and_latents_of_another_shape_are_refused():
+    model = tiny_model()
+    with pytest.raises(InputError, match=r"`codes`.*codes.shape=\(2, 1, 1\)"):
+        model.decode_codes(np.zeros((2, 1, 1), "int32"))
+    with pytest.raises(InputError, match=r"`quantized`.*quantized.shape=\(4, 6, 4\)"):
+        model.decode(np.zeros((4, 6, 4), "float32"))
+
+
+def test_reconstruct_processes_any_number_of_images_in_batches(monkeypatch):
+    model, images = scatter_codes(tiny_model()), pictures(7)
+    expected = np.asarray(model.decode_codes(model.encode_to_codes(images)))
+    sizes, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda batch: sizes.append(len(batch)) or encode(batch))
+    for count, expected_sizes in ((0, []), (1, [1]), (7, [3, 3, 1])):
+        sizes.clear()
+        reconstructed = model.reconstruct(images[:count], batch_size=3)
+        assert (type(reconstructed), reconstructed.dtype) == (np.ndarray, np.float32)
+        assert sizes == expected_sizes
+        np.testing.assert_allclose(reconstructed, expected[:count], atol=1e-5)
+
+
+def test_from_run_takes_a_string_a_path_or_a_run(trained_vqvae, phantom_archive):
+    images = phantom_archive.load(phantom_archive.indices("test"))
+    one, *others = (
+        VQVAE.from_run(run).reconstruct(images)
+        for run in (str(trained_vqvae), trained_vqvae, Run(trained_vqvae))
+    )
+    for other in others:
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +172,8 @@ def test_spread_of_zero_is_refused():
 )
 def test_saved_and_loaded_model_is_the_same_to_the_last_bit(tmp_path, codebook, l2_normalized):
     model = scatter_codes(tiny_model(codebook=codebook, l2_normalized=l2_normalized))
-    compile_model(model, tiny_training(), 4)
-    images = pictures(16)
-    model.fit(images, batch_size=8, verbose=0)
+    rng, images = np.random.default_rng(0), pictures(4)
+    model.set_weights([weight + 0.1 * rng.random(weight.shape) for weight in model.get_weights()])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     assert loaded.get_config() == model.get_config()
@@ -156,8 +201,8 @@ np.save("{tmp_path}/out.npy", model.reconstruct(np.load("{tmp_path}/images.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.reconstruct(images))
 
 
-def losses_by_hand(model, images):
-    """The reconstruction loss of the three terms, NumPy."""
+def reference_loss(model, images):
+    """The reconstruction loss of the three terms, in NumPy."""
     config, cut = model.config, CropBox(*model.crop).cut
     originals, outputs = (
         cut(images)[..., 0],
@@ -190,11 +235,11 @@ def test_reconstruction_loss_is_the_weighted_sum_of_its_terms(weights):
     loss = model.compute_loss(images, None, model(images), training=True)
     quantizer_loss = sum(float(value) for value in model.losses)
     np.testing.assert_allclose(
-        float(loss) - quantizer_loss, losses_by_hand(model, images), rtol=1e-4
+        float(loss) - quantizer_loss, reference_loss(model, images), rtol=1e-4
     )
 
 
-def test_similarity_is_scored_in_evaluation_alone():
+def test_ssim_is_computed_in_evaluation_only():
     model, images = tiny_model(), pictures(8)
     compile_model(model, tiny_training(), 4)
     history = model.fit(images, batch_size=4, epochs=2, validation_data=(images,), verbose=0)
@@ -229,6 +274,7 @@ def test_validation_scores_are_those_of_scikit_image(phantom_archive):
     np.testing.assert_allclose(scores["ssim_foreground"], np.mean(foreground), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codebook", "policy"), [("ema", "mixed_float16"), ("gradient", "mixed_bfloat16")]
 )
@@ -243,8 +289,9 @@ def test_mixed_policies_train_with_quantiser_and_losses_in_float32(codebook, pol
     assert all(np.isfinite(history[key]).all() for key in history)
 
 
+@pytest.mark.slow
 @both
-def test_training_learns_one_picture(codebook):
+def test_training_fits_one_image(codebook):
     model = scatter_codes(
         tiny_model(codebook=codebook, mse_weight=1.0, ssim_weight=0.0, l1_weight=0.0)
     )

@@ -117,7 +117,7 @@ assert (np.square(scores).sum(-1).argmin(-1) == codes[some]).all()
     assert float(ran.stdout) < 1000
 
 
-# What both quantisers owe
+# Both quantisers
 
 
 @both
@@ -130,13 +130,13 @@ def test_quantising_a_code_returns_it(make):
     layer = make()
     codebook = np.asarray(layer.codebook)
     np.testing.assert_allclose(quantize(layer, codebook), codebook, atol=1e-7)
-    np.testing.assert_array_equal(layer.codes_of(codebook), np.arange(CODES))
+    np.testing.assert_array_equal(layer.to_codes(codebook), np.arange(CODES))
 
 
 @both
 def test_lookup_of_codes_is_the_quantised_latents(make):
     layer, latents = make(), normal(2, 4, 5, WIDTH)
-    codes = layer.codes_of(latents)
+    codes = layer.to_codes(latents)
     assert codes.shape == (2, 4, 5)
     np.testing.assert_array_equal(
         codes, nearest_by_brute_force(latents.reshape(-1, WIDTH), layer.codebook).reshape(2, 4, 5)
@@ -148,8 +148,8 @@ def test_lookup_of_codes_is_the_quantised_latents(make):
 def test_permuting_the_codebook_permutes_the_codes(make):
     codebook, latents = normal(CODES, WIDTH), normal(50, WIDTH, seed=1)
     order = np.random.default_rng(0).permutation(CODES)
-    codes = np.asarray(make(codebook).codes_of(latents))
-    permuted = np.asarray(make(codebook[order]).codes_of(latents))
+    codes = np.asarray(make(codebook).to_codes(latents))
+    permuted = np.asarray(make(codebook[order]).to_codes(latents))
     np.testing.assert_array_equal(order[permuted], codes)
 
 
@@ -164,14 +164,14 @@ def test_straight_through_gradient_is_the_identity(make):
 
 
 @both
-def test_directions_alone_count_when_l2_normalized(make):
+def test_norms_do_not_affect_codes_when_l2_normalized(make):
     layer, latents = make(l2_normalized=True), normal(50, WIDTH)
     scales = np.random.default_rng(0).uniform(0.1, 10, (50, 1)).astype("float32")
-    np.testing.assert_array_equal(layer.codes_of(latents), layer.codes_of(latents * scales))
+    np.testing.assert_array_equal(layer.to_codes(latents), layer.to_codes(latents * scales))
     np.testing.assert_allclose(np.linalg.norm(layer.codebook, axis=-1), 1, atol=1e-5)
     units = latents / np.linalg.norm(latents, axis=-1, keepdims=True)
     expected = nearest_by_brute_force(units, np.asarray(layer.codebook))
-    np.testing.assert_array_equal(layer.codes_of(latents), expected)
+    np.testing.assert_array_equal(layer.to_codes(latents), expected)
 
 
 @both
@@ -203,7 +203,7 @@ def test_mixed_policies_quantise_in_float32(make, policy):
 
 
 @both
-def test_evaluation_leaves_the_state_as_it_is(make):
+def test_evaluation_does_not_change_the_state(make):
     layer = make()
     before = values(layer.weights)
     quantize(layer, normal(50, WIDTH, seed=1), training=False)
@@ -224,13 +224,13 @@ def test_frozen_layer_keeps_its_state_in_fit(make, rotation_trick):
     model.fit(normal(32, WIDTH), normal(32, 1), batch_size=8, epochs=2, verbose=0)
     assert_bit_equal(before, values(layer.weights))
     moved = [(a != b).any() for a, b in zip(all_before, values(model.weights), strict=True)]
-    assert sum(moved) == 4  # the two dense layers learned
+    assert sum(moved) == 4  # the two dense layers were trained
 
 
 # Rotation
 
 
-def rotation_by_hand(latent, code):
+def reference_rotation(latent, code):
     """lambda * R of section 4.2, float64."""
     latent, code = latent.astype("float64"), code.astype("float64")
     one, other = latent / np.linalg.norm(latent), code / np.linalg.norm(code)
@@ -253,24 +253,24 @@ def test_gradient_of_the_rotation_is_lambda_r():
         tape.watch(watched)
         value = tf.reduce_sum(rotate_to(watched, tf.constant(codes)) * weights)
     expected = [
-        rotation_by_hand(latent, code).T @ weight
+        reference_rotation(latent, code).T @ weight
         for latent, code, weight in zip(latents, codes, weights, strict=True)
     ]
     np.testing.assert_allclose(tape.gradient(value, watched), expected, rtol=1e-4, atol=1e-4)
-    turned = [rotation_by_hand(*pair) @ pair[0] for pair in zip(latents, codes, strict=True)]
+    turned = [reference_rotation(*pair) @ pair[0] for pair in zip(latents, codes, strict=True)]
     np.testing.assert_allclose(turned, codes, atol=1e-6)  # the reference itself
 
 
 @both
-def test_layer_rotates_when_asked(make):
+def test_layer_with_the_rotation_trick_rotates(make):
     tf = pytest.importorskip("tensorflow")
     layer, latents = make(rotation_trick=True), tf.constant(normal(10, WIDTH, seed=1))
     with tf.GradientTape() as tape:
         tape.watch(latents)
         value = tf.reduce_sum(quantize(layer, latents))
-    codes = np.asarray(layer.lookup(layer.codes_of(latents)))
+    codes = np.asarray(layer.lookup(layer.to_codes(latents)))
     expected = [
-        rotation_by_hand(*pair).T @ np.ones(WIDTH)
+        reference_rotation(*pair).T @ np.ones(WIDTH)
         for pair in zip(np.asarray(latents), codes, strict=True)
     ]
     np.testing.assert_allclose(tape.gradient(value, latents), expected, rtol=1e-4, atol=1e-4)
@@ -281,7 +281,7 @@ def test_layer_rotates_when_asked(make):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_losses_and_who_learns_from_them(training):
+def test_losses_and_their_gradients(training):
     tf = pytest.importorskip("tensorflow")
     latents, codebook = normal(40, WIDTH, seed=1), normal(CODES, WIDTH)
     codes = nearest_by_brute_force(latents, codebook)
@@ -305,7 +305,7 @@ def test_losses_and_who_learns_from_them(training):
 # Moving averages
 
 
-class AveragesByHand:
+class ReferenceAverages:
     """Appendix A.1, with the discount that rises as step / (step + 9), float64."""
 
     def __init__(self, codebook, decay, steps=0):
@@ -335,23 +335,23 @@ def test_codebook_is_sum_over_count_before_any_step():
     assert np.unique(layer.codebook).size == CODES * WIDTH
 
 
-@pytest.mark.parametrize("begun", [0, 1000], ids=["warming up", "warmed up"])
-def test_three_steps_are_those_by_hand(begun):
+@pytest.mark.parametrize("start_step", [0, 1000], ids=["warming up", "warmed up"])
+def test_three_steps_are_those_of_the_reference(start_step):
     codebook = normal(CODES, WIDTH)
-    layer, by_hand = ema_layer(codebook, decay=0.9), AveragesByHand(codebook, 0.9, begun)
-    layer.steps.assign(begun)
+    layer, reference = ema_layer(codebook, decay=0.9), ReferenceAverages(codebook, 0.9, start_step)
+    layer.steps.assign(start_step)
     for step in range(3):
         latents = normal(200, WIDTH, seed=step)
         quantized = quantize(layer, latents, training=True)
-        expected = by_hand.codebook[nearest_by_brute_force(latents, by_hand.codebook)]
+        expected = reference.codebook[nearest_by_brute_force(latents, reference.codebook)]
         np.testing.assert_allclose(quantized, expected, atol=1e-5)  # with the codebook as it was
-        by_hand.step(latents)
-        np.testing.assert_allclose(layer.codebook, by_hand.codebook, atol=1e-5)
-        np.testing.assert_allclose(layer.ema_count, by_hand.count, rtol=1e-5)
-    assert float(layer.steps) == begun + 3
+        reference.step(latents)
+        np.testing.assert_allclose(layer.codebook, reference.codebook, atol=1e-5)
+        np.testing.assert_allclose(layer.ema_count, reference.count, rtol=1e-5)
+    assert float(layer.steps) == start_step + 3
 
 
-def test_without_memory_a_code_is_the_mean_of_its_latents():
+def test_at_decay_0_a_code_is_the_mean_of_its_latents():
     latents, codebook = normal(200, WIDTH, seed=1), normal(CODES, WIDTH)
     codes = nearest_by_brute_force(latents, codebook)
     layer = ema_layer(codebook, decay=0.0)
@@ -360,7 +360,7 @@ def test_without_memory_a_code_is_the_mean_of_its_latents():
     np.testing.assert_allclose(layer.codebook, expected, atol=1e-5)
 
 
-def test_without_memory_an_idle_code_stays_finite():
+def test_at_decay_0_an_idle_code_stays_finite():
     codebook = np.eye(CODES, WIDTH, dtype="float32")
     layer = ema_layer(codebook, decay=0.0)
     for _ in range(2):
@@ -368,7 +368,7 @@ def test_without_memory_an_idle_code_stays_finite():
     assert np.isfinite(layer.codebook).all()
 
 
-def test_idle_code_keeps_its_place():
+def test_idle_code_keeps_its_vector():
     tf = pytest.importorskip("tensorflow")
     codebook = np.array([[1.0, -2.0], [100.0, 300.0]], "float32")
     layer = ema_layer(codebook, decay=0.99)
@@ -385,7 +385,7 @@ def test_idle_code_keeps_its_place():
     assert float(layer.ema_count[1]) > 0
 
 
-def test_idle_code_wakes_at_its_first_latents():
+def test_idle_code_moves_to_its_first_latents():
     codebook = np.array([[0.0, 0.0], [100.0, 100.0]], "float32")
     layer = ema_layer(codebook, decay=0.99)
     layer.ema_count.assign([1.0, module.EPSILON])
@@ -407,28 +407,28 @@ def layer_with_dead_code(**changes):
     return layer
 
 
-def test_dead_code_starts_again_at_a_latent_and_live_ones_do_not_notice():
+def test_dead_code_restarts_at_a_latent_without_changing_live_ones():
     latents = normal(50, WIDTH, seed=1)
     restarting = layer_with_dead_code(restart_threshold=0.5)
-    resting = layer_with_dead_code(restart_threshold=0.0)
-    for layer in (restarting, resting):
+    without_restarts = layer_with_dead_code(restart_threshold=0.0)
+    for layer in (restarting, without_restarts):
         quantize(layer, latents, training=True)
-    reborn = np.asarray(restarting.codebook)[-1]
-    assert np.abs(latents - reborn).max(-1).min() < 1e-6
+    restarted = np.asarray(restarting.codebook)[-1]
+    assert np.abs(latents - restarted).max(-1).min() < 1e-6
     assert float(restarting.ema_count[-1]) == 1.0
-    np.testing.assert_array_equal(restarting.codebook[:-1], resting.codebook[:-1])
-    np.testing.assert_array_equal(restarting.ema_count[:-1], resting.ema_count[:-1])
-    np.testing.assert_allclose(resting.codebook[-1], 1e3, rtol=1e-5)
+    np.testing.assert_array_equal(restarting.codebook[:-1], without_restarts.codebook[:-1])
+    np.testing.assert_array_equal(restarting.ema_count[:-1], without_restarts.ema_count[:-1])
+    np.testing.assert_allclose(without_restarts.codebook[-1], 1e3, rtol=1e-5)
 
 
-def test_restarts_follow_the_seed():
-    latents, reborn = normal(500, WIDTH, seed=1), {}
+def test_restarts_depend_on_the_seed():
+    latents, restarted = normal(500, WIDTH, seed=1), {}
     for seed in (1, 1, 2, 3):
         layer = layer_with_dead_code(restart_threshold=0.5, seed=seed)
         quantize(layer, latents, training=True)
         code = np.asarray(layer.codebook)[-1]
-        np.testing.assert_array_equal(code, reborn.setdefault(seed, code))
-    assert len(np.unique(np.stack(list(reborn.values())), axis=0)) > 1
+        np.testing.assert_array_equal(code, restarted.setdefault(seed, code))
+    assert len(np.unique(np.stack(list(restarted.values())), axis=0)) > 1
 
 
 def test_restarts_prefer_badly_coded_latents():
@@ -440,7 +440,7 @@ def test_restarts_prefer_badly_coded_latents():
         np.testing.assert_array_equal(layer.codebook[-1], latents[37])
 
 
-def test_restarts_in_evaluation_or_frozen_never_happen():
+def test_no_restarts_in_evaluation_or_when_frozen():
     layer = layer_with_dead_code(restart_threshold=0.5)
     before = values(layer.variables)
     layer.trainable = False
@@ -464,12 +464,12 @@ def test_kmeans_finds_well_separated_clusters(make):
     layer = make()
     layer.initialize_codebook(clouds.reshape(-1, WIDTH))
     found = np.asarray(layer.codebook)
-    nearest = np.asarray(layer.codes_of(clouds.mean(1)))
+    nearest = np.asarray(layer.to_codes(clouds.mean(1)))
     assert sorted(nearest) == list(range(CODES))
     np.testing.assert_allclose(found[nearest], clouds.mean(1), atol=1e-4)
 
 
-def test_kmeans_makes_counts_and_sums_agree():
+def test_kmeans_resets_counts_and_sums():
     layer = ema_layer()
     quantize(layer, normal(50, WIDTH), training=True)
     layer.initialize_codebook(normal(100, WIDTH))
@@ -487,7 +487,7 @@ def test_kmeans_survives_fewer_different_latents_than_codes():
 # Metrics
 
 
-def test_perplexity_runs_from_one_code_to_all_alike():
+def test_perplexity_is_1_for_one_code_and_their_number_for_uniform_codes():
     perplexity = CodebookPerplexity(8)
     perplexity.update_state(np.full((2, 5, 5), 3))
     np.testing.assert_allclose(perplexity.result(), 1, rtol=1e-5)
