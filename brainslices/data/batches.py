@@ -131,7 +131,7 @@ class SliceBatches(Batches):
         batch_size: int,
         seed: int | None = None,
         mirror: bool = False,
-        **options: int,
+        **options: Any,
     ):
         super().__init__(len(rows), batch_size, seed, **options)
         self.archive, self.rows, self.mirror = archive, rows, mirror
