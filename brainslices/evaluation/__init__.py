@@ -1,3 +1,3 @@
 """Scores of reconstructions and of samples."""
 
-__all__: list[str] = []
+__all__ = []

@@ -1,3 +1,3 @@
 """Figures and contact sheets."""
 
-__all__: list[str] = []
+__all__ = []
