@@ -153,8 +153,8 @@ def sheet_images(count, shape=(52, 60)):
     [
         (1, False),
         (1, True),
-        (16, True),
-        (40, False),
+        (6, True),
+        (20, False),
         pytest.param(300, True, marks=pytest.mark.slow),
     ],
 )
