@@ -37,8 +37,9 @@ def model(run):
 
 @pytest.fixture
 def loaded_once(model, monkeypatch):
-    """`reconstruct` takes the model that is loaded and compiled already."""
+    """`reconstruct` takes the model that is loaded already, and draws nothing."""
     monkeypatch.setattr("vqvae.evaluate.VQVAE.from_run", lambda _run: model)
+    monkeypatch.setattr("vqvae.evaluate.reconstruction_figure", lambda path, _rows: path.touch())
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_codecs_are_scored_at_the_models_rate(run, phantom_archive, tmp_path, mo
 @pytest.mark.usefixtures("loaded_once")
 def test_earlier_reconstruction_is_replaced_entirely(done, run, phantom_archive, tmp_path):
     out = shutil.copytree(done[0], tmp_path / "out")
-    metrics = reconstruct(run, phantom_archive.path, out, split="validation")
+    metrics = reconstruct(run, phantom_archive.path, out, split="validation", batch_size=8)
     assert metrics["split"] == "validate"
     assert {path.name for path in out.iterdir()} == WRITTEN
     assert {row["split"] for row in read_table(out)} == {"validate"}

@@ -78,9 +78,8 @@ def test_codec_without_images_is_refused():
         codec_rate([], "avif", 50)
 
 
-@pytest.mark.parametrize("rate", [0.5, 1.5])
-def test_codecs_are_scored_at_the_given_rate_or_just_above(heads, rate):
-    scores = codec_scores(heads, ["one", "two"], rate)
+def test_codecs_are_scored_at_the_given_rate_or_just_above(heads):
+    scores = codec_scores(heads, ["one", "two"], rate := 1.0)
     assert list(scores) == ["codec_avif", "codec_jpeg2000"]
     for codec in scores.values():
         assert 1 <= codec["bits_per_pixel"] / rate < 1.2

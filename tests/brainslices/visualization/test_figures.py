@@ -77,7 +77,7 @@ def test_extremes_skip_slices_without_a_score():
     assert pick_extremes(np.array([np.nan])) == []
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("rows", [1, 3])
 def test_reconstruction_figure_grows_with_its_rows(tmp_path, rows):
     path = tmp_path / "figures" / "reconstructions.png"
     reconstruction_figure(path, [row()] * rows)
@@ -107,9 +107,14 @@ def test_reconstruction_figure_without_rows_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("epochs", [1, 40])
-def test_training_figure_of_any_length(tmp_path, epochs):
-    training_figure(tmp_path / "figure.png", history(epochs))
+def test_training_figure_with_all_columns(tmp_path):
+    training_figure(tmp_path / "figure.png", history(40))
+    read_figure(tmp_path / "figure.png")
+
+
+def test_training_figure_of_one_epoch(tmp_path):
+    columns = {name: history(1)[name] for name in ("reconstruction_loss", "codebook_usage")}
+    training_figure(tmp_path / "figure.png", columns)
     read_figure(tmp_path / "figure.png")
 
 
@@ -123,10 +128,12 @@ def test_training_figure_with_few_columns(tmp_path, names):
 
 
 def test_training_figure_with_epochs_without_a_value(tmp_path):
-    columns = history(4)
-    columns["val_ssim"] = [0.5, np.nan, 0.7, np.nan]
-    columns["val_reconstruction_loss"] = [np.nan] * 4
-    columns["perplexity"] = []
+    columns = {
+        "val_ssim": [0.5, np.nan, 0.7, np.nan],
+        "reconstruction_loss": [4, 3, 2, 1],
+        "val_reconstruction_loss": [np.nan] * 4,
+        "perplexity": [],
+    }
     training_figure(tmp_path / "figure.png", columns)
     read_figure(tmp_path / "figure.png")
 
@@ -146,8 +153,8 @@ def sheet_images(count, shape=(52, 60)):
     [
         (1, False),
         (1, True),
-        (16, True),
-        (40, False),
+        (6, True),
+        (20, False),
         pytest.param(300, True, marks=pytest.mark.slow),
     ],
 )
@@ -215,7 +222,7 @@ def test_figures_do_not_change_the_users_matplotlib_settings(tmp_path):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda path: training_figure(path, history(3)),
+        lambda path: training_figure(path, {"val_ssim": [0.5]}),
         lambda path: reconstruction_figure(path, [row()]),
         lambda path: contact_sheet(path, sheet_images(1), ["one"]),
     ],
