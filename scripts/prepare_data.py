@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     config = cli.parse(Arguments, argv)
     start = time.perf_counter()
-    archive = make_archive(config)
+    archive = make_archive(config, report=print)
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in archive.path.iterdir())
     for split, count in archive.counts.items():

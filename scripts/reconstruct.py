@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.data.file_selection import FileSelection
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(FileSelection):
     """Reconstruct brain slices with a trained VQ-VAE and score their similarity.
 
     Writes OUT/metrics.json, slices.csv, reconstruction.png and, with --pictures, pictures/.
@@ -25,7 +26,10 @@ class Arguments:
     run: Path
     """Run folder of train_vqvae.py."""
     data: Path
-    """Slice archive made by prepare_data.py, or any folder of grey images."""
+    """Slice archive made by prepare_data.py, or any folder of grey images (or one image).
+
+    Images whose names have no subject are subjects of their own. The flags that select and name
+    files (--pattern, --table, --include, ...) apply to a folder."""
     out: Path
     """Folder to write: new, empty, or an earlier reconstruction, which is replaced."""
     split: str | None = None
@@ -42,12 +46,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
 
     with cli.suppress_backend_logs():
+        from brainslices.data.slices import open_slices
         from brainslices.evaluation.reports import reconstruction_summary
         from vqvae.evaluate import reconstruct
 
+    data, selection = arguments.data, arguments.selection()
     metrics = reconstruct(
         arguments.run,
-        arguments.data,
+        open_slices(data, arguments.split, selection) if selection != FileSelection() else data,
         arguments.out,
         split=arguments.split,
         batch_size=arguments.batch_size,

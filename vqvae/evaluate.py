@@ -38,7 +38,7 @@ FILES = ("metrics.json", "slices.csv", "reconstruction.png", "pictures")
 
 def reconstruct(
     run: PathLike,
-    data: PathLike,
+    data: PathLike | Slices,
     out: PathLike,
     *,
     split: str | None = None,
@@ -50,11 +50,11 @@ def reconstruct(
 
     Args:
         run: Run folder of a trained VQ-VAE.
-        data: A slice archive, or a folder of grey images.
+        data: A slice archive, a folder of grey images, or opened slices.
         out: Folder to write: `metrics.json`, `slices.csv` (a row a slice), `reconstruction.png`
             (the best, the median and the worst slices) and optionally `pictures/`. It appears
             complete or not at all, and replaces an earlier reconstruction.
-        split: As in `open_slices`.
+        split: As in `open_slices`; unused for opened slices.
         batch_size: Number of slices reconstructed at a time.
         pictures: Write the reconstructions too, as 8-bit grey PNGs of the source size.
         codecs: Code the same slices with AVIF and JPEG 2000 too, as `codec_scores` does.
@@ -71,7 +71,8 @@ def reconstruct(
     check_output_dir(out, FILES, "reconstruction")
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
-    slices, model = open_slices(Path(data), split), VQVAE.from_run(run)
+    slices = data if isinstance(data, Slices) else open_slices(Path(data), split)
+    model = VQVAE.from_run(run)
     _check_images(slices, model, run)
     training_mean = _load_mean_image(run)
     with atomic_folder(out) as folder:

@@ -27,7 +27,8 @@ __all__ = ["check_writable", "write_archive"]
 
 ARCHIVE_FILES = ("slices.npy", "index.csv", "archive.json")
 POSITION_RULE = (
-    "0 = lowest slice, 1 = highest: K / (largest K of the source) for numbered images, "
+    "0 = lowest slice, 1 = highest: (K - smallest K) / (largest K - smallest K) of the source for "
+    "numbered images, "
     "the fraction of the head's height for volumes"
 )
 
@@ -56,7 +57,7 @@ def write_archive(
 
     Raises:
         InputError: if `slices` is empty, has several image sizes, a repeated id or a subject in
-            two splits, or if all training slices are black, or if `folder` cannot be written.
+            two splits, if all slices of a subject are black, or if `folder` cannot be written.
     """
     folder = Path(folder).resolve()
     check_writable(folder, overwrite=overwrite)
@@ -75,6 +76,8 @@ def write_archive(
             "content_hash": digest.hexdigest(),
         }
         (partial / "archive.json").write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
+        # An archive that cannot be read back must not replace one that can.
+        _ = SliceArchive.open(partial).images
     return SliceArchive.open(folder)
 
 
@@ -100,6 +103,7 @@ def _write_pixels(
     index: list[SliceRecord] = []
     source_of: dict[str, str] = {}
     max_projections: dict[str, np.ndarray] = {}
+    brightest: dict[str, int] = {}  # subject -> largest pixel
     first = None
     # A plain file instead of a memory map: on a full disk a write raises, but a memory map kills
     # the process.
@@ -119,15 +123,31 @@ def _write_pixels(
             index.append(replace(record, position=float(record.position)))
             projection = max_projections.setdefault(record.split, np.zeros_like(image))
             np.maximum(projection, image, out=projection)
+            brightest[record.subject] = max(brightest.get(record.subject, 0), int(image.max()))
             pixels = np.ascontiguousarray(image).data
             digest.update(pixels)
             file.write(pixels)
         if first is None:
             raise InputError("`slices` must hold at least one slice. Received: none.")
         check_subject_splits(index)
+        _check_not_black(index, brightest)
         file.seek(0)
         _write_header(file, (len(index), *first[1].shape))
     return index, max_projections
+
+
+def _check_not_black(index: list[SliceRecord], brightest: dict[str, int]) -> None:
+    """Refuse subjects of whom no slice has foreground."""
+    black = [name for name, value in brightest.items() if value <= FOREGROUND_THRESHOLD * 255]
+    if not black:
+        return
+    if len(black) == len(brightest):
+        raise InputError("All slices are black: there is nothing to train on.")
+    source = next(record.source for record in index if record.subject == black[0])
+    raise InputError(
+        f"All slices of {len(black)} subjects are black, e.g. of {black[0]!r} from {source}. Check "
+        "the voxel size and the intensities of its files, or leave them out by --exclude."
+    )
 
 
 def _write_header(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
@@ -143,6 +163,11 @@ def _check_slice(record: SliceRecord, image: np.ndarray, first: tuple) -> None:
         raise InputError(
             f"A slice must be uint8 of shape (rows, cols). Received: {record.source} as "
             f"{image.dtype} {image.shape}."
+        )
+    if not all(text.isprintable() for text in (record.slice_id, record.subject, record.source)):
+        raise InputError(
+            "The path of a file and its subject must not have control characters. Received: "
+            f"{record.source!r}. Rename it."
         )
     if record.split not in SPLITS or not 0 <= record.position <= 1:
         raise InputError(

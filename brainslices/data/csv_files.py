@@ -5,10 +5,10 @@ from pathlib import Path
 
 from brainslices.types import PathLike
 
-__all__ = ["read_rows"]
+__all__ = ["read_rows", "sniff_delimiter"]
 
 
-def read_rows(path: PathLike) -> dict[int, dict[str, str]]:
+def read_rows(path: PathLike, delimiter: str = ",") -> dict[int, dict[str, str]]:
     """Read the rows of a CSV file with a header.
 
     Returns:
@@ -20,7 +20,7 @@ def read_rows(path: PathLike) -> dict[int, dict[str, str]]:
         OSError: if the file cannot be read.
     """
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         try:
             lines = [(reader.line_num, cells) for cells in reader if cells]
         except csv.Error as error:
@@ -32,3 +32,15 @@ def read_rows(path: PathLike) -> dict[int, dict[str, str]]:
         if len(cells) != len(columns):
             raise ValueError(f"line {line} must have {len(columns)} cells. Received: {cells}")
     return {line: dict(zip(columns, cells, strict=True)) for line, cells in lines[1:]}
+
+
+def sniff_delimiter(path: PathLike) -> str:
+    """Return the delimiter of a table by its header: a tab, a semicolon or a comma.
+
+    Raises:
+        ValueError: if the file is not UTF-8.
+        OSError: if the file cannot be read.
+    """
+    with Path(path).open(encoding="utf-8-sig") as file:
+        header = file.readline(1 << 16)
+    return max(",\t;", key=header.count)

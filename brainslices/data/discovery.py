@@ -1,26 +1,48 @@
 """Find the image or volume files below a source folder.
 
-Every file is a `Candidate`. One that is not read carries the reason: it is hidden, its name marks
-it as a mask (`seg` or `fseg`, as in `keras_png_slices_seg_train` or `seg_001_slice_0.png`), or its
-format is not supported.
+Every file is a `Candidate`. One that is not read carries the reason: it is hidden, has the name of
+a mask, is of an unsupported format, is no regular file, or `include` and `exclude` leave it out. A
+file that should be read but cannot be reached is an error: a link without a target, a file that
+git-annex or Git LFS has not fetched, a folder without read permission.
 """
 
-import re
-from collections import Counter
-from collections.abc import Sequence
+import fnmatch
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
+from brainslices.data.file_selection import FileSelection
+from brainslices.data.label_maps import has_label_name
 from brainslices.errors import InputError
 from brainslices.types import PathLike
 
-__all__ = ["Candidate", "SourceFiles", "find_candidates", "find_files", "strip_suffixes"]
+__all__ = [
+    "Candidate",
+    "SourceFiles",
+    "describe_excluded",
+    "find_candidates",
+    "find_files",
+    "strip_suffixes",
+]
 
 SUFFIXES = {
     "image": (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"),
-    "volume": (".nii", ".nii.gz", ".hdr", ".img"),
+    "volume": (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".mgh", ".mgz"),
 }
-_MASK = re.compile(r"(^|[_.])f?seg([_.]|$)", re.IGNORECASE)
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+LABEL_NAME = "masks or label maps, by their names"
+DICOM = "DICOM (convert them to NIfTI with dcm2niix)"
+HIDDEN = "hidden"
+EXCLUDED = "left out by --exclude"
+UNSUPPORTED = "of an unsupported format"
+PAIRED = "read through their .hdr"
+SPECIAL = "no regular files (FIFO, socket or device)"
+LINKED_TWICE = "folder links to a folder that is read already"
+_POINTER_SIZE = 1024  # bytes; the placeholder of a large file is shorter
+_POINTERS = {b"/annex/objects/": "git annex get", b"version https://git-lfs": "git lfs pull"}
 
 
 @dataclass(frozen=True)
@@ -46,73 +68,211 @@ class SourceFiles:
         root: folder that the `source` of every record is relative to.
         kind: "image" or "volume".
         paths: paths of the files, sorted.
-        excluded: number of files that are not read, by reason.
+        excluded: the files that are not read, by reason.
     """
 
     root: Path
     kind: str
     paths: Sequence[Path]
-    excluded: Counter[str]
+    excluded: Mapping[str, Sequence[Path]]
 
 
-def find_files(source: PathLike) -> SourceFiles:
+def find_files(source: PathLike, selection: FileSelection | None = None) -> SourceFiles:
     """Find the images or volumes below a folder, at any depth, or take a single file.
 
+    Args:
+        source: the folder, or one file.
+        selection: its `include`, `exclude` and `label_maps` count.
+
     Raises:
-        InputError: if the source does not exist, or holds neither images nor volumes, or both.
+        InputError: if the source does not exist, holds neither images nor volumes, or both, or if
+            a part of it cannot be reached.
     """
-    source = Path(source)
+    source, selection = Path(source), selection or FileSelection()
     if not source.exists():
         raise InputError(f"{source} does not exist. Give a folder of images or volumes.")
-    candidates = find_candidates(source)
-    excluded = Counter(item.excluded for item in candidates if item.excluded)
+    candidates = find_candidates(source, selection)
+    excluded = defaultdict(list)
+    for item in candidates:
+        if item.excluded:
+            excluded[item.excluded].append(item.path)
     paths = {
         kind: sorted(item.path for item in candidates if item.kind == kind and not item.excluded)
         for kind in SUFFIXES
     }
     images, volumes = paths["image"], paths["volume"]
+    root = source.parent if source.is_file() else source
     if images and volumes:
         raise InputError(
             f"{source} holds images ({images[0]}) and volumes ({volumes[0]}). Give a folder that "
-            "holds one kind, or move the other kind out of it."
+            "holds one kind, or choose one by --include, for example --include '*.nii.gz'."
         )
     if not images and not volumes:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
-        raise InputError(
-            f"{source} holds no images ({', '.join(SUFFIXES['image'])}) and no volumes "
-            f"({', '.join(SUFFIXES['volume'])}). Excluded files: {reasons or 'none'}. Give the "
-            "folder of the images or volumes."
+        raise _nothing_to_read(source, root, excluded)
+    kind = "image" if images else "volume"
+    return SourceFiles(root, kind, images or volumes, dict(excluded))
+
+
+def _nothing_to_read(source: Path, root: Path, excluded: Mapping[str, list[Path]]) -> InputError:
+    if list(excluded) == [LABEL_NAME]:
+        return InputError(
+            f"{source} holds only {'; '.join(describe_excluded(excluded, root))}. Give the folder "
+            "of the images or volumes, or read these all the same by --label-maps."
         )
-    return SourceFiles(
-        root=source.parent if source.is_file() else source,
-        kind="image" if images else "volume",
-        paths=images or volumes,
-        excluded=excluded,
+    return InputError(
+        f"{source} holds no images ({', '.join(SUFFIXES['image'])}) and no volumes "
+        f"({', '.join(SUFFIXES['volume'])}) to read. Excluded files: "
+        f"{'; '.join(describe_excluded(excluded, root)) or 'none'}. Give the folder of the images "
+        "or volumes."
     )
 
 
-def find_candidates(source: PathLike) -> list[Candidate]:
-    """List every file below a folder, at any depth, with the reason if it is not to be read."""
-    source = Path(source)
-    if source.is_file():
-        kind = _file_kind(source)
-        return [Candidate(source, kind, None if kind else "of an unsupported format")]
-    files = [path for path in source.rglob("*") if path.is_file()]
-    headers = {file.with_suffix("") for file in files if file.suffix.lower() == ".hdr"}
-    candidates = []
-    for file in files:
-        kind, excluded = _file_kind(file), None
-        parts = file.relative_to(source).parts
-        if any(part.startswith(".") for part in parts):
-            excluded = "hidden"
-        elif any(_MASK.search(part) for part in parts):
-            excluded = "with the name of a mask"
-        elif kind is None:
-            excluded = "of an unsupported format"
-        elif file.suffix.lower() == ".img" and file.with_suffix("") in headers:
-            excluded = "read through their .hdr"
-        candidates.append(Candidate(file, kind, excluded))
+def describe_excluded(excluded: Mapping[str, Sequence[Path]], root: Path) -> list[str]:
+    """Describe the files that are not read: for each reason the count and an example."""
+    return [
+        f"{len(paths)} {reason}, e.g. {os.path.relpath(min(paths), root)}"
+        for reason, paths in sorted(excluded.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def find_candidates(source: PathLike, selection: FileSelection | None = None) -> list[Candidate]:
+    """List every file below a folder, at any depth, with the reason if it is not to be read.
+
+    Raises:
+        InputError: if a folder cannot be read, or a file that is to be read cannot be reached.
+    """
+    source, selection = Path(source), selection or FileSelection()
+    if not source.is_dir():  # the user named it: only its format counts
+        kind = _file_kind(source.name)
+        candidates = [Candidate(source, kind, _format_reason(source, kind, set()))]
+    else:
+        files = sorted(_walk(source, selection.exclude))
+        headers = {_stem(path) for path, _ in files if ".hdr" in path.suffixes[-2:]}
+        candidates = []
+        for path, reason in files:
+            kind = _file_kind(path.name)
+            reason = reason or _reason(path, path.relative_to(source), kind, selection, headers)
+            candidates.append(Candidate(path, kind, reason))
+    _check_reachable(candidates)
     return candidates
+
+
+def _walk(root: Path, exclude: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
+    """All files below a folder, and the folders that are not entered with the reason.
+
+    Links to folders are followed, and each folder is read once: real folders first, so that a link
+    to one of them does not take its place. A link to a parent of the source leads nowhere new.
+    """
+    visited = {_identity(folder) for folder in root.resolve().parents}
+    pending, links = [root], list[Path]()
+    while pending or links:
+        folder = pending.pop() if pending else links.pop(0)
+        if _identity(folder) in visited:
+            yield folder, LINKED_TWICE
+            continue
+        visited.add(_identity(folder))
+        if not os.access(folder, os.R_OK | os.X_OK):
+            if not _matches([folder.relative_to(root).as_posix()], exclude):
+                raise InputError(
+                    f"The folder {folder} cannot be read: no permission. Change it, for example "
+                    "by `chmod u+rx`, or leave the folder out by --exclude."
+                )
+            yield folder, EXCLUDED
+            continue
+        for path in sorted(map(Path, os.scandir(folder))):
+            if not os.path.isdir(path):
+                yield path, None
+            elif path.name.startswith("."):
+                yield path, HIDDEN
+            else:
+                (links if path.is_symlink() else pending).append(path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _reason(
+    path: Path, relative: Path, kind: str | None, selection: FileSelection, headers: set[Path]
+) -> str | None:
+    """Why a file is not read, or None."""
+    names = [relative.as_posix()]
+    if kind == "volume" and _stem(path) in headers:  # either name of a pair selects both files
+        names += [f"{_stem(relative).as_posix()}{suffix}" for suffix in (".hdr", ".img")]
+    if any(part.startswith(".") for part in relative.parts):
+        return HIDDEN
+    if _matches(names, selection.exclude):
+        return EXCLUDED
+    if _is_lost_folder(path):
+        return None
+    if selection.include and not _matches(names, selection.include):
+        return "not matched by --include"
+    if reason := _format_reason(path, kind, headers):
+        return reason
+    return LABEL_NAME if not selection.label_maps and has_label_name(relative.parts) else None
+
+
+def _is_lost_folder(path: Path) -> bool:
+    """Whether a path is a link without a target that may have led to a folder."""
+    return not path.suffix and not os.path.exists(path)
+
+
+def _format_reason(path: Path, kind: str | None, headers: set[Path]) -> str | None:
+    if os.path.exists(path) and not path.is_file():
+        return SPECIAL
+    if kind is None:
+        is_dicom = path.name.lower().endswith(_DICOM_SUFFIXES) or _has_dicom_magic(path)
+        return DICOM if is_dicom else UNSUPPORTED
+    return PAIRED if ".img" in path.suffixes[-2:] and _stem(path) in headers else None
+
+
+def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
+    """Whether a glob matches a path, its end, or one of the folders above it."""
+    variants = {glob.strip("/") for glob in globs}
+    variants |= {glob.replace("**/", "") for glob in variants}
+    for parts in (name.split("/") for name in names if variants):
+        spans = combinations(range(len(parts) + 1), 2)
+        candidates = {"/".join(parts[start:end]) for start, end in spans}
+        if any(fnmatch.fnmatchcase(path, glob) for path in candidates for glob in variants):
+            return True
+    return False
+
+
+def _check_reachable(candidates: Sequence[Candidate]) -> None:
+    """Refuse links without a target and files whose content was not fetched."""
+    lost = defaultdict(list)
+    for item in candidates:
+        if not item.excluded and (repair := _missing_content(item.path)):
+            lost[repair].append(item.path)
+    for repair, paths in lost.items():
+        target = f" -> {os.readlink(paths[0])}" if paths[0].is_symlink() else ""
+        raise InputError(
+            f"{len(paths)} of the files to read have no content here, e.g. {paths[0]}{target}. "
+            f"{repair}, or leave them out by --exclude."
+        )
+
+
+def _missing_content(path: Path) -> str | None:
+    """The repair of a file whose content is elsewhere, or None."""
+    if not path.exists():
+        if "annex/objects" in os.readlink(path):
+            return "Fetch them by `datalad get` or `git annex get`"
+        return "Restore the targets of these links"
+    if path.stat().st_size < _POINTER_SIZE and os.access(path, os.R_OK):
+        with path.open("rb") as file:
+            start = file.read(32)
+        for magic, command in _POINTERS.items():
+            if start.startswith(magic):
+                return f"Fetch them by `{command}`"
+    return None
+
+
+def _has_dicom_magic(path: Path) -> bool:
+    if path.suffix or not path.is_file() or not os.access(path, os.R_OK):
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def strip_suffixes(name: str) -> str:
@@ -122,11 +282,15 @@ def strip_suffixes(name: str) -> str:
         >>> strip_suffixes("case_001_slice_0.nii.png"), strip_suffixes("sub-01_T1w.nii.gz")
         ('case_001_slice_0', 'sub-01_T1w')
     """
-    for suffix in (*SUFFIXES["image"], ".gz", ".nii", ".hdr", ".img"):
+    for suffix in (*SUFFIXES["image"], ".gz", ".nii", ".hdr", ".img", ".mgh", ".mgz"):
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
     return name
 
 
-def _file_kind(path: Path) -> str | None:
-    name = path.name.lower()
+def _stem(path: Path) -> Path:
+    return path.with_name(strip_suffixes(path.name))
+
+
+def _file_kind(name: str) -> str | None:
+    name = name.lower()
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)

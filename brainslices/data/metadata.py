@@ -1,30 +1,33 @@
 """The subject, split and slice position of each source file, from its path or from a table.
 
-A folder named after a split (`train`, `keras_png_slices_validate`, ...) assigns all files below it
-to that split. Without such folders, whole subjects are assigned to the splits at random.
+Split folders (`train` and `test`, `keras_png_slices_train` and its siblings) assign all files below
+them to their splits. Without such folders, whole subjects are assigned to the splits at random.
 """
 
 import logging
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from brainslices.data.archive import SliceRecord
-from brainslices.data.csv_files import read_rows
 from brainslices.data.discovery import SourceFiles, strip_suffixes
-from brainslices.data.splits import SPLITS, check_subject_splits, normalize_split, split_subjects
+from brainslices.data.source_table import SourceTable, TableRow
+from brainslices.data.split_folders import find_split_folders
+from brainslices.data.splits import SPLITS, check_subject_splits, draw_validation, split_subjects
 from brainslices.errors import InputError
-from brainslices.types import PathLike
 
 __all__ = ["FileMetadata", "assign_splits", "read_metadata", "slice_records"]
 
+# OASIS-1 to 3, BIDS, IXI, ADNI: the scans of all visits of a person have the same subject.
+_SUBJECT = r"(?P<subject>OAS\d_\d{4}|OAS3\d{4}|sub-[A-Za-z0-9]+|IXI\d{3}|\d{3}_S_\d{4})"
+_SLICE = r"(?:.*(?:_|/|slice[_-]?)(?P<slice>\d{1,4})(?:\.[A-Za-z]+)+$)?"
 PATTERNS = {
-    "image": r"(?P<subject>case_\d+)_slice_(?P<slice>\d+)",
-    "volume": r"(?P<subject>OAS\d_\d{4}|sub-[A-Za-z0-9]+)",  # OASIS and BIDS
+    "image": (r"(?P<subject>case_\d+)_slice_(?P<slice>\d+)", _SUBJECT + _SLICE),
+    "volume": (_SUBJECT,),
 }
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class FileMetadata:
     Args:
         source: POSIX path of the file, relative to the source's root.
         subject: subject identifier.
+        slice_id: the source without the suffixes of its format and, where that is unique, without
+            split folders.
         split: `train`, `validate` or `test`; None if neither a folder nor the table names one.
         position: slice position in [0, 1] from the table, or None.
         slice_number: number of the slice from the file name, or None.
@@ -43,15 +48,10 @@ class FileMetadata:
 
     source: str
     subject: str
+    slice_id: str
     split: str | None = None
     position: float | None = None
     slice_number: int | None = None
-
-    @property
-    def slice_id(self) -> str:
-        """The source without the suffixes of its format and without split folders."""
-        parts = strip_suffixes(self.source).split("/")
-        return "/".join(part for part in parts if not _split_of_folder(part))
 
     def record(self, position: float, suffix: str = "") -> SliceRecord:
         """Return the record of a slice at a position, with `suffix` appended to its id."""
@@ -61,15 +61,22 @@ class FileMetadata:
 
 
 def read_metadata(
-    files: SourceFiles, pattern: str | None = None, table: PathLike | None = None
+    files: SourceFiles,
+    pattern: str | None = None,
+    table: SourceTable | None = None,
+    *,
+    use_split_folders: bool = True,
+    require_subject: bool = True,
 ) -> list[FileMetadata]:
     """Read the subject, split and slice number of each file from its path or from a table.
 
     Args:
-        files: the files; with a table, the files that it lists are taken instead.
+        files: the files; of a table of subjects, those of its subjects are taken.
         pattern: regular expression with the groups `subject` and, optionally, `slice`, searched
-            in the path below the root; None is the default pattern of the kind of file.
-        table: CSV with the columns file and subject; optionally split and position.
+            in the path below the root; None is the known names of the kind of file.
+        table: overrides the subject, split and position of its files or subjects.
+        use_split_folders: take the splits from split folders.
+        require_subject: refuse images without a subject; otherwise each is its own.
 
     Returns:
         Metadata sorted by source; either all of it has a split or none has.
@@ -78,27 +85,71 @@ def read_metadata(
         InputError: if a file has no subject, only some files have a split, or a subject has
             two splits.
     """
-    compiled = _compile_pattern(pattern or PATTERNS[files.kind])
-    if table is None:
-        metadata = [_from_path(path, files, compiled) for path in files.paths]
-    else:
-        metadata = _from_table(Path(table), files.root, compiled)
+    patterns = [_compile_pattern(pattern)] if pattern else list(_KNOWN[files.kind])
+    sources = [path.relative_to(files.root).as_posix() for path in files.paths]
+    folders = find_split_folders(sources) if use_split_folders else {}
+    rows = _rows_of_files(table, files.root)
+    metadata, unnamed = [], []
+    for source, slice_id in zip(sources, _slice_ids(sources, folders), strict=True):
+        item = _from_path(source, slice_id, patterns, folders)
+        row = rows.get(source)
+        if row and row.subject:
+            item = replace(item, subject=row.subject)
+        if row and table and table.lists_files:  # the table alone assigns splits
+            item = replace(item, split=row.split, position=row.position)
+        if not item.subject:
+            unnamed.append(item)
+            item = replace(item, subject=strip_suffixes(source))
+        metadata.append(item)
+    if unnamed:
+        may_be_own = not pattern and (files.kind == "volume" or not require_subject)
+        _check_unnamed(unnamed, files, pattern, may_be_own)
+    if table and not table.lists_files:
+        metadata = _select_subjects(metadata, table)
+    _check_all_have_splits(metadata, files.root)
+    check_subject_splits(metadata)
+    return sorted(metadata, key=lambda item: item.source)
+
+
+def _check_unnamed(
+    unnamed: Sequence[FileMetadata], files: SourceFiles, pattern: str | None, may_be_own: bool
+) -> None:
+    """Warn of files that are subjects of their own, or refuse them."""
+    example = files.root / unnamed[0].source
+    if may_be_own:
+        logger.warning(
+            "%d files are treated as separate subjects, e.g. %s. If several files belong to one "
+            "subject, name it by --pattern or --table.",
+            len(unnamed),
+            example,
+        )
+        return
+    rule = pattern or "case_NNN_slice_K"
+    raise InputError(
+        f"{len(unnamed)} files do not match the subject pattern {rule}, e.g. {example}. Rename "
+        "them, or give a --pattern with the groups subject and slice, such as "
+        r"'(?P<subject>s\d+)_z(?P<slice>\d+)', or a --table with the columns file and subject."
+    )
+
+
+def _check_all_have_splits(metadata: Sequence[FileMetadata], root: Path) -> None:
     with_split = [item for item in metadata if item.split]
     without = [item for item in metadata if not item.split]
     if with_split and without:
         raise InputError(
-            f"Some files have a split ({with_split[0].source} is in {with_split[0].split!r}), "
-            f"others have none ({without[0].source}). Put all files of {files.root} into split "
-            "folders (or give each a split in the table), or none."
+            f"{len(with_split)} files have a split ({with_split[0].source} is in "
+            f"{with_split[0].split!r}), {len(without)} have none ({without[0].source}). Put all "
+            f"files of {root} into split folders (or give each a split in the table), or none; "
+            "--no-split-folders ignores the names of the folders."
         )
-    check_subject_splits(metadata)
-    return sorted(metadata, key=lambda item: item.source)
 
 
 def assign_splits(
     metadata: Sequence[FileMetadata], fractions: tuple[float, float, float], seed: int
 ) -> list[FileMetadata]:
     """Assign subjects to splits at random if the files have no splits.
+
+    If they have train and test but not validate, a part of the subjects of train is for validate.
 
     Args:
         metadata: from `read_metadata`.
@@ -108,17 +159,25 @@ def assign_splits(
     Returns:
         Metadata sorted by split and source, each with a split.
     """
-    if not all(item.split for item in metadata):
+    splits = {item.split for item in metadata}
+    if None in splits:
         split_of = split_subjects((item.subject for item in metadata), fractions, seed)
         metadata = [replace(item, split=split_of[item.subject]) for item in metadata]
+    elif splits == {"train", "test"}:
+        subjects = (item.subject for item in metadata if item.split == "train")
+        drawn = draw_validation(subjects, fractions, seed)
+        metadata = [
+            replace(item, split="validate") if item.subject in drawn else item for item in metadata
+        ]
     return sorted(metadata, key=lambda item: (SPLITS.index(str(item.split)), item.source))
 
 
 def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
     """Return the record of each image, with its slice position.
 
-    The position is the table's; else the slice number over the largest of all images; else,
-    without numbers, the rank among the subject's files by name.
+    The position is the table's; else the slice number in the range of those of all images, 0 for
+    the smallest and 1 for the largest; else, without numbers, the rank among the subject's files
+    by name.
 
     Args:
         metadata: one item an image, sorted by source within a subject.
@@ -127,7 +186,8 @@ def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
         Records sorted by split, subject and position.
     """
     of_subject = defaultdict(list)
-    largest = max((item.slice_number or 0 for item in metadata), default=0)
+    numbers = [item.slice_number for item in metadata if item.slice_number is not None]
+    smallest, largest = min(numbers, default=0), max(numbers, default=0)
     for item in metadata:
         of_subject[item.subject].append(item)
     records = []
@@ -136,7 +196,8 @@ def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
         for item, rank in zip(items, ranks, strict=True):
             position = item.position
             if position is None and item.slice_number is not None:
-                position = item.slice_number / largest if largest else 0.5
+                span = largest - smallest
+                position = (item.slice_number - smallest) / span if span else 0.5
             records.append(item.record(float(rank if position is None else position)))
     order = (*SPLITS, "")  # a folder without splits has none
     return sorted(records, key=lambda r: (order.index(r.split), r.subject, r.position))
@@ -152,96 +213,86 @@ def _compile_pattern(pattern: str) -> re.Pattern:
     if "subject" not in compiled.groupindex:
         raise InputError(
             "`pattern` must have a group named subject, for example "
-            f"{PATTERNS['image']!r}. Received: pattern={pattern!r}."
+            f"{PATTERNS['image'][0]!r}. Received: pattern={pattern!r}."
         )
     return compiled
 
 
-def _from_path(path: Path, files: SourceFiles, pattern: re.Pattern) -> FileMetadata:
-    relative = path.relative_to(files.root)
-    source, number = relative.as_posix(), None
-    match = pattern.search(source)
-    if match and match["subject"]:
-        subject, number = match["subject"], _slice_number(match, path)
-    elif files.kind == "volume" and pattern.pattern == PATTERNS["volume"]:
-        subject = strip_suffixes(source)
-        logger.warning(
-            "%s is treated as a separate subject. If several volumes belong to one subject, name "
-            "it by --pattern or --table.",
-            path,
-        )
-    else:
-        rule = "case_NNN_slice_K" if pattern.pattern == PATTERNS["image"] else pattern.pattern
-        raise InputError(
-            f"{path} does not match the subject pattern {rule}. Rename it, or give "
-            "prepare_data.py a --pattern with the groups subject and slice, or a --table with the "
-            "columns file and subject."
-        )
-    splits = (_split_of_folder(part) for part in relative.parts[:-1])
-    return FileMetadata(source, subject, next(filter(None, splits), None), None, number)
+_KNOWN = {kind: tuple(map(re.compile, patterns)) for kind, patterns in PATTERNS.items()}
 
 
-def _slice_number(match: re.Match, path: Path) -> int | None:
+def _from_path(
+    source: str, slice_id: str, patterns: Sequence[re.Pattern], folders: Mapping[str, str]
+) -> FileMetadata:
+    """The metadata that the path says; the subject is "" if no pattern matches."""
+    matches = (pattern.search(source) for pattern in patterns)
+    match = next((match for match in matches if match and match["subject"]), None)
+    splits = (folders[part] for part in source.split("/")[:-1] if part in folders)
+    return FileMetadata(
+        source=source,
+        subject=match["subject"] if match else "",
+        slice_id=slice_id,
+        split=next(splits, None),
+        slice_number=_slice_number(match, source) if match else None,
+    )
+
+
+def _slice_ids(sources: Sequence[str], folders: Mapping[str, str]) -> list[str]:
+    """The shortest id of each source that is unique: without split folders, with them, the path."""
+    full = [strip_suffixes(source) for source in sources]
+    ids = ["/".join(part for part in name.split("/") if part not in folders) for name in full]
+    for longer in (full, sources):
+        counts = Counter(ids)
+        ids = [
+            name if counts[short] > 1 else short for short, name in zip(ids, longer, strict=True)
+        ]
+    return ids
+
+
+def _slice_number(match: re.Match, source: str) -> int | None:
     text = match.groupdict().get("slice")
     if text is None:
         return None
     if not text.isdecimal():
         raise InputError(
-            f"The group slice of `pattern` must match a number. Received: {text!r} in {path}."
+            f"The group slice of `pattern` must match a number. Received: {text!r} in {source}."
         )
     return int(text)
 
 
-def _from_table(table: Path, root: Path, pattern: re.Pattern) -> list[FileMetadata]:
-    try:
-        rows = read_rows(table)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The table {table} cannot be read ({error}).") from error
-    columns = list(next(iter(rows.values()), ()))
-    if not {"file", "subject"} <= set(columns):
-        raise InputError(
-            f"The table {table} must have the columns file and subject, optionally split and "
-            f"position, and a row for each file. Received: {', '.join(columns) or 'none'}."
-        )
-    metadata = []
-    for line, row in rows.items():
-        try:
-            metadata.append(_from_row(row, root, pattern))
-        except InputError as error:
-            raise InputError(f"{table}, line {line}: {error}") from error
-    return metadata
+def _rows_of_files(table: SourceTable | None, root: Path) -> dict[str, TableRow]:
+    """Source -> row of a table of files."""
+    if table is None or not table.lists_files:
+        return {}
+    return {(root / row.file).relative_to(root).as_posix(): row for row in table.rows}
 
 
-def _from_row(row: dict[str, str], root: Path, pattern: re.Pattern) -> FileMetadata:
-    name, subject = Path(row["file"]), row["subject"]
-    if not subject or not (root / name).is_file():
-        raise InputError(
-            f"A row must have a subject and a file below {root}. Received: "
-            f"file={row['file']!r}, subject={subject!r}."
-        )
-    match = pattern.search(name.as_posix())
-    return FileMetadata(
-        source=name.as_posix(),
-        subject=subject,
-        split=normalize_split(row["split"]) if row.get("split") else None,
-        position=_parse_position(row["position"]) if row.get("position") else None,
-        slice_number=_slice_number(match, root / name) if match else None,
+def _select_subjects(metadata: Sequence[FileMetadata], table: SourceTable) -> list[FileMetadata]:
+    """Take the files of the subjects of a table, with the splits that it names."""
+    rows = {row.subject.removeprefix("sub-"): row for row in table.rows}
+    selected = []
+    for item in metadata:
+        if row := rows.get(item.subject.removeprefix("sub-")):
+            split = row.split or item.split
+            selected.append(replace(item, split=split, position=row.position))
+    listed = {item.subject.removeprefix("sub-") for item in selected}
+    _warn_count(
+        "files belong to no subject of the table",
+        [item.source for item in metadata if item.subject.removeprefix("sub-") not in listed],
     )
+    _warn_count(
+        "subjects of the table have no files",
+        [row.subject for name, row in rows.items() if name not in listed],
+    )
+    if not selected:
+        raise InputError(
+            f"The table {table.path} lists no subject of the files: its first is "
+            f"{table.rows[0].subject if table.rows else 'missing'!r}, theirs is "
+            f"{metadata[0].subject!r}. Give a --pattern that matches the table's names."
+        )
+    return selected
 
 
-def _parse_position(text: str) -> float:
-    try:
-        position = float(text)
-    except ValueError:
-        position = np.nan
-    if not 0 <= position <= 1:
-        raise InputError(f"`position` must be a number in [0, 1]. Received: position={text!r}.")
-    return position
-
-
-def _split_of_folder(folder: str) -> str | None:
-    """The split that the last word of a folder's name is, if it is one."""
-    try:
-        return normalize_split(re.split(r"[_\-. ]", folder)[-1])
-    except InputError:
-        return None
+def _warn_count(what: str, items: Sequence[str]) -> None:
+    if items:
+        logger.warning("%d %s, e.g. %s: left out.", len(items), what, items[0])

@@ -1,12 +1,12 @@
 """Prepare a slice archive from images, volumes or phantoms."""
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +14,11 @@ from brainslices.config import check_field
 from brainslices.data.archive import SliceArchive, SliceRecord
 from brainslices.data.archive_writer import check_writable, write_archive
 from brainslices.data.discovery import SourceFiles, find_files
+from brainslices.data.file_selection import FileSelection
 from brainslices.data.images import read_image
-from brainslices.data.metadata import FileMetadata, assign_splits, read_metadata, slice_records
+from brainslices.data.metadata import FileMetadata, assign_splits, slice_records
+from brainslices.data.prefetch import prefetch
+from brainslices.data.sources import read_source
 from brainslices.data.splits import SPLITS, split_subjects
 from brainslices.errors import InputError
 from brainslices.progress import track
@@ -25,27 +28,22 @@ __all__ = ["SourceConfig", "make_archive"]
 IMAGE_RULE = "8-bit grey values of the images, unchanged"
 PHANTOM_RULE = "phantoms, rendered in 0..255"
 PHANTOMS = 64
-_READER_THREADS, _PREFETCH = 4, 32
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+FRACTIONS = (0.8, 0.1, 0.1)
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SourceConfig:
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(FileSelection):
     """Source of an archive, and how its slices are selected and split."""
 
     source: str
     """Folder of images or volumes, a single file, or the word `phantom`."""
     out: Path
     """Folder of the slice archive to write."""
-    pattern: str | None = None
-    """Regular expression for paths below the source, with groups `subject` and `slice` (optional).
+    fractions: tuple[float, float, float] = FRACTIONS
+    """Fractions of the subjects for train, validate and test.
 
-    Default: case_NNN_slice_K; for volumes OAS1_NNNN or sub-NAME, else the file name."""
-    table: Path | None = None
-    """CSV of the files to read: columns file, subject; optional split, position (0 to 1)."""
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Fractions of the subjects for train, validate and test; unused if the source has splits."""
+    If the source has train and test alone, the first two divide the subjects of its train."""
     seed: int = 0
     """Seed of the split by subject, of --subjects and of the phantoms."""
     slices: int | None = None
@@ -99,15 +97,22 @@ class _Source:
     intensity_rule: str
 
 
-def make_archive(config: SourceConfig) -> SliceArchive:
+def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.info) -> SliceArchive:
     """Prepare the archive of a configuration, with progress on stderr.
+
+    Args:
+        config: the source and how it is read.
+        report: receives lines on the files that are read and left out, with counts and examples.
+
+    Returns:
+        The archive, opened.
 
     Raises:
         InputError: if a file, a flag or the output folder cannot be used; nothing is written.
     """
     check_writable(config.out, overwrite=config.overwrite)
-    source = _phantom_source(config) if config.source == "phantom" else _file_source(config)
-    stream = (pair for group in _prefetch(source.read, source.items) for pair in group)
+    source = _phantom_source(config) if config.source == "phantom" else _file_source(config, report)
+    stream = (pair for group in prefetch(source.read, source.items) for pair in group)
     progress: Any = track(stream, source.slice_count, "Preparing", "slices")
     with closing(progress) as slices:
         return write_archive(
@@ -119,14 +124,34 @@ def make_archive(config: SourceConfig) -> SliceArchive:
         )
 
 
-def _file_source(config: SourceConfig) -> _Source:
-    files = find_files(config.source)
+def _file_source(config: SourceConfig, report: Callable[[str], None]) -> _Source:
+    files = find_files(config.source, config)
     if files.kind == "image":
         _refuse_unused(config, "images", ("slices", "size", "positions", "positions_mm"))
-    metadata = read_metadata(files, config.pattern, config.table)
-    metadata = assign_splits(metadata, config.fractions, config.seed)
+    files, source_metadata = read_source(files, config, report=report)
+    metadata = assign_splits(source_metadata, config.fractions, config.seed)
+    _report_splits(source_metadata, metadata, config, report)
     make_source = _image_source if files.kind == "image" else _volume_source
     return make_source(config, files, metadata)
+
+
+def _report_splits(
+    before: Iterable[FileMetadata],
+    after: Iterable[FileMetadata],
+    config: SourceConfig,
+    report: Callable[[str], None],
+) -> None:
+    """Report where the splits come from."""
+    splits = sorted({item.split for item in before if item.split}, key=SPLITS.index)
+    drawn = {item.subject for item in after if item.split == "validate"}
+    if not splits:
+        report("splits    by subject, at random")
+    elif drawn and "validate" not in splits:
+        report(f"splits    of the source; validate is {len(drawn)} subjects of its train")
+    else:
+        report(f"splits    of the source: {', '.join(splits)}")
+        if config.fractions != FRACTIONS:
+            logger.warning("--fractions is not used: the source has its own splits.")
 
 
 def _image_source(
@@ -167,6 +192,7 @@ def _phantom_source(config: SourceConfig) -> _Source:
     from brainslices.data.phantom import phantom_slices
 
     _refuse_unused(config, "phantoms", ("pattern", "table", "positions", "positions_mm"))
+    _refuse_unused(config, "phantoms", ("include", "exclude"))
     count, size = config.slices or 16, config.size or (128, 128)
     positions = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
     names = [f"phantom_{subject:04d}" for subject in range(config.subjects or PHANTOMS)]
@@ -203,23 +229,8 @@ def _subsample_subjects(items: list, config: SourceConfig) -> list:
 def _refuse_unused(config: SourceConfig, kind: str, names: Iterable[str]) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None:
+        if value not in (None, ()):
             raise InputError(
                 f"`{name}` does not apply to {kind}: leave it out for the source {config.source}. "
                 f"Received: {name}={value}."
             )
-
-
-def _prefetch(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield results in order while threads read ahead (decoders release the GIL)."""
-    with ThreadPoolExecutor(_READER_THREADS) as pool:
-        pending: deque[Future[_Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(read, item))
-                if len(pending) > _PREFETCH:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)

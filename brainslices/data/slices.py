@@ -8,8 +8,10 @@ import numpy as np
 
 from brainslices.data.archive import SliceArchive, SliceRecord
 from brainslices.data.discovery import find_files
+from brainslices.data.file_selection import FileSelection
 from brainslices.data.images import read_image
-from brainslices.data.metadata import read_metadata, slice_records
+from brainslices.data.metadata import slice_records
+from brainslices.data.sources import read_source
 from brainslices.data.splits import normalize_split
 from brainslices.errors import InputError
 from brainslices.types import PathLike
@@ -47,20 +49,28 @@ class Slices(Sequence[np.ndarray]):
         return [record.subject for record in self.records]
 
 
-def open_slices(data: PathLike, split: str | None = None) -> Slices:
+def open_slices(
+    data: PathLike, split: str | None = None, selection: FileSelection | None = None
+) -> Slices:
     """Open one split of an archive, or the images of a folder.
 
     Args:
-        data: a slice archive; or a folder of greyscale images (or one image), with subjects and
-            positions in the file names and splits as sub-folders.
+        data: a slice archive; or a folder of greyscale images (or one image). Images whose names
+            have no subject are subjects of their own.
         split: the split; None is `test` if the data has splits, else all images.
+        selection: which images of a folder, and how they are named; not for an archive.
 
     Raises:
         InputError: if there is no such data or no such split.
     """
     data = Path(data)
     if not (data / "archive.json").exists():
-        return _open_folder(data, split)
+        return _open_folder(data, split, selection or FileSelection())
+    if selection not in (None, FileSelection()):
+        raise InputError(
+            f"The flags that select files apply to a folder of images. Received: {data}, which is "
+            "a slice archive. Leave them out."
+        )
     archive = SliceArchive.open(data)
     split = normalize_split(split or "test")
     rows = archive.indices(split)
@@ -73,14 +83,15 @@ def open_slices(data: PathLike, split: str | None = None) -> Slices:
     )
 
 
-def _open_folder(data: Path, split: str | None) -> Slices:
-    files = find_files(data)
+def _open_folder(data: Path, split: str | None, selection: FileSelection) -> Slices:
+    files = find_files(data, selection)
     if files.kind == "volume":
         raise InputError(
             f"{data} holds volumes. Prepare a slice archive from them first: "
             f"python scripts/prepare_data.py --source {data} --out DIR."
         )
-    records = slice_records(read_metadata(files))
+    files, metadata = read_source(files, selection, require_subject=False)
+    records = slice_records(metadata)
     splits = sorted({record.split for record in records if record.split})
     if splits:
         split = normalize_split(split or "test")

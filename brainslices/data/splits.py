@@ -7,10 +7,23 @@ import numpy as np
 
 from brainslices.errors import InputError
 
-__all__ = ["SPLITS", "check_subject_splits", "normalize_split", "split_subjects"]
+__all__ = [
+    "SPLITS",
+    "SPLIT_NAMES",
+    "check_subject_splits",
+    "draw_validation",
+    "normalize_split",
+    "split_subjects",
+]
 
 SPLITS = ("train", "validate", "test")
-_ALIASES = {"training": "train", "validation": "validate", "val": "validate"}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("validate", "validation", "val", "valid", "dev", "eval"), "validate"),
+    **dict.fromkeys(("development", "evaluation", "validating"), "validate"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+"""Lower-case name -> split."""
 
 
 def normalize_split(name: str) -> str:
@@ -23,8 +36,8 @@ def normalize_split(name: str) -> str:
         >>> normalize_split("Validation")
         'validate'
     """
-    split = _ALIASES.get(name.lower(), name.lower())
-    if split not in SPLITS:
+    split = SPLIT_NAMES.get(name.strip().lower())
+    if split is None:
         raise InputError(f"`split` must be one of {', '.join(SPLITS)}. Received: split={name!r}.")
     return split
 
@@ -63,6 +76,32 @@ def split_subjects(
     return {names[row]: str(split) for row, split in zip(order, splits, strict=True)}
 
 
+def draw_validation(
+    train_subjects: Iterable[str], fractions: tuple[float, float, float], seed: int
+) -> set[str]:
+    """Draw the subjects of `validate` from those of `train`, at random.
+
+    Args:
+        train_subjects: names; their order and repetitions do not matter.
+        fractions: as in `split_subjects`; the first two count.
+        seed: seed of the draw.
+
+    Returns:
+        At least one of two subjects or more, never all; none if the fraction is 0.
+
+    Example:
+        >>> len(draw_validation(map(str, range(18)), (0.8, 0.1, 0.1), seed=0))
+        2
+    """
+    names = sorted(set(train_subjects))
+    if len(names) < 2 or not fractions[1]:
+        return set()
+    share = fractions[1] / (fractions[0] + fractions[1])
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return {names[row] for row in order[:count]}
+
+
 def check_subject_splits(records: Iterable[Any]) -> None:
     """Check that all records of a subject have the same split.
 
@@ -79,5 +118,5 @@ def check_subject_splits(records: Iterable[Any]) -> None:
             raise InputError(
                 f"Subject {record.subject!r} is in two splits: in {first.split!r} by "
                 f"{first.source} and in {record.split!r} by {record.source}. Keep all files of a "
-                "subject in one split."
+                "subject in one split; --no-split-folders ignores the names of the folders."
             )

@@ -1,0 +1,143 @@
+"""Recognise masks and label maps, by the conventions of their names and by their values.
+
+Names alone miss label maps (`tissue.nii.gz`), and values alone miss probability maps (`probseg`):
+a file is a label map if either says so.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["FAINT_SPAN", "has_label_name", "is_faint", "is_label_map"]
+
+# BIDS suffixes, FreeSurfer's files, Medical Segmentation Decathlon's folders, and common words.
+_LABEL_WORDS = (
+    r"[adf]?seg(\d+|s)?|probseg|wmparc|parc|parcellations?|aparc|ribbon|segmentations?|"
+    r"masks?|defacemask|facemask|brainmask|labels?|labelmaps?|labels?(tr|ts|val)|gt|groundtruth"
+)
+_LABEL_WORD = re.compile(_LABEL_WORDS, re.IGNORECASE)
+# Words that also name a diagnosis (`no_lesion/`): only as the last word of a file name.
+_LAST_WORD = re.compile(r"lesions?|roi|annotations?", re.IGNORECASE)
+# FreeSurfer's brainmask.mgz holds the intensities of the brain; its values decide.
+_INTENSITY_NAMES = ("brainmask.mgz", "brainmask.auto.mgz", "brain.mgz")
+_SEPARATORS = re.compile(r"[_.+ ]")
+_BIDS_ENTITY = re.compile(
+    r"(sub|ses|acq|ce|trc|rec|dir|run|mod|echo|flip|inv|mt|part|space|split|res|den|desc|label|"
+    r"task|hemi|cohort|tpl|from|to|mode)-.+",
+    re.IGNORECASE,
+)
+
+_FEW_VALUES = 16  # no scan and no slice of a scan has as few
+_MAX_LABELS = 512  # atlases have up to about 200 labels
+# Measured: 0.67 to 0.93 and 1.3 to 2.0 in label maps, 0.03 and 0.2 in scans of 8 bits; a smooth
+# image exceeds one of the two, up to 0.6 and 0.8.
+_EQUAL_NEIGHBOURS = 0.4  # fraction of the pairs of neighbours
+_HISTOGRAM_JUMP = 0.9  # mean |log ratio| of the counts of adjacent values
+_PLANES = 9  # planes that a volume is first judged by
+FAINT_SPAN = 32  # grey levels
+_FAINT_AREA = 0.01
+
+
+def has_label_name(parts: Sequence[str]) -> bool:
+    """Return whether a path has the name of a mask, a label map or a probability map.
+
+    Args:
+        parts: folders and file name below the source.
+
+    Example:
+        >>> has_label_name(["sub-01", "anat", "sub-01_desc-brain_mask.nii.gz"])
+        True
+        >>> has_label_name(["OAS1_0001_MR1_mpr_n4_anon_111_t88_masked_gfc.img"])
+        False
+    """
+    *folders, name = parts
+    if name.lower() in _INTENSITY_NAMES:
+        name = ""
+    words = [word for part in (*folders, name) for word in _words(part)]
+    stem = re.sub(r"(\.[a-z]{2,4}){1,2}$", "", name, flags=re.IGNORECASE)
+    last = [w for w in _words(stem) if not w.isdecimal() and w.lower() != "slice"]
+    return any(map(_LABEL_WORD.fullmatch, words)) or any(map(_LAST_WORD.fullmatch, last[-1:]))
+
+
+def _words(part: str) -> list[str]:
+    """Split a name into its words; a BIDS entity such as `label-GM` is none of them."""
+    words = []
+    for token in _SEPARATORS.split(part):
+        if not _BIDS_ENTITY.fullmatch(token):
+            words += [token, token.rsplit("-", 1)[-1]]
+    return words
+
+
+def is_label_map(values: np.ndarray) -> bool:
+    """Return whether the values of an image or volume are labels instead of intensities.
+
+    Labels are two values; or at most 16 distinct integers; or up to 512 of them in regions of equal
+    value, whose histogram has no continuity. A constant array holds no labels.
+
+    Args:
+        values: pixels or voxels of any real dtype, of shape (rows, cols) or (x, y, z).
+
+    Example:
+        >>> is_label_map(np.array([[0, 1, 2], [0, 3, 3]]))
+        True
+        >>> is_label_map(np.arange(100).reshape(10, 10))
+        False
+    """
+    if values.ndim == 3:
+        rows = np.unique(np.linspace(0, values.shape[2] - 1, _PLANES).round().astype(int))
+        planes = values[..., rows]
+    else:
+        planes = values
+    distinct, counts = _distinct(planes)
+    if len(distinct) > _MAX_LABELS or (len(distinct) > 2 and not _are_integers(distinct)):
+        return False
+    if len(distinct) > _FEW_VALUES:
+        background = distinct[counts.argmax()]
+        jumps = np.abs(np.diff(np.log(counts)))
+        return (
+            jumps.mean() > _HISTOGRAM_JUMP
+            and _equal_neighbours(planes, background) > _EQUAL_NEIGHBOURS
+        )
+    if planes.size < values.size:  # the other planes may hold more
+        distinct, _ = _distinct(values)
+    if len(distinct) <= 2:
+        return len(distinct) == 2
+    return len(distinct) <= _FEW_VALUES and _are_integers(distinct)
+
+
+def is_faint(pixels: np.ndarray) -> bool:
+    """Return whether an image is nearly black, as a slice above the head is.
+
+    Such a slice has few values too; the other slices of its stack tell whether they are labels.
+    """
+    background = np.bincount(pixels.ravel()).argmax() if pixels.dtype == np.uint8 else pixels.min()
+    area = np.count_nonzero(pixels != background) / pixels.size
+    return area < _FAINT_AREA or float(pixels.max()) - float(pixels.min()) <= FAINT_SPAN
+
+
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct finite values, ascending, and their counts."""
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.ravel(), minlength=256)
+        return np.flatnonzero(counts), counts[counts > 0]
+    return np.unique(values[np.isfinite(values)], return_counts=True)
+
+
+def _are_integers(values: np.ndarray) -> bool:
+    return bool(np.abs(values - np.round(values)).max() < 1e-3)
+
+
+def _equal_neighbours(values: np.ndarray, background: float) -> float:
+    """Fraction of equal pairs among the neighbours in the plane that are not all background."""
+    equal = pairs = 0
+    for axis in (0, 1):
+        length = values.shape[axis]
+        first, second = (
+            np.take(values, range(length - 1), axis),
+            np.take(values, range(1, length), axis),
+        )
+        inside = (first != background) | (second != background)
+        pairs += np.count_nonzero(inside)
+        equal += np.count_nonzero(inside & (first == second))
+    return equal / max(pairs, 1)

@@ -1,0 +1,125 @@
+"""The table of a source: CSV or TSV, with a row for each file or for each subject.
+
+Column names are compared without case, and the usual names of BIDS, OASIS and ADNI are known.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brainslices.data.csv_files import read_rows, sniff_delimiter
+from brainslices.data.splits import normalize_split
+from brainslices.errors import InputError
+from brainslices.types import PathLike
+
+__all__ = ["SourceTable", "TableRow", "read_table"]
+
+COLUMNS = {
+    "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "image"),
+    "subject": (
+        *("subject", "subject_id", "subjectid", "participant_id", "participant", "patient_id"),
+        *("patient", "ptid", "mri_id"),
+    ),
+    "split": ("split", "partition", "subset", "set"),
+    "position": ("position", "slice_position"),
+}
+_MISSING = ("", "n/a")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of the table.
+
+    Args:
+        line: number of its line.
+        file: path below the source, "" in a table of subjects.
+        subject: subject, or "" if the path names it.
+        split: `train`, `validate` or `test`, or None.
+        position: slice position in [0, 1], or None.
+    """
+
+    line: int
+    file: str = ""
+    subject: str = ""
+    split: str | None = None
+    position: float | None = None
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """The rows of a table; it lists files or, without a column of files, subjects."""
+
+    path: Path
+    rows: list[TableRow]
+    lists_files: bool
+
+
+def read_table(path: PathLike) -> SourceTable:
+    """Read a table with the columns `file` and `subject`, or one of them.
+
+    Raises:
+        InputError: if it cannot be read, lacks both columns, or a row is invalid.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
+        cells = read_rows(path, sniff_delimiter(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The table {path} cannot be read ({error}).") from error
+    header = list(next(iter(cells.values()), ()))
+    column_of = _find_columns(header)
+    if not {"file", "subject"} & set(column_of):
+        raise InputError(
+            f"The table {path} must have the columns file and subject, or one of them, optionally "
+            "split and position, and a row for each file or subject. Received: "
+            f"{', '.join(header) or 'none'}."
+        )
+    rows = []
+    for line, row in cells.items():
+        values = {name: row[column].strip() for name, column in column_of.items()}
+        try:
+            rows.append(_parse_row(line, values))
+        except InputError as error:
+            raise InputError(f"{path}, line {line}: {error}") from error
+    return SourceTable(path, rows, "file" in column_of)
+
+
+def _find_columns(header: list[str]) -> dict[str, str]:
+    """Our name of a column -> the header's, by the first of its aliases that is there."""
+    names = {re.sub(r"[ \-]", "_", name.strip().lower()): name for name in reversed(header)}
+    found = {
+        column: next((names[alias] for alias in aliases if alias in names), None)
+        for column, aliases in COLUMNS.items()
+    }
+    return {column: name for column, name in found.items() if name is not None}
+
+
+def _parse_row(line: int, values: dict[str, str]) -> TableRow:
+    for column in ("file", "subject"):
+        if values.get(column, "-") in _MISSING:
+            raise InputError(f"`{column}` must not be empty. Received: {_describe(values)}.")
+    split, position = values.get("split", ""), values.get("position", "")
+    return TableRow(
+        line=line,
+        file=values.get("file", ""),
+        subject=values.get("subject", ""),
+        split=None if split.lower() in _MISSING else normalize_split(split),
+        position=None if position.lower() in _MISSING else _parse_position(position),
+    )
+
+
+def _describe(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+
+
+def _parse_position(text: str) -> float:
+    try:
+        position = float(text)
+    except ValueError:
+        position = np.nan
+    if not 0 <= position <= 1:
+        raise InputError(f"`position` must be a number in [0, 1]. Received: position={text!r}.")
+    return position
