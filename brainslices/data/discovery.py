@@ -25,6 +25,7 @@ __all__ = [
     "describe_excluded",
     "find_candidates",
     "find_files",
+    "only_label_maps",
     "strip_suffixes",
 ]
 
@@ -36,6 +37,7 @@ _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 LABEL_NAME = "masks or label maps, by their names"
 DICOM = "DICOM (convert them to NIfTI with dcm2niix)"
 HIDDEN = "hidden"
+NOT_INCLUDED = "not matched by --include"
 EXCLUDED = "left out by --exclude"
 UNSUPPORTED = "of an unsupported format"
 PAIRED = "read through their .hdr"
@@ -101,7 +103,7 @@ def find_files(source: PathLike, selection: FileSelection | None = None) -> Sour
         for kind in SUFFIXES
     }
     images, volumes = paths["image"], paths["volume"]
-    root = source.parent if source.is_file() else source
+    root = source if source.is_dir() else source.parent
     if images and volumes:
         raise InputError(
             f"{source} holds images ({images[0]}) and volumes ({volumes[0]}). Give a folder that "
@@ -114,16 +116,21 @@ def find_files(source: PathLike, selection: FileSelection | None = None) -> Sour
 
 
 def _nothing_to_read(source: Path, root: Path, excluded: Mapping[str, list[Path]]) -> InputError:
-    if list(excluded) == [LABEL_NAME]:
-        return InputError(
-            f"{source} holds only {'; '.join(describe_excluded(excluded, root))}. Give the folder "
-            "of the images or volumes, or read these all the same by --label-maps."
-        )
+    if LABEL_NAME in excluded and not {EXCLUDED, NOT_INCLUDED} & set(excluded):
+        return only_label_maps(source, root, excluded)
     return InputError(
         f"{source} holds no images ({', '.join(SUFFIXES['image'])}) and no volumes "
         f"({', '.join(SUFFIXES['volume'])}) to read. Excluded files: "
         f"{'; '.join(describe_excluded(excluded, root)) or 'none'}. Give the folder of the images "
         "or volumes."
+    )
+
+
+def only_label_maps(source: Path, root: Path, excluded: Mapping[str, Sequence[Path]]) -> InputError:
+    """Return the error of a source without any other images or volumes."""
+    return InputError(
+        f"{source} holds only masks and label maps: {'; '.join(describe_excluded(excluded, root))}."
+        " Give the folder of the images or volumes, or read these all the same by --label-maps."
     )
 
 
@@ -207,7 +214,7 @@ def _reason(
     if _is_lost_folder(path):
         return None
     if selection.include and not _matches(names, selection.include):
-        return "not matched by --include"
+        return NOT_INCLUDED
     if reason := _format_reason(path, kind, headers):
         return reason
     return LABEL_NAME if not selection.label_maps and has_label_name(relative.parts) else None

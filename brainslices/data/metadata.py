@@ -65,7 +65,7 @@ def read_metadata(
     pattern: str | None = None,
     table: SourceTable | None = None,
     *,
-    use_split_folders: bool = True,
+    split_folders: Mapping[str, str] | None = None,
     require_subject: bool = True,
 ) -> list[FileMetadata]:
     """Read the subject, split and slice number of each file from its path or from a table.
@@ -75,7 +75,7 @@ def read_metadata(
         pattern: regular expression with the groups `subject` and, optionally, `slice`, searched
             in the path below the root; None is the known names of the kind of file.
         table: overrides the subject, split and position of its files or subjects.
-        use_split_folders: take the splits from split folders.
+        split_folders: folder name -> split; None finds them among the files.
         require_subject: refuse images without a subject; otherwise each is its own.
 
     Returns:
@@ -87,7 +87,7 @@ def read_metadata(
     """
     patterns = [_compile_pattern(pattern)] if pattern else list(_KNOWN[files.kind])
     sources = [path.relative_to(files.root).as_posix() for path in files.paths]
-    folders = find_split_folders(sources) if use_split_folders else {}
+    folders = find_split_folders(sources) if split_folders is None else split_folders
     rows = _rows_of_files(table, files.root)
     metadata, unnamed = [], []
     for source, slice_id in zip(sources, _slice_ids(sources, folders), strict=True):
@@ -242,7 +242,7 @@ def _slice_ids(sources: Sequence[str], folders: Mapping[str, str]) -> list[str]:
     full = [strip_suffixes(source) for source in sources]
     ids = ["/".join(part for part in name.split("/") if part not in folders) for name in full]
     for longer in (full, sources):
-        counts = Counter(ids)
+        counts = Counter(short for short, _ in set(zip(ids, sources, strict=True)))
         ids = [
             name if counts[short] > 1 else short for short, name in zip(ids, longer, strict=True)
         ]

@@ -12,7 +12,9 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def prefetch(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Generator[_Result, None, None]:
+def prefetch(
+    read: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Generator[_Result, None, None]:
     """Yield results in order while threads read ahead (decoders release the GIL).
 
     Args:

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from brainslices.data.discovery import SourceFiles, describe_excluded
+from brainslices.data.discovery import SourceFiles, describe_excluded, only_label_maps
 from brainslices.data.file_selection import FileSelection
 from brainslices.data.label_maps import is_faint, is_label_map
 from brainslices.data.metadata import FileMetadata, read_metadata
 from brainslices.data.prefetch import prefetch
 from brainslices.data.reading import reading
 from brainslices.data.source_table import SourceTable, read_table
+from brainslices.data.split_folders import find_split_folders
 from brainslices.errors import InputError
 from brainslices.progress import track
 
@@ -60,6 +61,8 @@ def read_source(
     Raises:
         InputError: if a file, the table or the pattern cannot be used, or only label maps remain.
     """
+    sources = (path.relative_to(files.root).as_posix() for path in files.paths)
+    split_folders = find_split_folders(sources) if selection.split_folders else {}
     table = read_table(selection.table) if selection.table else None
     if table and table.lists_files:
         files = replace(files, paths=_listed_files(table, files.root))
@@ -69,7 +72,7 @@ def read_source(
         files,
         selection.pattern,
         table,
-        use_split_folders=selection.split_folders,
+        split_folders=split_folders,
         require_subject=require_subject,
     )
     for line in _describe(files, metadata):
@@ -102,11 +105,7 @@ def leave_out_label_maps(files: SourceFiles) -> SourceFiles:
     left_out = set(label_maps)
     paths = [path for path in files.paths if path not in left_out]
     if not paths:
-        raise InputError(
-            f"{files.root} holds only masks and label maps to read: "
-            f"{'; '.join(describe_excluded(excluded, files.root))}. Give the folder of the images "
-            "or volumes, or read these all the same by --label-maps."
-        )
+        raise only_label_maps(files.root, files.root, excluded)
     return replace(files, paths=paths, excluded=excluded)
 
 

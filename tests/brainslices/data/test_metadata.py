@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from helpers import save_image
 
 from brainslices.data.discovery import SourceFiles, find_files
 from brainslices.data.metadata import assign_splits, read_metadata, slice_records
+from brainslices.data.source_table import read_table
 from brainslices.data.splits import SPLITS
 from brainslices.errors import InputError
 
@@ -13,7 +15,7 @@ ROOT = Path("/data")
 
 
 def source_files(*names, kind="image"):
-    return SourceFiles(ROOT, kind, [ROOT / name for name in names], Counter())
+    return SourceFiles(ROOT, kind, [ROOT / name for name in names], {})
 
 
 def test_release_has_subjects_splits_and_numbers_in_its_paths():
@@ -82,8 +84,8 @@ def test_volumes_without_a_known_name_are_subjects_of_their_own(caplog):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        (None, r"scan\.png.*case_NNN_slice_K"),
-        ("(?P<subject>x+)", r"scan\.png.*\(\?P<subject>x"),
+        (None, r"1 files.*case_NNN_slice_K.*scan\.png"),
+        ("(?P<subject>x+)", r"1 files.*\(\?P<subject>x.*scan\.png"),
         ("scan", "`pattern`.*pattern='scan'"),
         ("(?P<subject", "`pattern`.*subject"),
         ("(?P<subject>sc)(?P<slice>an)", r"`pattern`.*'an' in .*scan\.png"),
@@ -101,8 +103,9 @@ def test_subject_in_two_splits_is_refused():
 
 
 def test_files_beside_split_folders_are_refused():
-    files = source_files("train/case_001_slice_0.png", "case_009_slice_0.png")
-    with pytest.raises(InputError, match=r"none \(case_009_slice_0.png\)"):
+    names = ("train/case_001_slice_0.png", "test/case_002_slice_0.png", "case_009_slice_0.png")
+    files = source_files(*names)
+    with pytest.raises(InputError, match=r"2 files .* 1 have none \(case_009_slice_0.png\)"):
         read_metadata(files)
 
 
@@ -119,7 +122,9 @@ def images(tmp_path):
 def with_table(images, text):
     table = images.root.parent / "table.csv"
     table.write_text(text, encoding="utf-8")
-    return read_metadata(images, table=table)
+    table = read_table(table)
+    listed = [images.root / row.file for row in table.rows if row.file]
+    return read_metadata(replace(images, paths=listed or images.paths), table=table)
 
 
 def test_table_lists_files_subjects_splits_and_positions(images):
@@ -141,26 +146,141 @@ def test_table_may_start_with_a_byte_order_mark_and_leave_splits_out(images):
     ]
 
 
+def test_table_without_subjects_takes_them_from_the_names(tmp_path):
+    save_image(tmp_path / "png" / "case_007_slice_3.png")
+    files = find_files(tmp_path / "png")
+    (item,) = with_table(files, "Filename,Split\ncase_007_slice_3.png,dev\n")
+    assert (item.subject, item.split, item.slice_number) == ("case_007", "validate", 3)
+
+
+def test_table_of_participants_selects_subjects_and_assigns_splits(tmp_path, caplog):
+    for name in ("sub-01/sub-01_T1w", "sub-02/sub-02_T1w", "sub-03/sub-03_T1w"):
+        save_image(tmp_path / "png" / f"{name}.png")
+    files = find_files(tmp_path / "png")
+    text = "Participant_ID\tage\tsplit\nsub-01\t30\ttrain\n02\tn/a\ttest\nsub-09\t1\ttest\n"
+    metadata = with_table(files, text)
+    assert [(item.subject, item.split) for item in metadata] == [
+        ("sub-01", "train"),
+        ("sub-02", "test"),
+    ]
+    assert "1 files belong to no subject of the table, e.g. sub-03" in caplog.text
+    assert "1 subjects of the table have no files, e.g. sub-09" in caplog.text
+    with pytest.raises(InputError, match="no subject of the files.*'x'.*'sub-01'"):
+        with_table(files, "participant_id\nx\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "file and subject.*Received: none"),
-        ("name,subject\nx.png,a\n", "Received: name, subject"),
-        ("file,subject\nx.png,a\nabsent.png,a\n", r"table\.csv, line 3.*file='absent.png'"),
-        ("file,subject\nx.png,\n", "line 2.*subject=''"),
-        ("file,subject,split\nx.png,a,dev\n", "line 2.*split='dev'"),
-        ("file,subject,position\nx.png,a,high\n", "line 2.*position='high'"),
-        ("file,subject,position\nx.png,a,1.5\n", "position='1.5'"),
-        ("file,subject,position\nx.png,a,nan\n", "position='nan'"),
         ("file,subject,split\nx.png,a,train\ny.png,b,\n", r"x\.png is in 'train'.*none \(y\.png\)"),
         ("file,subject,split\nx.png,a,train\ny.png,a,test\n", "'a' is in two splits"),
     ],
 )
-def test_faults_of_a_table_are_refused_by_line(images, text, message):
+def test_tables_whose_splits_do_not_fit_are_refused(images, text, message):
     with pytest.raises(InputError, match=message):
         with_table(images, text)
 
 
-def test_missing_table_is_refused(images):
-    with pytest.raises(InputError, match=r"absent\.csv"):
-        read_metadata(images, table=Path("absent.csv"))
+# Split folders, ids and known names
+
+
+def test_bids_sessions_named_test_are_no_splits_and_one_subject_is_in_one_split():
+    names = [
+        f"sub-0{k}/ses-{session}/anat/sub-0{k}_ses-{session}_T1w.nii.gz"
+        for k in (1, 2, 3)
+        for session in ("test", "retest", "train")
+    ]
+    metadata = read_metadata(source_files(*names, kind="volume"))
+    assert {item.split for item in metadata} == {None}
+    assert metadata[0].slice_id == names[1].removesuffix(".nii.gz")
+    split_of = {(r.subject, r.split) for r in assign_splits(metadata, (0.4, 0.3, 0.3), 0)}
+    assert len(split_of) == 3
+
+
+def test_split_folders_can_be_ignored():
+    files = source_files("train/case_001_slice_0.png", "test/case_001_slice_1.png")
+    metadata = read_metadata(files, split_folders={})
+    assert [(item.split, item.slice_id) for item in metadata] == [
+        (None, "test/case_001_slice_1"),
+        (None, "train/case_001_slice_0"),
+    ]
+
+
+def test_ids_keep_the_split_folder_only_where_they_would_collide():
+    names = ("train/1.png", "test/1.png", "test/2.png", "test/2.jpg", "test/3.png")
+    metadata = read_metadata(source_files(*names), require_subject=False)
+    assert {item.source: item.slice_id for item in metadata} == {
+        "train/1.png": "train/1",
+        "test/1.png": "test/1",
+        "test/2.png": "test/2.png",
+        "test/2.jpg": "test/2.jpg",
+        "test/3.png": "3",
+    }
+
+
+def test_validation_is_drawn_from_the_subjects_of_train():
+    names = [f"Training/case_{k:03d}_slice_{n}.png" for k in range(10) for n in (0, 1)]
+    names += [f"Testing/case_{k:03d}_slice_0.png" for k in range(10, 14)]
+    metadata = assign_splits(read_metadata(source_files(*names)), (0.6, 0.2, 0.2), seed=1)
+    subjects = {split: set() for split in SPLITS}
+    for item in metadata:
+        subjects[item.split].add(item.subject)
+    assert {split: len(names) for split, names in subjects.items()} == {
+        "train": 8,  # validate is 0.2 / (0.6 + 0.2) of the ten
+        "validate": 2,
+        "test": 4,
+    }
+    assert subjects["test"] == {f"case_{k:03d}" for k in range(10, 14)}
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "number"),
+    [
+        ("Mild Dementia/OAS1_0028_MR1_mpr-1_100.jpg", "OAS1_0028", 100),
+        ("OAS1_0001_MR1_mpr-3.png", "OAS1_0001", None),
+        (
+            "002_S_0295/2008/ADNI_002_S_0295_MR_MPR_Br_20081001_S13408_I118671_57.png",
+            "002_S_0295",
+            57,
+        ),
+        ("002_S_0295/ADNI_002_S_0295_MR_S13408_I118671.png", "002_S_0295", None),
+        ("sub-07/ses-2/sub-07_ses-2_slice-12.png", "sub-07", 12),
+        ("sub-07/013.png", "sub-07", 13),
+        ("case_012_slice_3.nii.png", "case_012", 3),
+    ],
+)
+def test_known_names_of_images(name, subject, number):
+    (item,) = read_metadata(source_files(name))
+    assert (item.subject, item.slice_number) == (subject, number)
+
+
+def test_visits_of_one_head_have_one_subject():
+    names = (
+        "ADNI/002_S_0295/MPRAGE/2006-04-18/S13408/ADNI_002_S_0295_MR_MPRAGE_br_raw_I13722.nii",
+        "ADNI/002_S_0295/MPRAGE/2007-11-02/S40966/ADNI_002_S_0295_MR_MPRAGE_br_raw_I79749.nii",
+        "OAS2_0001_MR1/mpr-1.nii.hdr",
+        "OAS2_0001_MR2/mpr-1.nii.hdr",
+        "IXI002-Guys-0828-T1.nii.gz",
+        "IXI002-Guys-0828-T2.nii.gz",
+    )
+    subjects = [item.subject for item in read_metadata(source_files(*names, kind="volume"))]
+    assert Counter(subjects) == {"002_S_0295": 2, "OAS2_0001": 2, "IXI002": 2}
+
+
+def test_files_without_a_known_name_make_one_warning(caplog):
+    names = [f"{k}.nii" for k in range(50)]
+    assert len(read_metadata(source_files(*names, kind="volume"))) == 50
+    assert len(caplog.records) == 1
+    assert "50 files" in caplog.text
+
+
+def test_positions_span_the_numbers_that_are_there():
+    names = [f"OAS1_000{k}_MR1_mpr-1_{n}.jpg" for k in (1, 2) for n in (100, 120, 160)]
+    records = slice_records(read_metadata(source_files(*names)))
+    assert [record.position for record in records] == [0, 20 / 60, 1] * 2
+
+
+def test_positions_of_the_public_release_are_number_over_31_to_the_bit():
+    names = [f"case_001_slice_{n}.nii.png" for n in range(32)]
+    records = slice_records(read_metadata(source_files(*names)))
+    assert [record.position for record in records] == [n / 31 for n in range(32)]

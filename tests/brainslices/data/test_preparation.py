@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from helpers import GREY, save_image
 
+from brainslices.data.archive import SliceArchive
 from brainslices.data.preparation import SourceConfig, make_archive
 from brainslices.data.splits import SPLITS
 from brainslices.errors import InputError
+
+RELEASE_HASH = "5a19c2d51193ed4742ece1407be9ae60b62796a27fe8579ccc052e8fa71ba494"
+OASIS_HASH = "72df88d0db3f4c9a8fa15691e53da5a002beb68d4b7bc1ec2d85d710a902efee"
 
 
 def release(root, splits=(("train", (1, 2)), ("validate", (3,)), ("test", (4,)))):
@@ -57,6 +61,8 @@ def test_release_keeps_its_splits_and_excludes_masks(tmp_path):
     }
     assert [record.position for record in archive.index] == [0, 1] * 4
     np.testing.assert_array_equal(archive.images[:, 0, 0], [1, 1, 2, 2, 3, 3, 4, 4])
+    # Runs record the hash of their archive: it must not change from version to version.
+    assert archive.content_hash == RELEASE_HASH
 
 
 def test_images_without_split_folders_are_split_by_subject_and_seed(tmp_path):
@@ -106,9 +112,79 @@ def test_existing_archive_is_refused_before_anything_is_read(tmp_path):
         make(tmp_path, tmp_path / "absent")
 
 
+def test_validation_is_drawn_from_train_by_the_fractions_and_reported(tmp_path):
+    source = release(tmp_path / "png", (("train", range(10)), ("test", (10, 11))))
+    lines = []
+    config = SourceConfig(
+        source=str(source), out=tmp_path / "archive", fractions=(0.5, 0.5, 0), seed=2
+    )
+    archive = make_archive(config, report=lines.append)
+    assert [archive.counts[split]["subjects"] for split in SPLITS] == [5, 5, 2]
+    assert {name for name, split in splits_of(archive).items() if split == "test"} == {
+        "case_010",
+        "case_011",
+    }
+    assert lines == [
+        "read      24 images, e.g. keras_png_slices_test/case_010_slice_0.nii.png",
+        "left out  24 masks or label maps, by their names, e.g. "
+        "keras_png_slices_seg_test/seg_010_slice_0.nii.png",
+        "splits    of the source; validate is 5 subjects of its train",
+    ]
+
+
+def test_same_names_in_two_split_folders_are_two_slices(tmp_path):
+    for split in ("Training", "Testing"):
+        for number in range(3):
+            save_image(tmp_path / "png" / split / f"{number}.png")
+    table = tmp_path / "table.tsv"
+    table.write_text(
+        "File\tSubject\tSplit\n"
+        + "".join(f"{s}/{n}.png\t{s}{n}\t{s}\n" for s in ("Training", "Testing") for n in range(3))
+    )
+    by_table = make(tmp_path / "a", tmp_path / "png", table=table)
+    by_name = make(tmp_path / "b", tmp_path / "png", pattern=r"(?P<subject>\w+/\d)\.png")
+    for archive in (by_table, by_name):
+        assert {record.slice_id for record in archive.index} == {
+            f"{split}/{number}" for split in ("Training", "Testing") for number in range(3)
+        }
+        assert [archive.counts[split]["subjects"] for split in SPLITS] == [2, 1, 3]
+
+
+def test_bids_sessions_stay_in_one_split_and_masks_are_left_out(tmp_path):
+    for subject in range(1, 5):
+        for session in ("test", "retest"):
+            stem = f"sub-{subject:02}_ses-{session}"
+            folder = tmp_path / "in" / f"sub-{subject:02}" / f"ses-{session}" / "anat"
+            save_volume(folder / f"{stem}_T1w.nii.gz", subject)
+            save_volume(folder / f"{stem}_desc-brain_mask.nii.gz", subject)
+    archive = make(tmp_path, tmp_path / "in", slices=2, size=(32, 32))
+    assert [archive.counts[split]["subjects"] for split in SPLITS] == [2, 1, 1]
+    assert len(archive.index) == 16
+    assert len(splits_of(archive)) == 4
+
+
+def test_subject_whose_slices_are_all_black_is_named(tmp_path):
+    source = release(tmp_path / "png")
+    for number in (0, 1):
+        name = f"case_002_slice_{number}.nii.png"
+        save_image(source / "keras_png_slices_train" / name, GREY * 0 + 5)
+    assert_refused(tmp_path, r"1 subjects are black, e\.g\. of 'case_002' from .*case_002", source)
+    assert "case_002" not in splits_of(make(tmp_path, source, exclude=("case_002*",)))
+
+
+def test_file_name_with_a_control_character_keeps_the_sound_archive(tmp_path):
+    source = release(tmp_path / "png")
+    archive = make(tmp_path, source)
+    save_image(source / "keras_png_slices_train" / "case_009_slice_0\r.png")
+    with pytest.raises(InputError, match="control characters"):
+        make(tmp_path, source, overwrite=True)
+    assert SliceArchive.open(archive.path) == archive
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"include": ("absent*",)}, "not matched by --include"),
         ({"size": (64, 64)}, r"`size`.*size=\(64, 64\)"),
         ({"positions": (0.1, 0.2)}, r"`positions`.*positions=\(0.1, 0.2\)"),
         ({"fractions": (0.5, 0.2, 0.2)}, r"`fractions`.*fractions=\(0.5, 0.2, 0.2\)"),
@@ -167,6 +243,7 @@ def test_public_release_is_archived_within_half_a_minute(tmp_path, oasis_pngs):
     assert time.perf_counter() - start < 30
     assert [archive.counts[split]["subjects"] for split in SPLITS] == [163, 15, 11]
     assert len(archive.index) == 6048
+    assert archive.content_hash == OASIS_HASH
     test = archive.images[archive.indices("test")]
     restored = archive.crop.paste(archive.crop.cut(test), archive.image_shape)
     np.testing.assert_array_equal(restored, test)

@@ -5,6 +5,7 @@ from volume_helpers import head, save_volume
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
+from brainslices.data.file_selection import FileSelection
 from brainslices.data.slices import open_slices
 from brainslices.errors import InputError
 
@@ -59,8 +60,24 @@ def test_sub_folders_are_splits(tmp_path):
 
 def test_single_image_is_a_dataset(tmp_path):
     slices = open_slices(save_image(tmp_path / "case_001_slice_3.png"))
-    assert [record.position for record in slices.records] == [1]
+    assert [record.position for record in slices.records] == [0.5]
     np.testing.assert_array_equal(slices.read(0), GREY)
+
+
+def test_images_of_any_name_are_a_dataset(tmp_path):
+    folder = save_images(tmp_path / "any", "b", "a", "c_mask")
+    slices = open_slices(folder)
+    assert [(r.slice_id, r.subject, r.position) for r in slices.records] == [
+        ("a", "a", 0.5),
+        ("b", "b", 0.5),
+    ]
+    selection = FileSelection(pattern="(?P<subject>a)", include=("a.png",))
+    assert open_slices(folder, selection=selection).subjects == ["a"]
+
+
+def test_selection_does_not_apply_to_an_archive(archive):
+    with pytest.raises(InputError, match="archive"):
+        open_slices(archive.path, selection=FileSelection(include=("a",)))
 
 
 def test_volumes_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from brainslices.data.splits import (
     SPLITS,
     check_subject_splits,
+    draw_validation,
     normalize_split,
     split_subjects,
 )
@@ -14,8 +15,10 @@ Record = namedtuple("Record", ("subject", "split", "source"))
 
 
 def test_names_of_splits_are_normalized():
-    names = ("train", "val", "validation", "TEST")
-    assert [normalize_split(name) for name in names] == ["train", "validate", "validate", "test"]
+    names = ("train", "Training", "val", "validation", "valid", "dev", "EVAL", "TEST", "Testing")
+    assert [normalize_split(name) for name in names] == (
+        ["train"] * 2 + ["validate"] * 5 + ["test"] * 2
+    )
     with pytest.raises(InputError, match="`split`.*split='holdout'"):
         normalize_split("holdout")
 
@@ -34,6 +37,18 @@ def test_every_subject_has_one_split_and_positive_fractions_are_filled(fractions
             if count >= 3:
                 assert (sizes[split] > 0) == (fraction > 0)
         assert split_of == split_subjects(names, fractions, seed=3)
+
+
+def test_validation_is_a_part_of_the_subjects_of_train():
+    names = [f"s{number}" for number in range(18)]
+    drawn = draw_validation(reversed(names), (0.8, 0.1, 0.1), seed=3)
+    assert len(drawn) == 2
+    assert drawn < set(names)
+    assert drawn == draw_validation(names, (0.8, 0.1, 0.1), seed=3)
+    assert len(draw_validation("ab", (0.98, 0.01, 0.01), 0)) == 1
+    assert len(draw_validation("ab", (0.0, 1.0, 0.0), 0)) == 1  # never all
+    assert not draw_validation("a", (0.8, 0.1, 0.1), 0)
+    assert not draw_validation(names, (0.9, 0, 0.1), 0)
 
 
 def test_assignment_depends_on_the_seed():

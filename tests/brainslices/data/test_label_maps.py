@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from brainslices.data.label_maps import has_label_name, is_faint, is_label_map
+from brainslices.data.phantom import phantom_slices
+
+NAMES = [
+    "sub-01/anat/sub-01_dseg.nii.gz",
+    "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+    "sub-01/anat/sub-01_label-GM_probseg.nii.gz",
+    "sub-01_desc-aseg_dseg.nii.gz",
+    "OASIS_OAS1_0001_MR1/seg4.nii.gz",
+    "OASIS_OAS1_0001_MR1/seg35.nii.gz",
+    "OASIS_OAS1_0001_MR1/seg24_onehot.nii.gz",
+    "labelsTr/BRATS_001.nii.gz",
+    "labelsTs/BRATS_001.nii.gz",
+    "mri/aseg.mgz",
+    "mri/aparc+aseg.mgz",
+    "mri/aparc.a2009s+aseg.mgz",
+    "mri/lh.ribbon.mgz",
+    "mri/wmparc.mgz",
+    "TCGA_CS_4941_19960909_1_mask.tif",
+    "masks/1.png",
+    "keras_png_slices_seg_train/seg_001_slice_0.nii.png",
+    "seg_001_slice_0.nii.png",
+    "x_fseg.tif",
+    "FSL_SEG/case_1.png",
+    "patient_gt.nii.gz",
+    "sub-01_T1w_defacemask.nii.gz",
+    "sub-01_label-lesion_roi.nii.gz",
+    "sub-01_lesion.nii.gz",
+    "sub-01_space-T1w_label-L_mask.nii",
+    "1_label.png",
+    "label/1.png",
+    "brain-mask.nii.gz",
+    "facemask.nii.gz",
+    "img_001_mask_slice_3.png",
+    "OAS1_0001_MR1_mpr_n4_anon_111_t88_masked_gfc_fseg.img",
+    "brats_seg.nii.gz",
+    "groundtruth/1.bmp",
+]
+OTHERS = [
+    "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
+    "case_001_slice_0.nii.png",
+    "OAS1_0001_MR1_mpr_n4_anon_111_t88_masked_gfc.img",
+    "mri/brainmask.mgz",
+    "mri/T1.mgz",
+    "imagesTr/BRATS_001_0000.nii.gz",
+    "sub-mask_T1w.nii.gz",
+    "sub-01_acq-label_T1w.nii.gz",
+    "sub-gt_T1w.nii.gz",
+    "no_lesion/1.png",
+    "sub-01_desc-skullstripped_T1w.nii.gz",
+    "segmented_brain/1.png",
+    "OAS1_0028_MR1_mpr-1_100.jpg",
+    "unmasked.nii",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_label_maps_are_known(name):
+    assert has_label_name(name.split("/"))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_names_of_scans_are_none(name):
+    assert not has_label_name(name.split("/"))
+
+
+def head(size=48, levels=255):
+    """A noisy, skull-stripped head of 8 bits."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij")
+    noise = np.random.default_rng(0).normal(0, 0.04, (size,) * 3)
+    tissue = 0.55 + 0.25 * np.sin(6 * x) * np.cos(5 * y + z) + noise
+    return np.rint((x**2 + y**2 + z**2 < 0.8) * tissue.clip(0, 1) * levels).astype(np.uint8)
+
+
+def atlas(labels, size=48):
+    """Regions of a ball around random seeds, with the numbers of an atlas."""
+    rng, shape = np.random.default_rng(labels), (size,) * 3
+    seeds = np.ones(shape, bool)
+    index = np.full(shape, 0)
+    for label in rng.permutation(labels) + 1:
+        spot = tuple(rng.integers(0, size, 3))
+        seeds[spot], index[spot] = False, label
+    nearest = ndimage.distance_transform_edt(seeds, return_distances=False, return_indices=True)
+    return np.where(head(size) > 0, index[tuple(nearest)] * 11, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_masks_and_tissue_classes_are_label_maps(dtype):
+    mask, tissue = head() > 0, head() // 80
+    for volume in (mask * 1, mask * 255, tissue, tissue * 20):
+        assert is_label_map(volume.astype(dtype))
+        assert is_label_map(volume[..., 24].astype(dtype))
+    assert is_label_map((mask * 0.7).astype(np.float32))  # two values of any kind
+    assert is_label_map(mask)
+
+
+@pytest.mark.parametrize("labels", [20, 35, 100, 200])
+def test_atlases_are_label_maps(labels):
+    volume = atlas(labels)
+    assert len(np.unique(volume)) > 16
+    assert is_label_map(volume)
+    assert is_label_map(volume.astype(np.float32) + 1e-5)  # as a header's slope leaves it
+
+
+def test_small_mask_off_the_middle_is_a_label_map():
+    lesion = np.zeros((40, 40, 40), np.uint8)
+    lesion[3:6, 3:6, 7] = 1
+    assert is_label_map(lesion)
+
+
+@pytest.mark.parametrize("levels", [255, 100, 40])
+def test_skull_stripped_heads_of_few_levels_are_no_label_maps(levels):
+    volume = head(levels=levels)
+    smooth = np.rint(ndimage.gaussian_filter(volume.astype(float), 2)).astype(np.uint8)
+    zoomed = ndimage.zoom(volume, 2, order=1)
+    for image in (volume, volume[..., 24], smooth, smooth[..., 24], zoomed, zoomed[..., 48]):
+        assert not is_label_map(image)
+    assert not is_label_map(volume.astype(np.float32) * 3.7)
+
+
+@pytest.mark.parametrize("side", [48, 128])
+def test_phantoms_are_no_label_maps(side):
+    for image in phantom_slices(0, [0.0, 0.5, 1.0], (side, side), 0):
+        assert not is_label_map(image)
+
+
+def test_constant_and_probability_maps_are_no_label_maps():
+    assert not is_label_map(np.zeros((9, 9, 9)))
+    assert not is_label_map(np.full((9, 9), np.nan))
+    assert not is_label_map(np.linspace(0, 1, 9**3).reshape(9, 9, 9))
+
+
+def test_slices_above_the_head_are_faint_and_masks_are_not():
+    image = np.zeros((64, 64), np.uint8)
+    image[30:33, 30:33] = 200
+    assert is_faint(image)  # a small area
+    assert is_faint(np.random.default_rng(0).integers(0, 4, (64, 64)))  # a small span
+    assert not is_faint(((head() > 0) * 255).astype(np.uint8)[..., 24])
