@@ -16,8 +16,8 @@ from brainslices import cli
 from brainslices.data.file_selection import FileSelection
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arguments(FileSelection):
+@dataclass(frozen=True)
+class Arguments:
     """Reconstruct brain slices with a trained VQ-VAE and score their similarity.
 
     Writes OUT/metrics.json, slices.csv, reconstruction.png and, with --pictures, pictures/.
@@ -40,6 +40,7 @@ class Arguments(FileSelection):
     """Write the reconstructions too, as 8-bit grey PNGs."""
     codecs: bool = False
     """Code the same slices with AVIF and JPEG 2000 too, at the model's rate. Takes minutes."""
+    selection: FileSelection = FileSelection()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.evaluation.reports import reconstruction_summary
         from vqvae.evaluate import reconstruct
 
-    data, selection = arguments.data, arguments.selection()
+    data, selection = arguments.data, arguments.selection
     metrics = reconstruct(
         arguments.run,
         open_slices(data, arguments.split, selection) if selection != FileSelection() else data,

@@ -1,6 +1,6 @@
 """Which files of a source are read, and how their subjects and splits are named: the flags."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["FileSelection"]
@@ -27,7 +27,3 @@ class FileSelection:
     """Take sibling folders such as train and test for splits."""
     label_maps: bool = False
     """Read masks and label maps as if they were images, instead of leaving them out."""
-
-    def selection(self) -> "FileSelection":
-        """Return these fields alone, without those of a subclass."""
-        return FileSelection(**{f.name: getattr(self, f.name) for f in fields(FileSelection)})

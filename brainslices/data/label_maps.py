@@ -95,10 +95,8 @@ def is_label_map(values: np.ndarray) -> bool:
     if len(distinct) > _FEW_VALUES:
         background = distinct[counts.argmax()]
         jumps = np.abs(np.diff(np.log(counts)))
-        return (
-            jumps.mean() > _HISTOGRAM_JUMP
-            and _equal_neighbours(planes, background) > _EQUAL_NEIGHBOURS
-        )
+        has_jumps = bool(jumps.mean() > _HISTOGRAM_JUMP)
+        return has_jumps and _equal_neighbours(planes, background) > _EQUAL_NEIGHBOURS
     if planes.size < values.size:  # the other planes may hold more
         distinct, _ = _distinct(values)
     if len(distinct) <= 2:
@@ -138,6 +136,6 @@ def _equal_neighbours(values: np.ndarray, background: float) -> float:
             np.take(values, range(1, length), axis),
         )
         inside = (first != background) | (second != background)
-        pairs += np.count_nonzero(inside)
-        equal += np.count_nonzero(inside & (first == second))
+        pairs += int(inside.sum())
+        equal += int((inside & (first == second)).sum())
     return equal / max(pairs, 1)

@@ -33,13 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig(FileSelection):
-    """Source of an archive, and how its slices are selected and split."""
-
+class _Paths:
     source: str
     """Folder of images or volumes, a single file, or the word `phantom`."""
     out: Path
     """Folder of the slice archive to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(FileSelection, _Paths):  # the flags of _Paths come first
+    """Source of an archive, and how its slices are selected and split."""
+
     fractions: tuple[float, float, float] = FRACTIONS
     """Fractions of the subjects for train, validate and test.
 
