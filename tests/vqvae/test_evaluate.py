@@ -13,6 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
+from brainslices.data.file_selection import FileSelection
 from brainslices.data.slices import open_slices
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import mean_image, score_slices, summarize
@@ -188,6 +189,12 @@ def test_folder_of_images_scores_as_its_archive(done, run, png_folder, tmp_path)
             assert metrics[key] == pytest.approx(value, rel=1e-4), key
     assert metrics["floor_mean_image"] == pytest.approx(done[1]["floor_mean_image"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
+
+
+def test_opened_slices_score_as_their_folder(run, png_folder, tmp_path):
+    slices = open_slices(png_folder, selection=FileSelection(include=("*_slice_[01].png",)))
+    metrics = reconstruct(run, slices, tmp_path / "out")
+    assert metrics["slices"] == len(slices) == 2
 
 
 def test_sub_folders_offer_their_splits(phantom_archive, tmp_path):
