@@ -54,7 +54,6 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.14",
             "mypy>=1.15,<3",
-            "build>=1.2,<2",
             "jax>=0.10,<0.12",
             "psutil>=6,<8",
         ],

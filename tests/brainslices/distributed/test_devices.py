@@ -90,7 +90,7 @@ def test_two_devices_of_tensorflow_train_as_one(phantom_archive, tmp_path):
     one = start_training(phantom_archive, tmp_path / "one", KERAS_BACKEND="tensorflow")
     two = start_training(phantom_archive, tmp_path / "two", devices=2, KERAS_BACKEND="tensorflow")
     _, output = finish(one, two)
-    assert re.search("2 devices, 4 .* step", output)
+    assert re.search("2 devices, 4 ", output)
     assert_same_training(tmp_path / "one", tmp_path / "two")
     assert read_json(tmp_path / "two" / "vqvae" / "environment.json")["devices"] == [
         "cpu:0",
