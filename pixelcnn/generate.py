@@ -123,9 +123,8 @@ def write_samples(
     """Write slices as they are sampled; the folder appears complete or not at all.
 
     Args:
-        out: folder to write: new, empty, or an earlier sampling, which is replaced. `slices/` holds
-            the images (8-bit grey PNGs), `contact_sheet.png` at most 96 of them, `codes.npz` the
-            code grids, `metrics.json` the returned metrics.
+        out: new or empty folder, or an earlier sampling to replace, for `slices/` (8-bit PNGs),
+            `contact_sheet.png` (at most 96 slices), `codes.npz` and `metrics.json`.
         samples: the slices.
         crop: the part of an image that the contact sheet shows.
         archive: the training slices, required by `evaluate` and `nearest`.
@@ -137,37 +136,36 @@ def write_samples(
         `evaluate` the scores of `evaluate_samples`.
 
     Raises:
-        InputError: if the folder holds unexpected files, or the archive has too few slices to
-            compare the samples with; nothing is sampled then.
+        InputError: if the folder holds unexpected files, or the archive too few slices to compare.
     """
     out = Path(out).resolve()
     check_output_dir(out, FILES, "sampling")
-    count = len(samples.positions)
     if evaluate or nearest:
         _check_archive(archive, samples, evaluate)
     with atomic_folder(out) as folder:
-        # Positions rise: the sheet shows samples from the whole range.
-        shown = np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int)
-        # To save memory, images that are neither measured nor on the sheet are only written.
-        held = np.arange(count) if evaluate else shown
-        codes, log_prob, images = _write_images(folder / "slices", samples, held)
-        metrics, neighbours = {"samples": count, **samples.metadata}, None
-        if samples.original is None:  # else most codes are observed
-            metrics["nats_per_code_samples"] = float(-log_prob.mean())
-        if evaluate:
-            scores, neighbours = _evaluate(images, samples, archive)
-            metrics |= scores
-            images, neighbours = images[shown], [values[shown] for values in neighbours]
-        beside = None
-        if samples.original is not None:
-            beside = [(crop.cut(samples.original[None])[0], "original")] * len(images)
-        elif nearest:
-            beside = _nearest_slices(images, archive, crop, neighbours)
-        labels = [f"position {position:.2f}" for position in samples.positions[shown]]
-        contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside)
-        arrays = {"codes": codes, "positions": samples.positions, "log_prob": log_prob}
-        np.savez(folder / "codes.npz", **arrays)
-        write_json(folder / "metrics.json", metrics)
+        return _write(folder, samples, crop, archive, evaluate, nearest)
+
+
+def _write(folder, samples, crop, archive, evaluate, nearest):
+    # Positions rise: the sheet shows samples from the whole range.
+    count = len(samples.positions)
+    shown = np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int)
+    # To save memory, images that are neither measured nor on the sheet are only written.
+    held = np.arange(count) if evaluate else shown
+    codes, log_prob, images = _write_images(folder / "slices", samples, held)
+    metrics, neighbours = {"samples": count, **samples.metadata}, None
+    if samples.original is None:  # else most codes are observed
+        metrics["nats_per_code_samples"] = float(-log_prob.mean())
+    if evaluate:
+        seed = samples.metadata["seed"]
+        metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
+        neighbours = [values[shown] for values in metrics.pop("nearest")]
+        images = images[shown]
+    beside = _beside(images, samples, crop, archive if nearest else None, neighbours)
+    labels = [f"position {position:.2f}" for position in samples.positions[shown]]
+    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside)
+    np.savez(folder / "codes.npz", codes=codes, positions=samples.positions, log_prob=log_prob)
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 
@@ -194,11 +192,11 @@ def _write_images(folder, samples, held):
     return np.concatenate(codes), np.concatenate(log_prob), np.stack(images) / np.float32(255)
 
 
-def _evaluate(images, samples, archive):
-    """Return the scores, and the row and SSIM of each sample's nearest training slice."""
-    scores = evaluate_samples(images, samples.positions, archive, seed=samples.metadata["seed"])
-    neighbours = scores.pop("nearest")
-    return scores, neighbours
+def _beside(images, samples, crop, archive, neighbours):
+    """Return what the sheet shows beside each image: the original, or a training slice."""
+    if samples.original is not None:
+        return [(crop.cut(samples.original[None])[0], "original")] * len(images)
+    return archive and _nearest_slices(images, archive, crop, neighbours)
 
 
 def _nearest_slices(images, archive, crop, neighbours):

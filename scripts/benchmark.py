@@ -39,16 +39,19 @@ class Arguments:
     """Measure too little for stable values, only to check that the benchmark runs."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = cli.parse(Arguments, argv)
-
-    folder = Path(__file__).parent
+def _find_benchmarks(folder):
     if not (folder / "benchmarks").is_dir():
         raise InputError(
             "The benchmarks are not part of an installed package. "
             "Run python scripts/benchmark.py in a clone of the repository."
         )
     sys.path.insert(0, str(folder))  # not there when run as a subcommand
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = cli.parse(Arguments, argv)
+
+    _find_benchmarks(Path(__file__).parent)
 
     from benchmarks.harness import Setting, draw_growth, format_rows, measure_all
 
@@ -76,11 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             source=arguments.source,
             quick=arguments.quick,
         )
-        measurements = {
-            **roofline.MEASUREMENTS,
-            **vqvae_benchmarks.MEASUREMENTS,
-            **pixelcnn_benchmarks.MEASUREMENTS,
-        }
+        measurements = roofline.MEASUREMENTS | vqvae_benchmarks.MEASUREMENTS
+        measurements |= pixelcnn_benchmarks.MEASUREMENTS
         rows = measure_all(measurements, setting, arguments.only)
     metadata = environment(archive_hash=archive.content_hash, quick=arguments.quick)
     seconds = time.perf_counter() - start

@@ -63,39 +63,47 @@ def reconstruct(
         The contents of `metrics.json`.
 
     Raises:
-        InputError: If the run, the data or the output folder cannot be used; nothing is written
-            then.
+        InputError: If the run, the data or the output folder cannot be used.
     """
     run, out = Run(run), Path(out).resolve()
-    config = run.open_config("vqvae")
+    run.open_config("vqvae")
     check_output_dir(out, FILES, "reconstruction")
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
     slices = data if isinstance(data, Slices) else open_slices(Path(data), split)
     model = VQVAE.from_run(run)
     _check_images(slices, model, run)
-    training_mean = _load_mean_image(run)
     with atomic_folder(out) as folder:
-        codes, scores = _reconstruct_and_score(
-            model, slices, batch_size, folder / "pictures" if pictures else None
-        )
-        floors = floor_scores(slices, training_mean)
-        write_slice_scores(folder / "slices.csv", slices.records, scores, floors)
-        figure_rows = list(_figure_rows(model, slices, codes, scores))
-        reconstruction_figure(folder / "reconstruction.png", figure_rows)
-        metrics = {
-            **summarize(scores, floors, slices.subjects),
-            "bits_per_pixel_raw": model.bits_per_pixel_raw,
-            **_codebook_scores(codes, model.config.num_embeddings),
-            **(codec_scores(slices, slices.subjects, model.bits_per_pixel_raw) if codecs else {}),
-            "split": slices.split,
-            "archive_hash": slices.archive_hash,
-            "training_archive_hash": config["archive_hash"],
-            "model_hash": file_hash(run.model_path),
-            "num_embeddings": model.config.num_embeddings,
-        }
-        write_json(folder / "metrics.json", metrics)
+        return _write_reconstruction(folder, run, model, slices, batch_size, pictures, codecs)
+
+
+def _write_reconstruction(folder, run, model, slices, batch_size, pictures, codecs):
+    training_mean = _load_mean_image(run)
+    images = folder / "pictures" if pictures else None
+    codes, scores = _reconstruct_and_score(model, slices, batch_size, images)
+    floors = floor_scores(slices, training_mean)
+    write_slice_scores(folder / "slices.csv", slices.records, scores, floors)
+    figure_rows = list(_figure_rows(model, slices, codes, scores))
+    reconstruction_figure(folder / "reconstruction.png", figure_rows)
+    metrics = summarize(scores, floors, slices.subjects)
+    metrics["bits_per_pixel_raw"] = model.bits_per_pixel_raw
+    metrics |= _codebook_scores(codes, model.config.num_embeddings)
+    if codecs:
+        metrics |= codec_scores(slices, slices.subjects, model.bits_per_pixel_raw)
+    metrics |= _metadata(slices, model, run)
+    write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _metadata(slices, model, run):
+    """What the scores depend on: the data, the model and the data that it was trained on."""
+    return {
+        "split": slices.split,
+        "archive_hash": slices.archive_hash,
+        "training_archive_hash": run.open_config("vqvae")["archive_hash"],
+        "model_hash": file_hash(run.model_path),
+        "num_embeddings": model.config.num_embeddings,
+    }
 
 
 def _check_images(slices: Slices, model: VQVAE, run: Run) -> None:

@@ -111,7 +111,7 @@ def is_faint(pixels: np.ndarray) -> bool:
     """
     background = np.bincount(pixels.ravel()).argmax() if pixels.dtype == np.uint8 else pixels.min()
     area = np.count_nonzero(pixels != background) / pixels.size
-    return area < _FAINT_AREA or float(pixels.max()) - float(pixels.min()) <= FAINT_SPAN
+    return bool(area < _FAINT_AREA or float(pixels.max()) - float(pixels.min()) <= FAINT_SPAN)
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -82,8 +82,7 @@ def read_metadata(
         Metadata sorted by source; either all of it has a split or none has.
 
     Raises:
-        InputError: if a file has no subject, only some files have a split, or a subject has
-            two splits.
+        InputError: if a file has no subject, only some have a split, or a subject has two.
     """
     patterns = [_compile_pattern(pattern)] if pattern else list(_KNOWN[files.kind])
     sources = [path.relative_to(files.root).as_posix() for path in files.paths]
@@ -92,11 +91,8 @@ def read_metadata(
     metadata, unnamed = [], []
     for source, slice_id in zip(sources, _slice_ids(sources, folders), strict=True):
         item = _from_path(source, slice_id, patterns, folders)
-        row = rows.get(source)
-        if row and row.subject:
-            item = replace(item, subject=row.subject)
-        if row and table and table.lists_files:  # the table alone assigns splits
-            item = replace(item, split=row.split, position=row.position)
+        if source in rows:
+            item = _override(item, rows[source], table)
         if not item.subject:
             unnamed.append(item)
             item = replace(item, subject=strip_suffixes(source))
@@ -109,6 +105,15 @@ def read_metadata(
     _check_all_have_splits(metadata, files.root)
     check_subject_splits(metadata)
     return sorted(metadata, key=lambda item: item.source)
+
+
+def _override(item, row, table):
+    """Replace what a row of the table states; a table of files alone assigns splits."""
+    if row.subject:
+        item = replace(item, subject=row.subject)
+    if table.lists_files:
+        item = replace(item, split=row.split, position=row.position)
+    return item
 
 
 def _check_unnamed(

@@ -169,10 +169,8 @@ def subject_bootstrap_interval(
     """
     values, names = np.asarray(values, "float64"), np.asarray(subjects)
     if values.ndim != 1 or values.shape != names.shape:
-        raise InputError(
-            "`values` and `subjects` must have one entry a slice. Received: shapes "
-            f"{values.shape} and {names.shape}."
-        )
+        shapes = f"{values.shape} and {names.shape}"
+        raise InputError(f"`values` and `subjects` need an entry a slice. Received: {shapes}.")
     is_scored = ~np.isnan(values)
     if not is_scored.any():
         return math.nan, math.nan, math.nan

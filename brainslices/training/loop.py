@@ -24,7 +24,6 @@ from brainslices.training.callbacks import (
 )
 from brainslices.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
 from brainslices.training.reporting import CollapseWarning, ProgressReport
-from brainslices.types import PathLike
 
 __all__ = ["enable_determinism", "fit"]
 
@@ -33,7 +32,7 @@ def fit(
     model: keras.Model,
     batches: Batches,
     validation: Batches,
-    run: PathLike,
+    run: Run,
     config: TrainingConfig,
     objective: Objective,
 ) -> TrainingProgress:
@@ -57,7 +56,6 @@ def fit(
         KeyboardInterrupt: SIGINT or SIGTERM; a checkpoint was written after the current step.
         InputError: a loss or weight is NaN or infinite, or the checkpoint does not fit the model.
     """
-    run = Run(run)
     progress = load_checkpoint(run, model)
     if is_primary() and not run.checkpoint_path.exists():
         save_checkpoint(run, model, progress)  # marks the folder as a run that has started
@@ -68,7 +66,6 @@ def fit(
         if progress.step == batches.steps_per_epoch:
             _finish_validation(model, progress, **options)
         elif progress.step and not objective.patience_exhausted(progress.history, config.patience):
-            # In a `fit` of its own: Keras takes all epochs of a `fit` to have the same length.
             _fit_epochs(model, batches, progress, progress.epoch + 1, options)
         exhausted = objective.patience_exhausted(progress.history, config.patience)
         if progress.epoch < config.epochs and not exhausted:
@@ -100,6 +97,7 @@ def _callbacks(run, *shared):
 
 
 def _fit_epochs(model, batches, progress, epochs, options):
+    # The rest of an epoch needs a `fit` of its own: Keras gives all epochs of one the same length.
     batches.epoch, batches.first_step = progress.epoch, progress.step
     # No shuffling by Keras: no checkpoint holds that order.
     span = {"initial_epoch": progress.epoch, "epochs": epochs}

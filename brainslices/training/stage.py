@@ -130,8 +130,6 @@ def check_resumable(
 ) -> None:
     """Check that a run folder is new or holds the same training; only `epochs` may be higher.
 
-    With more epochs a cosine schedule is stretched over all of them: the learning rate rises again.
-
     Args:
         run: the run folder.
         kind: as in `Stage`.
@@ -157,18 +155,27 @@ def check_resumable(
                 f"Run {run.path} was trained on {description} {str(saved.get(key))[:12]}. "
                 f"Received: {key}={provenance[key][:12]}. Give the same {flag}, or a new --run."
             )
-    changes = []
-    for part, config in (("model", model), ("training", training)):
-        before = from_dict(type(config), saved[part], run.config_path)
-        for key, value in dataclasses.asdict(config).items():
-            old = getattr(before, key)
-            if value != old and not (key == "epochs" and value > old):
-                changes.append(f"{key}={old!r} (received: {value!r})")
+    changes = [
+        change
+        for part, config in (("model", model), ("training", training))
+        for change in _changes(from_dict(type(config), saved[part], run.config_path), config)
+    ]
     if changes:
         raise InputError(
             f"Run {run.path} was started with {'; '.join(changes)}. "
             "Use the same values (only --epochs may be higher), or give a new --run."
         )
+
+
+def _changes(saved, config):
+    """Describe the fields of a configuration that differ; a higher `epochs` is no difference.
+
+    A cosine schedule is stretched over all epochs then: the learning rate rises again.
+    """
+    for key, value in dataclasses.asdict(config).items():
+        old = getattr(saved, key)
+        if value != old and not (key == "epochs" and value > old):
+            yield f"{key}={old!r} (received: {value!r})"
 
 
 def check_batch_divides(batch_size: int, devices: int) -> None:

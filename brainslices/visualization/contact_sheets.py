@@ -33,8 +33,7 @@ def contact_sheet(
 ) -> None:
     """Draw slices on a dark sheet, each with a label and optionally beside its nearest slice.
 
-    Images are drawn 112 to 384 pixels wide, the smaller the more there are; a sheet of more than
-    fit at 112 pixels is larger.
+    Images are 112 to 384 pixels wide, the smaller the more there are; then the sheet grows.
 
     Args:
         path: The PNG to write.

@@ -159,9 +159,8 @@ def training_rows(
     Args:
         name: what is trained.
         setting: the inputs.
-        measure_rate: function of a module that takes the setting, a dtype policy, and whether to
-            train by plain `fit` on one batch; it returns slices per second. Called in a process of
-            its own.
+        measure_rate: function of (setting, dtype policy, whether to train by plain `fit` on one
+            batch) that returns slices per second; called in a process of its own.
         operations: floating-point operations of training on one slice.
     """
 
