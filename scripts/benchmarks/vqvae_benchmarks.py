@@ -71,7 +71,7 @@ def measure_archive(setting: Setting) -> Iterator[Row]:
     """Measure the seconds to make an archive from images, and to open one."""
     if setting.source:
         folder = setting.workspace / "archive"
-        config = SourceConfig(str(setting.source), folder, overwrite=True)
+        config = SourceConfig(source=str(setting.source), out=folder, overwrite=True)
         make = partial(time_call, make_archive, config)
         seconds = interleaved_medians({"make": make}, setting.few_rounds)["make"]
         note = f"{len(SliceArchive.open(folder).index)} images"
