@@ -1,6 +1,5 @@
 """Novel brain slices from a trained prior and the decoder of its codes."""
 
-import importlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from brainslices.errors import InputError
+from brainslices.runs.loading import load_model
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
 from pixelcnn.config import SamplingConfig
@@ -62,7 +62,8 @@ class SlicePrior:
         model = PixelCNN.from_run(run)
         if decoder is None or isinstance(decoder, str | os.PathLike):
             provenance = load_provenance(run, vqvae=decoder)
-            decoder = _load_vqvae(provenance.run)
+            # In float32: half-precision codes would depend on the device and the batch.
+            decoder = load_model(provenance.run, "vqvae", "float32")
         else:
             provenance = load_provenance(run, decoder=decoder)
         return cls(model, decoder, provenance)
@@ -207,13 +208,6 @@ class SlicePrior:
     def _metadata(self, sampling):
         names = ("seed", "temperature", "top_k", "top_p")
         return {name: getattr(sampling, name) for name in names} | self.provenance.metadata
-
-
-def _load_vqvae(run):
-    # `vqvae` and this package do not import each other.
-    vqvae = importlib.import_module("vqvae")
-    # In float32: half-precision codes would depend on the device and the batch.
-    return vqvae.VQVAE.from_run(run, "float32")
 
 
 def _as_tuple(position):

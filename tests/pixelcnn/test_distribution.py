@@ -17,6 +17,7 @@ from pixelcnn.sampling import Sampler  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
+LIMITS = {"temperature": 0.5}, {"top_k": 1}, {"top_p": 0.7}
 SMALLEST = {"layers": 1, "attention_layers": 0}
 ALL_GRIDS = np.array(list(itertools.product((0, 1), repeat=4)), "int32").reshape(16, 1, 2, 2)
 
@@ -57,7 +58,9 @@ def test_log_prob_is_minus_the_summed_training_loss():
 
 
 @pytest.mark.parametrize(
-    "limits", [{}, {"temperature": 0.5}, {"top_k": 1}, {"top_p": 0.7}], ids=str
+    "limits",
+    [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in LIMITS)],
+    ids=str,
 )
 def test_probabilities_are_those_of_the_samples(limits):
     prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), [0.1, 0.9], **limits)
@@ -68,6 +71,7 @@ def test_probabilities_are_those_of_the_samples(limits):
     assert (shares[chances == 0] == 0).all()
 
 
+@pytest.mark.slow
 def test_mean_and_entropy_by_tfp_s_monte_carlo():
     prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), 0.3)
     chances = np.exp(prior.log_prob(ALL_GRIDS[:, 0]))
@@ -122,6 +126,7 @@ def test_it_composes_with_the_rest_of_tfp():
     np.testing.assert_allclose(chances, parts @ [0.3, 0.7], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_copies_slicing_and_graphs():
     prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), [0.1, 0.9], temperature=0.8)
     assert prior.copy(position=0.4).batch_shape == []

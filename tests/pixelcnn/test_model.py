@@ -105,6 +105,7 @@ def test_from_scan_inverts_to_scan(scan):
     np.testing.assert_array_equal(model.to_scan(model.from_scan(deep)), deep)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss():
     model = tiny_pixelcnn(fill=False, layers=1, attention_layers=0)
     model.compile(keras.optimizers.Adam(0.03))

@@ -115,6 +115,7 @@ def test_the_smallest_grids_and_a_single_sample(grid, size, first):
     np.testing.assert_allclose(drawn["log_prob"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_a_model_in_mixed_precision_samples(policy):
     model = tiny_pixelcnn(dtype=policy, layers=2, attention_layers=1)
@@ -125,7 +126,10 @@ def test_a_model_in_mixed_precision_samples(policy):
 
 @pytest.mark.parametrize(
     ("scan", "limits"),
-    [("raster", {}), ("turned", {"temperature": 0.7, "top_k": 4, "top_p": 0.8})],
+    [
+        pytest.param("raster", {}, marks=pytest.mark.slow),
+        ("turned", {"temperature": 0.7, "top_k": 4, "top_p": 0.8}),
+    ],
     ids=str,
 )
 def test_same_noise_gives_the_codes_of_naive_sampling(scan, limits):
