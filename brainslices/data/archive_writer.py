@@ -102,7 +102,7 @@ def _write_pixels(
     index: list[SliceRecord] = []
     source_of: dict[str, str] = {}
     max_projections: dict[str, np.ndarray] = {}
-    brightest: dict[str, int] = {}  # subject -> largest pixel
+    peaks: dict[str, int] = {}  # subject -> largest pixel
     first = None
     # A plain file instead of a memory map: on a full disk a write raises, but a memory map kills
     # the process.
@@ -122,25 +122,25 @@ def _write_pixels(
             index.append(replace(record, position=float(record.position)))
             projection = max_projections.setdefault(record.split, np.zeros_like(image))
             np.maximum(projection, image, out=projection)
-            brightest[record.subject] = max(brightest.get(record.subject, 0), int(image.max()))
+            peaks[record.subject] = max(peaks.get(record.subject, 0), int(image.max()))
             pixels = np.ascontiguousarray(image).data
             digest.update(pixels)
             file.write(pixels)
         if first is None:
             raise InputError("`slices` must hold at least one slice. Received: none.")
         check_subject_splits(index)
-        _check_not_black(index, brightest)
+        _check_not_black(index, peaks)
         file.seek(0)
         _write_header(file, (len(index), *first[1].shape))
     return index, max_projections
 
 
-def _check_not_black(index: list[SliceRecord], brightest: dict[str, int]) -> None:
+def _check_not_black(index: list[SliceRecord], peaks: dict[str, int]) -> None:
     """Refuse subjects of whom no slice has foreground."""
-    black = [name for name, value in brightest.items() if value <= FOREGROUND_THRESHOLD * 255]
+    black = [name for name, value in peaks.items() if value <= FOREGROUND_THRESHOLD * 255]
     if not black:
         return
-    if len(black) == len(brightest):
+    if len(black) == len(peaks):
         raise InputError("All slices are black: there is nothing to train on.")
     source = next(record.source for record in index if record.subject == black[0])
     raise InputError(
