@@ -28,7 +28,7 @@ _HINT = (
 
 
 def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Load a `.nii`, `.nii.gz`, or `.hdr` with its `.img`, in canonical orientation.
+    """Load a `.nii`, `.mgh` or `.hdr` with its `.img`, also compressed, in canonical orientation.
 
     Returns:
         Voxels, float32 of shape (x, y, z), scaled by the header; and the affine, float64 of shape
@@ -84,7 +84,8 @@ def _check_header(path: Path, image: Any) -> None:
 def _check_size(image: Any) -> None:
     """Check that the file holds the voxels that its header claims, before they are allocated."""
     file = Path(image.file_map["image"].filename)
-    size = _decompressed_size(file) if file.suffix.lower() == ".gz" else file.stat().st_size
+    is_compressed = file.suffix.lower() in (".gz", ".mgz")
+    size = _decompressed_size(file) if is_compressed else file.stat().st_size
     voxels = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     claimed = int(image.dataobj.offset) + voxels
     if claimed > size:

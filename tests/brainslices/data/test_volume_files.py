@@ -27,12 +27,22 @@ def test_sagittal_analyze_is_refused(tmp_path):
         load_volume(tmp_path / "raw.hdr")
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
-def test_nifti_is_read_as_saved(tmp_path, suffix):
-    kind = nib.Nifti1Pair if suffix == ".hdr" else nib.Nifti1Image
-    voxels, affine = load_volume(save_volume(tmp_path / f"a{suffix}", head(), kind=kind))
+KINDS = {
+    ".nii": nib.Nifti1Image,
+    ".nii.gz": nib.Nifti1Image,
+    ".hdr": nib.Nifti1Pair,
+    ".img.gz": nib.Nifti1Pair,
+    ".mgh": nib.MGHImage,
+    ".mgz": nib.MGHImage,
+}
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_every_format_is_read_as_saved(tmp_path, suffix):
+    path = save_volume(tmp_path / f"a{suffix}", head(), kind=KINDS[suffix])
+    voxels, affine = load_volume(path)
     np.testing.assert_array_equal(voxels, head())
-    np.testing.assert_array_equal(affine, AFFINE)
+    np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
 
 
 def with_voxel(value):
