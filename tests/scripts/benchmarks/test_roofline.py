@@ -4,6 +4,7 @@ import dataclasses
 
 import benchmarks.pixelcnn_benchmarks
 import benchmarks.vqvae_benchmarks
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -76,3 +77,24 @@ def test_rows_of_a_training(monkeypatch, tmp_path):
     )
     assert (share.value, share.ratio, share.note) == (0.4, 0.5, "8.00 GFLOP per slice")
     assert (mixed.note, mixed.is_met) == ("2.00x float32", False)
+
+
+class FewBatches(keras.utils.PyDataset):
+    """Two batches of four items: fewer than the steps that are timed."""
+
+    batch_size = 4
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_training_has_a_rate_if_the_batches_are_few(plain, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.compile = lambda optimizer: None  # a plain `fit` would replace the loss of this model
+    setting = Setting(archive=tmp_path, scripts=tmp_path, workspace=tmp_path, quick=True)
+    assert 0 < roofline.measure_training(setting, model, FewBatches(), plain) < 1e6
