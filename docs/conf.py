@@ -37,6 +37,8 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 1200
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
+# A training prints a line for each epoch: one box, not one for each line.
+nb_merge_streams = True
 # Progress lines and the backends' log messages.
 nb_output_stderr = "remove"
 
