@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib.util
 import os
 import shutil
 import signal
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 DONE, WRONG_USE, INTERRUPTED = 0, 2, 130
-BACKENDS = ("tensorflow", "jax")
 
 Arguments = TypeVar("Arguments")
 
@@ -60,17 +58,6 @@ def parse_known(arguments_type: type[Arguments], argv: Sequence[str] | None) -> 
     return tyro.cli(arguments_type, args=argv, return_unknown_args=True, add_help=False)[0]
 
 
-def _check_backend() -> None:
-    backend = os.environ.get("KERAS_BACKEND", BACKENDS[0])
-    if backend not in BACKENDS:
-        raise InputError(f"KERAS_BACKEND must be {' or '.join(BACKENDS)}. Received: {backend!r}.")
-    if importlib.util.find_spec(backend) is None:
-        raise InputError(
-            f"KERAS_BACKEND is {backend}, which is not installed. "
-            f"Run `pip install -e .[{backend}]`, or unset the variable."
-        )
-
-
 def _initialize_devices() -> None:
     # A block that has not imported Keras does not pay for it. Under JAX, processes that train
     # together have to connect before any of them lists devices.
@@ -88,9 +75,8 @@ def suppress_backend_logs() -> Iterator[None]:
     TensorFlow reports a missing GPU and its CPU optimisations before any log level applies.
 
     Raises:
-        InputError: if KERAS_BACKEND names a backend that is unknown or not installed.
+        InputError: if Keras cannot be imported, or runs on a backend that is not supported.
     """
-    _check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -99,7 +85,11 @@ def suppress_backend_logs() -> Iterator[None]:
         try:
             yield
             _initialize_devices()
+        except InputError:
+            raise
         except Exception:
+            from brainslices import keras_setup  # noqa: F401  raises if Keras is the reason
+
             log.seek(0)
             os.write(terminal, log.read())
             raise

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
+from brainslices import keras_setup  # noqa: F401  before any layer is built
 from brainslices.errors import InputError
 from brainslices.types import Tensor
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from brainslices import keras_setup  # noqa: F401  before any layer is built
 from brainslices.config import from_dict
 from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
 from brainslices.runs.provenance import file_hash
