@@ -41,6 +41,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.23"],
         "jax": ["jax>=0.10,<0.12"],
+        "export": ["onnx>=1.20,<2", "tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"],
         "docs": [
             "sphinx>=8,<10",
             "myst-parser>=4,<6",

@@ -4,7 +4,7 @@
 #   bash scripts/test.sh -m "not slow and not long"    # the inner loop
 #   bash scripts/test.sh -m ""                         # the long ones too: half an hour
 set -euo pipefail
-EXTRAS=test,docs,jax
+EXTRAS=test,docs,jax,export
 . "$(dirname "$0")/environment.sh"
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .

@@ -49,13 +49,9 @@ def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:
         >>> np.asarray(nearest_codes(latents, codebook)).tolist()
         [1, 0]
     """
-    # argmin |z - e|^2 = argmax (z . e - |e|^2 / 2), as |z|^2 is the same for all codes.
-    half_norms = 0.5 * ops.sum(ops.square(codebook), axis=-1)
-    transposed_codebook = ops.transpose(codebook)
 
     def search(block):
-        scores = ops.matmul(block, transposed_codebook) - half_norms
-        return ops.cast(ops.argmax(scores, -1), "int32")
+        return ops.cast(ops.argmax(_code_scores(block, codebook), -1), "int32")
 
     count = ops.shape(latents)[0]
     max_block_size = max(1, SCORE_BLOCK // codebook.shape[0])
@@ -71,6 +67,13 @@ def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:
         return search(ops.take(latents, rows, axis=0))
 
     return ops.reshape(ops.map(search_block, ops.arange(block_count)), (-1,))[:count]
+
+
+def _code_scores(latents, codebook):
+    """Return scores (n, num_embeddings), each latent's highest for its nearest code."""
+    # argmin |z - e|^2 = argmax (z . e - |e|^2 / 2), as |z|^2 is the same for all codes.
+    half_norms = 0.5 * ops.sum(ops.square(codebook), axis=-1)
+    return ops.matmul(latents, ops.transpose(codebook)) - half_norms
 
 
 def rotate_to(latents: Tensor, quantized: Tensor) -> Tensor:
@@ -206,9 +209,17 @@ class VectorQuantizer(keras.layers.Layer):
 
     def to_codes(self, latents: Tensor) -> Tensor:
         """Return the int32 codes (batch, ...) of latents (batch, ..., embedding_dim)."""
-        flat = ops.reshape(ops.cast(latents, "float32"), (-1, self.embedding_dim))
-        codes = nearest_codes(self._normalize(flat), self.codebook)
+        codes = nearest_codes(self._flatten(latents), self.codebook)
         return ops.reshape(codes, ops.shape(latents)[:-1])
+
+    def scores(self, latents: Tensor) -> Tensor:
+        """Return float32 scores (batch, ..., num_embeddings), highest for the nearest code."""
+        scores = _code_scores(self._flatten(latents), self.codebook)
+        return ops.reshape(scores, (-1, *latents.shape[1:-1], self.num_embeddings))
+
+    def _flatten(self, latents):
+        flat = ops.reshape(ops.cast(latents, "float32"), (-1, self.embedding_dim))
+        return self._normalize(flat)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the float32 code vectors (batch, ..., embedding_dim) of codes (batch, ...)."""

@@ -12,6 +12,7 @@ from brainslices.types import PathLike
 __all__ = ["FORMAT_VERSION", "Run"]
 
 FORMAT_VERSION = 1
+KINDS = ("vqvae", "pixelcnn")
 # Names of the temporary files of `atomic_path`.
 TEMPORARY = ".?*-????????.?*"
 
@@ -83,11 +84,11 @@ class Run:
         items = self.path.iterdir() if self.path.exists() else ()
         return [item.name for item in items if item not in expected and item.name[0] != "."]
 
-    def open_config(self, kind: str) -> dict[str, Any]:
+    def open_config(self, kind: str | None = None) -> dict[str, Any]:
         """Read `config.json` of an existing run.
 
         Args:
-            kind: expected kind of model, "vqvae" or "pixelcnn".
+            kind: expected kind of model, "vqvae" or "pixelcnn"; None for either.
 
         Returns:
             The object; it has the keys `archive_hash`, `model` and `training`.
@@ -108,10 +109,11 @@ class Run:
                 f"Run {self.path} has format version {version}, but this version of brainslices "
                 f"reads {FORMAT_VERSION}. Use the version that wrote it, or train into a new --run."
             )
-        if config.get("kind") != kind:
+        if config.get("kind") not in ((kind,) if kind else KINDS):
             raise InputError(
                 f"Run {self.path} holds a model of kind {config.get('kind')!r}; "
-                f"expected {kind!r}. Give the run folder of a {kind} training."
+                f"expected {kind or KINDS!r}. "
+                f"Give the run folder of a {kind or 'finished'} training."
             )
         missing = {"archive_hash", "model", "training"} - set(config)
         if missing:
