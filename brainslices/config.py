@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import math
+import reprlib
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +111,7 @@ def from_dict(config_type: type[Config], values: dict[str, Any], source: Path | 
             range.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{source} must hold JSON objects. Received: {values!r}.")
+        raise InputError(f"{source} must hold JSON objects. Received: {reprlib.repr(values)}.")
     fields = {field.name: field for field in dataclasses.fields(config_type)}
     for key in values:
         if key not in fields:
@@ -131,9 +133,13 @@ def from_dict(config_type: type[Config], values: dict[str, Any], source: Path | 
     for name, field_type in typing.get_type_hints(config_type).items():
         if name in arguments and not _has_type(arguments[name], field_type):
             raise InputError(
-                f"`{name}` in {source} has the wrong type. Received: {name}={values[name]!r}."
+                f"`{name}` in {source} has the wrong type. "
+                f"Received: {name}={reprlib.repr(values[name])}."
             )
-    return config_type(**arguments)
+    try:
+        return config_type(**arguments)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def _has_type(value: object, field_type: Any) -> bool:
@@ -144,5 +150,5 @@ def _has_type(value: object, field_type: Any) -> bool:
         item_type = typing.get_args(field_type)[0]
         return isinstance(value, tuple) and all(_has_type(item, item_type) for item in value)
     if field_type is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return type(value) is float or type(value) is int and abs(value) <= sys.float_info.max
     return type(value) is field_type

@@ -1,16 +1,6 @@
-"""The exception for errors that the user can fix, and those that a corrupt file raises."""
+"""The exceptions for errors that the user can fix."""
 
-import tokenize
-import zipfile
-import zlib
-
-__all__ = ["CORRUPT_FILE_ERRORS", "InputError"]
-
-CORRUPT_FILE_ERRORS = (
-    *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
-"""What NumPy, zipfile and Keras raise for a corrupt .npz or .keras file."""
+__all__ = ["CorruptFileError", "InputError"]
 
 
 class InputError(ValueError):
@@ -20,3 +10,7 @@ class InputError(ValueError):
     the message on stderr and exit with status 2; any other exception is a bug of this package and
     keeps its traceback.
     """
+
+
+class CorruptFileError(InputError):
+    """A file that can be read, but does not hold what it should."""

@@ -8,12 +8,15 @@ from keras import layers, ops
 
 from brainslices.distributed.collectives import replica_count
 from brainslices.runs.loading import load_model
+from brainslices.schema import CODEBOOK_SIZE, NATURAL, SHAPE, check_arguments
 from brainslices.types import PathLike, Tensor
 from pixelcnn.config import PixelCNNConfig
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention
 from pixelcnn.masks import scan_order
 
 __all__ = ["PixelCNN"]
+
+ARGUMENTS = {"grid_shape": SHAPE, "num_embeddings": CODEBOOK_SIZE, "seed": NATURAL}
 
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
@@ -44,7 +47,10 @@ class PixelCNN(keras.Model):
         van den Oord et al. 2016, arXiv 1606.05328.
     """
 
+    config_type = PixelCNNConfig
+
     def __init__(self, grid_shape, num_embeddings, seed=0, dtype=None, name="pixelcnn", **config):
+        check_arguments(ARGUMENTS, grid_shape=grid_shape, num_embeddings=num_embeddings, seed=seed)
         # No autocast: positions stay float32 under every dtype policy.
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.config = config = PixelCNNConfig(**config)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from brainslices.errors import InputError
-from brainslices.runs.json_files import read_json
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
@@ -51,7 +50,6 @@ def load_provenance(
     """
     run = Run(run)
     config = run.open_config("pixelcnn")
-    _check_links(run, config)
     vqvae_run = Run(vqvae or config["vqvae_run"])
     if decoder is None:
         _check_hash(run, config, _vqvae_hash(run, vqvae_run), f"{vqvae_run.path} holds")
@@ -62,22 +60,6 @@ def load_provenance(
         "prior_hash": file_hash(run.trained_model_path()),
     }
     return Provenance(vqvae_run, np.array(config["positions"]), hashes | _rates(run))
-
-
-def _check_links(run, config):
-    missing = {"vqvae_hash", "vqvae_run", "positions"} - set(config)
-    if missing:
-        raise InputError(
-            f"{run.config_path} lacks {', '.join(sorted(missing))}. Restore it, or train into a "
-            "new --run."
-        )
-    positions, vqvae_run = config["positions"], config["vqvae_run"]
-    if not isinstance(positions, list) or not positions or not isinstance(vqvae_run, str):
-        raise InputError(
-            f"{run.config_path} is corrupt: `positions` must be a list of numbers and `vqvae_run` "
-            f"a path. Received: positions={positions!r}, vqvae_run={vqvae_run!r}. Restore the "
-            "file, or train into a new --run."
-        )
 
 
 def _vqvae_hash(run, vqvae_run):
@@ -101,9 +83,8 @@ def _check_hash(run, config, model_hash, holder):
 
 def _rates(run):
     """The rates that training measured, unless a resumed training has trained new epochs since."""
-    metrics = read_json(run.metrics_path) if run.metrics_path.is_file() else {}
-    splits = metrics.get("splits", {})
-    epochs = len(run.history_path.read_text().splitlines()) - 1 if run.history_path.is_file() else 0
+    metrics = run.read_metrics()
+    splits, epochs = metrics.get("splits", {}), len(run.read_history().get("epoch", ()))
     if not splits or metrics.get("epochs") != epochs:
         return {}
     nats = {f"nats_per_code_{name}": split["nats_per_code"] for name, split in splits.items()}

@@ -179,6 +179,6 @@ def current_epoch(runs: Path) -> str:
     for stage, path in stages:
         # A trial removes the prior of outdated codes at any moment.
         with contextlib.suppress(FileNotFoundError):
-            epochs = len(Run(path).history_path.read_text().splitlines()) - 1
+            epochs = max(Run(path).history_path.read_bytes().count(b"\n") - 1, 0)
             return f"{stage}, epoch {epochs}"
     return "starting"

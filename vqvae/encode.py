@@ -10,9 +10,8 @@ import numpy as np
 from brainslices.data.archive import SPLITS, SliceArchive
 from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.data.crop import CropBox
-from brainslices.errors import InputError
+from brainslices.errors import CorruptFileError, InputError
 from brainslices.progress import bar
-from brainslices.runs.json_files import read_json
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
@@ -69,12 +68,11 @@ def linked_archive(run: PathLike, data: PathLike | None = None) -> SliceArchive:
     run = Run(run)
     expected_hash = run.open_config("vqvae")["archive_hash"]
     if data is None:
-        path = run.environment_path
-        data = read_json(path).get("archive") if path.is_file() else None
+        data = run.read_environment().get("archive")
         if data is None:
             raise InputError(
-                f"{path} does not name the archive that run {run.path} was trained on. Pass that "
-                "archive as --data."
+                f"{run.environment_path} does not name the archive that run {run.path} was trained "
+                "on. Pass that archive as --data."
             )
         if not Path(data).is_dir():
             raise InputError(
@@ -143,10 +141,12 @@ def summary(grids: CodeGrids) -> str:
 
 
 def _load_cached(run, archive_hash):
-    """Read the code grids of an earlier call; None if corrupt or of another model."""
+    """Read the code grids of an earlier call; None if missing, corrupt or of another model."""
+    if not run.code_grids_path.exists():
+        return None
     try:
         grids = CodeGrids.load(run.code_grids_path)
-    except InputError:
+    except CorruptFileError:
         return None
     expected = (file_hash(run.model_path), archive_hash)
     return grids if (grids.vqvae_hash, grids.archive_hash) == expected else None

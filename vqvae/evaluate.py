@@ -78,7 +78,7 @@ def reconstruct(
 
 
 def _write_reconstruction(folder, run, model, slices, batch_size, pictures, codecs):
-    training_mean = _load_mean_image(run)
+    training_mean = run.read_mean_image(model.image_shape)
     images = folder / "pictures" if pictures else None
     codes, scores = _reconstruct_and_score(model, slices, batch_size, images)
     floors = floor_scores(slices, training_mean)
@@ -118,16 +118,6 @@ def _check_images(slices: Slices, model: VQVAE, run: Run) -> None:
                 f"{run.path} takes {rows} x {cols}. Give images of that size, or a --run that was "
                 "trained on the other."
             )
-
-
-def _load_mean_image(run: Run) -> np.ndarray:
-    try:
-        return np.load(run.mean_image_path)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{run.mean_image_path} cannot be read ({error}). Start the training command again: "
-            "it rewrites the file and trains no further than the given number of epochs."
-        ) from error
 
 
 def _reconstruct_and_score(

@@ -14,6 +14,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim, ssim_foreground
 from brainslices.runs.loading import load_model
+from brainslices.schema import INTEGER, NATURAL, NUMBER, SHAPE, check_arguments
 from brainslices.types import PathLike, Tensor
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig
@@ -22,6 +23,17 @@ from vqvae.networks import build_decoder, build_encoder
 from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
 
 __all__ = ["VQVAE"]
+
+ARGUMENTS = {
+    "image_shape": SHAPE,
+    "crop": (
+        lambda crop: len(crop) == 4 and all(map(INTEGER[0], crop)) and SHAPE[0](tuple(crop[2:])),
+        "four integers, top, left, rows and cols, with positive sides",
+    ),
+    "mean": (lambda mean: NUMBER[0](mean) and 0 <= mean <= 1, "in [0, 1]"),
+    "std": (lambda std: NUMBER[0](std) and 0 < std <= 1, "positive, at most 1"),
+    "seed": NATURAL,
+}
 
 
 @keras.saving.register_keras_serializable(package="vqvae")
@@ -60,7 +72,8 @@ class VQVAE(keras.Model):
         gradient outside; `reconstruct`, `decode` and `decode_codes` clip.
 
     Raises:
-        InputError: if `std` is not positive, or the crop is smaller than the window of SSIM.
+        InputError: if an argument is out of its range, or the crop is smaller than the window of
+            SSIM.
 
     Example:
         A trained model comes from `VQVAE.from_run("runs/default")`; this one is untrained:
@@ -80,6 +93,8 @@ class VQVAE(keras.Model):
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv 1711.00937.
     """
 
+    config_type = VQVAEConfig
+
     def __init__(
         self,
         image_shape: tuple[int, int],
@@ -91,13 +106,13 @@ class VQVAE(keras.Model):
         name: str = "vqvae",
         **config: Any,
     ):
+        arguments = {"image_shape": image_shape, "crop": crop, "mean": mean, "std": std}
+        check_arguments(ARGUMENTS, **arguments, seed=seed)
         super().__init__(name=name, dtype=dtype)
         self.config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
         rows, cols = image_shape  # a saved model has lists
         self.image_shape, self.crop = (rows, cols), tuple(crop)
         self.mean, self.std, self.seed = mean, std, seed
-        if not std > 0:
-            raise InputError(f"`std` must be positive. Received: std={std}.")
         if min(self.crop[2:]) < SMALLEST_SIDE:
             raise InputError(
                 f"`crop` must have sides of at least {SMALLEST_SIDE} pixels, the window of SSIM. "

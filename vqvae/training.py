@@ -8,7 +8,7 @@ import numpy as np
 from brainslices.data.archive import SliceArchive
 from brainslices.data.batches import SliceBatches
 from brainslices.distributed.collectives import run_on_all, run_on_primary
-from brainslices.errors import CORRUPT_FILE_ERRORS
+from brainslices.errors import CorruptFileError
 from brainslices.evaluation.image_metrics import mean_image
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
@@ -78,9 +78,10 @@ def _open(data):
 def _write_mean_image(run, archive):
     """Write the mean training image, unless the file holds it already."""
     mean = mean_image(archive)
-    with contextlib.suppress(*CORRUPT_FILE_ERRORS):
-        if np.array_equal(np.load(run.mean_image_path), mean):
-            return
+    if run.mean_image_path.exists():
+        with contextlib.suppress(CorruptFileError):
+            if np.array_equal(run.read_mean_image(mean.shape), mean):
+                return
     with atomic_path(run.mean_image_path) as temporary:
         np.save(temporary, mean)
 

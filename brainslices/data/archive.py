@@ -5,18 +5,20 @@
 `archive.json` holds the counts, the crop box, the intensity rule and the content hash.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from brainslices.data import schema
+from brainslices import schema
+from brainslices.csv_files import read_rows
 from brainslices.data.crop import CropBox
-from brainslices.data.csv_files import read_rows
 from brainslices.data.splits import SPLITS, normalize_split
-from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
+from brainslices.errors import CorruptFileError, InputError
+from brainslices.reading import reading
+from brainslices.runs.arrays import read_array
+from brainslices.runs.json_files import read_json
 from brainslices.types import PathLike
 
 __all__ = [
@@ -30,18 +32,19 @@ __all__ = [
 
 FOREGROUND_THRESHOLD = 0.02  # of full scale; the metrics' foreground and the crop share it
 FORMAT_VERSION = 1
+_REPAIR = "Prepare the archive again with scripts/prepare_data.py."
 _METADATA = {
     "counts": schema.COUNTS,
     "image_shape": schema.SHAPE,
-    "crop": (lambda value: isinstance(value, dict), "a crop box"),
+    "crop": schema.OBJECT,
     "intensity_rule": schema.STRING,
     "content_hash": schema.SHA256,
 }
 _CROP_BOX = {
     "top": schema.INTEGER,
     "left": schema.INTEGER,
-    "rows": schema.POSITIVE,
-    "cols": schema.POSITIVE,
+    "rows": schema.SIDE,
+    "cols": schema.SIDE,
 }
 
 
@@ -95,9 +98,9 @@ class SliceArchive:
         metadata = _read_metadata(folder)
         index = _read_index(folder / "index.csv")
         if count_splits(index) != metadata.pop("counts"):
-            raise _corrupt(
-                folder / "index.csv",
-                f"its {len(index)} slices do not match the counts in archive.json",
+            raise CorruptFileError(
+                f"{folder / 'index.csv'} is corrupt: its {len(index)} slices do not match the "
+                f"counts in archive.json. {_REPAIR}"
             )
         return cls(path=folder, index=index, **metadata)
 
@@ -109,12 +112,10 @@ class SliceArchive:
         so that a training with one map would end with the whole archive in memory.
         """
         path, shape = self.path / "slices.npy", (len(self.index), *self.image_shape)
-        try:
-            images = np.load(path, mmap_mode="r")
-        except (*CORRUPT_FILE_ERRORS, OverflowError) as error:
-            raise _corrupt(path, str(error)) from error
-        if images.shape != shape or images.dtype != np.uint8:
-            raise _corrupt(path, f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
+        with reading(path, "array of pixels", _REPAIR):
+            images = read_array(path)
+            if images.shape != shape or images.dtype != np.uint8:
+                raise ValueError(f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
         return images
 
     @property
@@ -162,7 +163,7 @@ def count_splits(index: Sequence[SliceRecord]) -> dict[str, dict[str, int]]:
 
 def _read_index(path: Path) -> list[SliceRecord]:
     columns, index = [field.name for field in fields(SliceRecord)], []
-    try:
+    with reading(path, "slice index", _REPAIR):
         for line, row in read_rows(path).items():
             if list(row) != columns:
                 raise ValueError(f"its columns are {', '.join(row)}")
@@ -175,32 +176,27 @@ def _read_index(path: Path) -> list[SliceRecord]:
             index.append(
                 SliceRecord(row["slice_id"], row["subject"], row["split"], position, row["source"])
             )
-    except (OSError, ValueError) as error:
-        raise _corrupt(path, str(error)) from error
     return index
 
 
 def _read_metadata(folder: Path) -> dict:
     path = folder / "archive.json"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(
             f"{folder} is not a slice archive: it has no archive.json. Prepare one with "
             "`python scripts/prepare_data.py --source PATH --out FOLDER`, then pass that FOLDER."
         )
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        version = schema.check_fields(stored, {"format_version": schema.INTEGER})["format_version"]
-        if version == FORMAT_VERSION:
-            metadata = schema.check_fields(stored, _METADATA)
-            metadata["image_shape"] = tuple(metadata["image_shape"])
-            metadata["crop"] = _crop_box(metadata["crop"], metadata["image_shape"])
-            return metadata
-    except (OSError, ValueError, RecursionError) as error:
-        raise _corrupt(path, str(error)) from error
-    raise InputError(
-        f"{path} must have format version {FORMAT_VERSION}. Received: format_version={version}. "
-        "Prepare the archive again with scripts/prepare_data.py."
-    )
+    stored = read_json(path, {"format_version": schema.INTEGER}, hint=_REPAIR)
+    if (version := stored["format_version"]) != FORMAT_VERSION:
+        raise InputError(
+            f"{path} must have format version {FORMAT_VERSION}. Received: "
+            f"format_version={version}. {_REPAIR}"
+        )
+    with reading(path, "archive description", _REPAIR):
+        metadata = schema.check_fields(stored, _METADATA)
+        metadata["image_shape"] = tuple(metadata["image_shape"])
+        metadata["crop"] = _crop_box(metadata["crop"], metadata["image_shape"])
+    return metadata
 
 
 def _crop_box(stored: dict, image_shape: tuple[int, int]) -> CropBox:
@@ -209,9 +205,3 @@ def _crop_box(stored: dict, image_shape: tuple[int, int]) -> CropBox:
     if any(side.start >= side.stop for side in window[1:]):
         raise ValueError(f"`crop` must overlap images of {image_shape}. Received: {crop}")
     return crop
-
-
-def _corrupt(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"{path} is corrupt: {reason}. Prepare the archive again with scripts/prepare_data.py."
-    )

@@ -4,18 +4,17 @@
 was trained on, and the hashes of the model and of the archive.
 """
 
-import math
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from brainslices.data.schema import POSITIVE, SHAPE, STRING, check_fields
 from brainslices.data.splits import SPLITS
-from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
+from brainslices.errors import CorruptFileError, InputError
+from brainslices.reading import reading
+from brainslices.runs.arrays import read_arrays
 from brainslices.runs.atomic import atomic_path
+from brainslices.schema import CODEBOOK_SIZE, SHAPE, STRING, check_fields
 from brainslices.types import PathLike
 
 __all__ = ["CodeGrids", "SplitCodes", "entropy", "entropy_by_position"]
@@ -23,7 +22,7 @@ __all__ = ["CodeGrids", "SplitCodes", "entropy", "entropy_by_position"]
 FORMAT_VERSION = 1
 _REPAIR = "Run encode_codes.py on the VQ-VAE's run to encode the slices again."
 _METADATA = {
-    "num_embeddings": POSITIVE,
+    "num_embeddings": CODEBOOK_SIZE,
     "grid_shape": SHAPE,
     "image_shape": SHAPE,
     "vqvae_hash": STRING,
@@ -102,59 +101,34 @@ class CodeGrids:
             InputError: if it is missing, corrupt, of another format version, or inconsistent.
         """
         path = Path(path)
-        arrays = _read(path)
+        if not path.exists():
+            raise InputError(f"{path} does not exist. {_REPAIR}")
+        with reading(path, "file of code grids", _REPAIR):
+            return cls._parse(path, read_arrays(path))
+
+    @classmethod
+    def _parse(cls, path: Path, arrays: dict[str, np.ndarray]) -> "CodeGrids":
         version = arrays.get("format_version")
         if version is None or version.shape or version != FORMAT_VERSION:
-            raise InputError(
+            raise CorruptFileError(
                 f"{path} must have format version {FORMAT_VERSION}. Received: "
                 f"format_version={version}. {_REPAIR}"
             )
         names = [split for split in SPLITS if any(key in arrays for key in _keys(split))]
         required = {"train_variants", *_METADATA}.union(*map(_keys, names or SPLITS))
         if missing := required - set(arrays):
-            raise InputError(f"{path} lacks {', '.join(sorted(missing))}. {_REPAIR}")
-        try:
-            metadata = check_fields({key: arrays[key].tolist() for key in _METADATA}, _METADATA)
-            for key in ("grid_shape", "image_shape"):
-                metadata[key] = tuple(metadata[key])
-            splits = {name: SplitCodes(*(arrays[key] for key in _keys(name))) for name in names}
-            grids = cls(splits=splits, variants=arrays["train_variants"], **metadata)
-            _check_consistent(grids)
-        except ValueError as error:
-            raise InputError(f"{path} is corrupt: {error}. {_REPAIR}") from error
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        metadata = check_fields({key: arrays[key].tolist() for key in _METADATA}, _METADATA)
+        for key in ("grid_shape", "image_shape"):
+            metadata[key] = tuple(metadata[key])
+        splits = {name: SplitCodes(*(arrays[key] for key in _keys(name))) for name in names}
+        grids = cls(splits=splits, variants=arrays["train_variants"], **metadata)
+        _check_consistent(grids)
         return grids
 
 
 def _keys(split: str) -> list[str]:
     return [f"{split}_{field.name}" for field in fields(SplitCodes)]
-
-
-def _read(path: Path) -> Mapping[str, np.ndarray]:
-    """Read all arrays of the file by name."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist. {_REPAIR}")
-    try:
-        _check_sizes(path)
-        with np.load(path) as file:
-            return dict(file)
-    except CORRUPT_FILE_ERRORS as error:
-        raise InputError(f"{path} cannot be read ({error}). {_REPAIR}") from error
-
-
-def _check_sizes(path: Path) -> None:
-    """Check that the file holds the arrays that its headers claim, before they are allocated."""
-    formats = np.lib.format
-    with zipfile.ZipFile(path) as file:
-        for entry in file.infolist():
-            with file.open(entry) as stream:
-                is_v1 = formats.read_magic(stream) == (1, 0)
-                read = formats.read_array_header_1_0 if is_v1 else formats.read_array_header_2_0
-                shape, _, dtype = read(stream)
-                claimed = stream.tell() + math.prod(shape) * dtype.itemsize
-            # The entry's size is a claim too; deflate expands at most 1032-fold.
-            size = min(entry.file_size, 1032 * path.stat().st_size)
-            if claimed > size:
-                raise ValueError(f"{entry.filename} claims {claimed} bytes, but it holds {size}")
 
 
 def _check_consistent(grids: CodeGrids) -> None:
@@ -182,6 +156,12 @@ def _check_consistent(grids: CodeGrids) -> None:
                 raise ValueError(
                     f"`{name}_{key}` must have shape {split.codes.shape[:1]}. Received: {length}"
                 )
+        kinds = {"slice_ids": "U", "subjects": "U", "positions": "f"}
+        for key, kind in kinds.items():
+            if (dtype := getattr(split, key).dtype).kind != kind:
+                raise ValueError(f"`{name}_{key}` has the wrong type. Received: {dtype}")
+        if not ((split.positions >= 0) & (split.positions <= 1)).all():
+            raise ValueError(f"`{name}_positions` must be in [0, 1]")
 
 
 def entropy(codes: np.ndarray, num_embeddings: int) -> float:

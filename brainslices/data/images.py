@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from brainslices.data.reading import reading
 from brainslices.errors import InputError
+from brainslices.reading import reading
 from brainslices.types import PathLike
 
 __all__ = ["read_image"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainslices.data.csv_files import read_rows, sniff_delimiter
+from brainslices.csv_files import read_rows, sniff_delimiter
 from brainslices.data.splits import normalize_split
 from brainslices.errors import InputError
 from brainslices.types import PathLike

@@ -20,11 +20,11 @@ from brainslices.data.file_selection import FileSelection
 from brainslices.data.label_maps import is_faint, is_label_map
 from brainslices.data.metadata import FileMetadata, read_metadata
 from brainslices.data.prefetch import prefetch
-from brainslices.data.reading import reading
 from brainslices.data.source_table import SourceTable, read_table
 from brainslices.data.split_folders import find_split_folders
 from brainslices.errors import InputError
 from brainslices.progress import track
+from brainslices.reading import reading
 
 __all__ = ["leave_out_label_maps", "read_source"]
 

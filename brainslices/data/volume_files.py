@@ -15,8 +15,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from brainslices.data.reading import reading
 from brainslices.errors import InputError
+from brainslices.reading import reading
 from brainslices.types import PathLike
 
 __all__ = ["load_volume"]

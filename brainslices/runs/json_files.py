@@ -2,12 +2,15 @@
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from brainslices.config import Model, Training, from_dict
 from brainslices.errors import InputError
+from brainslices.reading import reading
 from brainslices.runs.atomic import atomic_path
+from brainslices.schema import OBJECT, Rule, check_fields
 from brainslices.types import PathLike
 
 __all__ = ["load_config", "read_json", "write_json"]
@@ -27,22 +30,39 @@ def _without_nan(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: PathLike) -> dict[str, Any]:
-    """Read a JSON object.
+def read_json(
+    path: PathLike,
+    rules: Mapping[str, Rule] | None = None,
+    optional: Collection[str] = (),
+    hint: str = "Restore it.",
+) -> dict[str, Any]:
+    """Read a JSON object, and check the fields that have rules.
+
+    Args:
+        path: the file.
+        rules: field -> rule of `brainslices.schema`.
+        optional: fields that may be missing.
+        hint: the repair, for the messages.
+
+    Returns:
+        All fields, also those without a rule.
 
     Raises:
-        InputError: if the file is missing, is not JSON, or does not hold an object.
+        CorruptFileError: if the file is not JSON or no object, or a field is missing or breaks its
+            rule.
+        InputError: if the file is missing or cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"There is no file {path}. Give the path of a JSON file that exists.")
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}). Restore it.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object. Received: {type(value).__name__}.")
+    with reading(path, "JSON file", hint):
+        value = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        check_fields(value, rules or {}, optional)
     return value
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def load_config(
@@ -58,9 +78,6 @@ def load_config(
     Raises:
         InputError: if the file is missing, or has an unknown key, or a missing or invalid value.
     """
-    values = read_json(path)
-    for name in ("model", "training"):
-        if not isinstance(values.get(name), dict):
-            raise InputError(f"{path} must hold an object `{name}`. Received keys: {[*values]}.")
+    values = read_json(path, {"model": OBJECT, "training": OBJECT})
     model = from_dict(model_type, values["model"], Path(path))
     return model, from_dict(training_type, values["training"], Path(path))

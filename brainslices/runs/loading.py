@@ -1,16 +1,20 @@
 """Load trained models from their runs."""
 
+import dataclasses
 import importlib
+import json
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from brainslices import keras_setup  # noqa: F401  before any layer is built
 from brainslices.config import from_dict
-from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
+from brainslices.errors import InputError
+from brainslices.reading import reading
 from brainslices.runs.provenance import file_hash
-from brainslices.runs.run import Run
+from brainslices.runs.run import REPAIR, Run
 from brainslices.types import PathLike
 
 __all__ = ["load_model"]
@@ -34,26 +38,33 @@ def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
     run = Run(run)
     values, path = run.open_config(kind)["model"], run.trained_model_path()
     importlib.import_module(f"{kind}.model")
-    try:
+    with reading(path, f"{kind} model of this version", REPAIR):
+        # Before anything is built: a corrupt configuration may describe a network of any size.
+        config_type, stored = _read_config(path, kind)
+        if stored != from_dict(config_type, values, run.config_path):
+            raise InputError(
+                f"{path} holds another architecture than {run.config_path} describes. Restore the "
+                "two together, or train again into a new --run."
+            )
         model = keras.saving.load_model(path, compile=False)
         if dtype and dtype != model.dtype_policy.name:
             model = _with_dtype(model, dtype)
-    except CORRUPT_FILE_ERRORS as error:
-        reason = str(error).strip().partition("\n")[0]
-        if not zipfile.is_zipfile(path):
-            reason = "it is not a complete .keras file"
-        raise InputError(
-            f"{path} cannot be loaded: it is damaged, or of another version ({reason}). Restore "
-            "it, or train again into a new --run."
-        ) from error
-    if model.config != from_dict(type(model.config), values, run.config_path):
-        raise InputError(
-            f"{path} holds another architecture than {run.config_path} describes. Restore the two "
-            "together, or train again into a new --run."
-        )
     # Identifies the model to whatever depends on it, as a prior does on its VQ-VAE.
     model.file_hash = file_hash(path)
     return model
+
+
+def _read_config(path: Path, kind: str) -> tuple[type, Any]:
+    """Read the configuration in a .keras file; return its dataclass and the instance."""
+    with zipfile.ZipFile(path) as file:
+        stored = json.loads(file.read("config.json"))
+    name = stored["registered_name"]
+    config_type = getattr(keras.saving.get_registered_object(name), "config_type", None)
+    if config_type is None or not name.startswith(f"{kind}>"):
+        raise ValueError(f"it holds a {name}")
+    fields = {field.name for field in dataclasses.fields(config_type)}
+    values = {key: value for key, value in stored["config"].items() if key in fields}
+    return config_type, from_dict(config_type, values, path)
 
 
 def _with_dtype(trained, dtype):

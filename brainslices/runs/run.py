@@ -5,16 +5,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from brainslices.config import PRECISIONS
+from brainslices.csv_files import read_rows
 from brainslices.errors import InputError
+from brainslices.reading import reading
+from brainslices.runs.arrays import read_array
 from brainslices.runs.json_files import read_json
+from brainslices.schema import NATURAL, NUMBER, OBJECT, POSITIONS, STRING, check_fields
 from brainslices.types import PathLike
 
-__all__ = ["FORMAT_VERSION", "Run"]
+__all__ = ["FORMAT_VERSION", "REPAIR", "Run"]
 
 FORMAT_VERSION = 1
 KINDS = ("vqvae", "pixelcnn")
 # Names of the temporary files of `atomic_path`.
 TEMPORARY = ".?*-????????.?*"
+REPAIR = "Restore it, or train into a new --run."
+CONFIG = {"archive_hash": STRING, "model": OBJECT, "training": OBJECT}
+# Additional fields of the runs that depend on a VQ-VAE.
+LINKS = {"vqvae_hash": STRING, "vqvae_run": STRING, "positions": POSITIONS}
+ENVIRONMENT = {
+    "archive": STRING,
+    "precision": (lambda value: value in PRECISIONS[1:], f"one of {', '.join(PRECISIONS[1:])}"),
+    "precision_reason": STRING,
+    "earlier": (lambda value: isinstance(value, list), "a list"),
+}
+RATES = dict.fromkeys(("nats_per_code", "bits_per_slice", "bits_per_pixel_prior"), NUMBER)
+METRICS = {"epochs": NATURAL, "splits": (lambda value: _are_rates(value), "rates of each split")}
 
 
 class Run:
@@ -91,18 +110,19 @@ class Run:
             kind: expected kind of model, "vqvae" or "pixelcnn"; None for either.
 
         Returns:
-            The object; it has the keys `archive_hash`, `model` and `training`.
+            The object; it has the keys `archive_hash`, `model` and `training`; of a prior also
+            `vqvae_hash`, `vqvae_run` and `positions`.
 
         Raises:
             InputError: if the folder is not a run, or its `config.json` has another kind or format
-                version, lacks a key or is not valid JSON.
+                version, lacks a key, is not valid JSON or has an invalid value.
         """
         if not self.config_path.is_file():
             raise InputError(
                 f"{self.path} is not a run folder: it has no config.json. "
                 "Give the folder that was passed to training as --run, or restore that file."
             )
-        config = read_json(self.config_path)
+        config = read_json(self.config_path, hint=REPAIR)
         version = config.get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
@@ -115,13 +135,58 @@ class Run:
                 f"expected {kind or KINDS!r}. "
                 f"Give the run folder of a {kind or 'finished'} training."
             )
-        missing = {"archive_hash", "model", "training"} - set(config)
-        if missing:
-            raise InputError(
-                f"{self.config_path} lacks {', '.join(sorted(missing))}. Restore it, or train into "
-                "a new --run."
-            )
+        with reading(self.config_path, "configuration", REPAIR):
+            check_fields(config, CONFIG | (LINKS if config["kind"] == "pixelcnn" else {}))
         return config
+
+    def read_environment(self) -> dict[str, Any]:
+        """Read `environment.json`; empty if there is none.
+
+        Raises:
+            InputError: if it cannot be read, is not valid JSON or has an invalid value.
+        """
+        path = self.environment_path
+        return read_json(path, ENVIRONMENT, ENVIRONMENT) if path.exists() else {}
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Read `metrics.json`; empty if there is none.
+
+        Raises:
+            InputError: as `read_environment`.
+        """
+        path = self.metrics_path
+        return read_json(path, METRICS, METRICS) if path.exists() else {}
+
+    def read_history(self) -> dict[str, list[float]]:
+        """Read `history.csv`: name -> a value for each finished epoch; empty if there is none.
+
+        Raises:
+            InputError: if it cannot be read or is not a table of numbers.
+        """
+        if not self.history_path.exists():
+            return {}
+        with reading(self.history_path, "table of numbers", REPAIR):
+            rows = [*read_rows(self.history_path).values()]
+            return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+    def read_mean_image(self, shape: tuple[int, int]) -> np.ndarray:
+        """Read `mean_image.npy`, the mean training image, float of shape (rows, cols) in [0, 1].
+
+        Args:
+            shape: the expected shape.
+
+        Raises:
+            InputError: if it is missing, cannot be read, or holds something else.
+        """
+        hint = (
+            "Start the training command again: it rewrites the file and trains no further than "
+            "the given number of epochs."
+        )
+        with reading(self.mean_image_path, "mean image", hint):
+            image = np.array(read_array(self.mean_image_path))
+            if image.shape != shape or not ((image >= 0) & (image <= 1)).all():
+                raise ValueError(f"expected values in [0, 1] of shape {shape}")
+        return image
 
     def trained_model_path(self) -> Path:
         """Return the path of the trained model.
@@ -140,3 +205,7 @@ class Run:
                 "Run the training command again; it resumes from the last checkpoint."
             )
         return self.model_path
+
+
+def _are_rates(splits):
+    return OBJECT[0](splits) and all(check_fields(rates, RATES) for rates in splits.values())

@@ -10,13 +10,26 @@ import numpy as np
 from tqdm import tqdm
 
 from brainslices.distributed.collectives import run_on_primary
-from brainslices.errors import CORRUPT_FILE_ERRORS, InputError
+from brainslices.errors import CorruptFileError, InputError
+from brainslices.reading import reading
+from brainslices.runs.arrays import read_arrays
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
+from brainslices.schema import NATURAL, NUMBER, check_fields
 from brainslices.training.compat import sync_variables
 from brainslices.types import PathLike
 
 __all__ = ["TrainingProgress", "is_finite", "load_checkpoint", "save_checkpoint"]
+
+PROGRESS = {
+    "epoch": NATURAL,
+    "step": NATURAL,
+    "history": (
+        lambda value: all(NUMBER[0](score) for scores in value.values() for score in scores),
+        "lists of finite numbers",
+    ),
+    "seconds": (lambda value: NUMBER[0](value) and value >= 0, "a number, at least 0"),
+}
 
 
 @dataclass
@@ -101,13 +114,15 @@ def _read_latest(run):
         return None
     try:
         return _read(run, run.checkpoint_path)
-    except InputError as corrupt:
+    except CorruptFileError as corrupt:
         if not run.previous_checkpoint_path.exists():
             raise
         try:
             arrays, progress = _read(run, run.previous_checkpoint_path)
-        except InputError as previous:
-            raise InputError(f"{corrupt} The previous checkpoint too: {previous}") from previous
+        except CorruptFileError as previous:
+            raise CorruptFileError(
+                f"{corrupt} The previous checkpoint too: {previous}"
+            ) from previous
         tqdm.write(
             f"warning: {corrupt} Resuming from the previous checkpoint, "
             f"epoch {progress.epoch + 1}, step {progress.step}."
@@ -118,15 +133,17 @@ def _read_latest(run):
 
 
 def _read(run, path):
-    try:
-        with np.load(path) as file:
-            arrays = {key: file[key] for key in file.files}
-        return arrays, TrainingProgress(**json.loads(arrays.pop("progress").item()))
-    except CORRUPT_FILE_ERRORS as error:
-        raise InputError(
-            f"{path} is corrupt ({error}). Use a new --run to start over; "
-            f"{run.model_path}, the best epoch's model, is not affected."
-        ) from error
+    hint = (
+        f"Use a new --run to start over; {run.model_path}, the best epoch's model, is not affected."
+    )
+    with reading(path, "checkpoint", hint):
+        arrays = read_arrays(path)
+        progress = check_fields(json.loads(arrays.pop("progress").item()), PROGRESS)
+        if any(len(values) != progress["epoch"] for values in progress["history"].values()):
+            raise ValueError("its history has not a value for each epoch")
+        if not all(array.dtype.kind in "biuf" for array in arrays.values()):
+            raise ValueError("it holds other arrays than numbers")
+    return arrays, TrainingProgress(**progress)
 
 
 def _variables(model):

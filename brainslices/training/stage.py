@@ -17,8 +17,8 @@ from brainslices.distributed.collectives import (
     run_on_primary,
 )
 from brainslices.distributed.devices import data_parallel, device_count
-from brainslices.errors import InputError
-from brainslices.runs.json_files import read_json, write_json
+from brainslices.errors import CorruptFileError, InputError
+from brainslices.runs.json_files import write_json
 from brainslices.runs.provenance import environment
 from brainslices.runs.run import FORMAT_VERSION, Run
 from brainslices.training.callbacks import Objective
@@ -193,14 +193,10 @@ def check_batch_divides(batch_size: int, devices: int) -> None:
 
 def _resumed_precision(run, training, width):
     """Dtype policy and reason; with "auto" a run keeps the policy it was started in."""
-    if (
-        training.precision == "auto"
-        and run.checkpoint_path.exists()
-        and run.environment_path.exists()
-    ):
-        saved = read_json(run.environment_path)
+    if training.precision == "auto" and run.checkpoint_path.exists():
+        saved = run.read_environment()
         if "precision" in saved:
-            return saved["precision"], saved["precision_reason"]
+            return saved["precision"], saved.get("precision_reason", "as before")
     return resolve_precision(training.precision, width)
 
 
@@ -217,8 +213,8 @@ def _write_run_metadata(run, config, metadata):
     """Write config.json, and environment.json with the values that were different earlier."""
     write_json(run.config_path, config)
     try:
-        before = read_json(run.environment_path) if run.environment_path.exists() else {}
-    except InputError as error:  # no training needs the file
+        before = run.read_environment()
+    except CorruptFileError as error:  # no training needs the file
         tqdm.write(f"warning: {error} It is overwritten.")
         before = {}
     earlier = before.pop("earlier", [])

@@ -276,7 +276,7 @@ def test_corrupt_checkpoint_is_status_2_without_traceback_and_left_alone(run, ph
     before = contents(run.path)
     ran = python(*arguments(phantom_archive, run.path))
     assert ran.returncode == 2
-    assert f"error: {run.checkpoint_path} is corrupt" in ran.stderr
+    assert f"error: {run.checkpoint_path} is not a readable checkpoint" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert contents(run.path) == before
 

@@ -32,7 +32,7 @@ def test_missing_or_invalid_json_is_refused_by_name(tmp_path, content):
     with pytest.raises(InputError) as caught:
         read_json(path)
     assert str(path) in str(caught.value)
-    assert content != b"[1]" or "Received: list" in str(caught.value)
+    assert content != b"[1]" or "Received: [1]" in str(caught.value)
 
 
 def test_unknown_preset_is_refused_with_the_known_ones():

@@ -74,7 +74,7 @@ def test_corrupt_checkpoint_without_a_previous_one_is_rejected(model, run, share
     run.previous_checkpoint_path.unlink()
     truncate(run.checkpoint_path, share)
     before = run.checkpoint_path.read_bytes()
-    with pytest.raises(InputError, match=f"{run.checkpoint_path} is corrupt"):
+    with pytest.raises(InputError, match=f"{run.checkpoint_path} is not a readable checkpoint"):
         load_checkpoint(run, model)
     assert run.checkpoint_path.read_bytes() == before
 
@@ -85,7 +85,7 @@ def test_two_corrupt_checkpoints_are_both_named(model, run):
     with pytest.raises(InputError) as caught:
         load_checkpoint(run, model)
     for path in (run.checkpoint_path, run.previous_checkpoint_path):
-        assert f"{path} is corrupt" in str(caught.value)
+        assert f"{path} is not a readable checkpoint" in str(caught.value)
 
 
 def test_flipped_bit_is_detected(model, run):
@@ -96,7 +96,7 @@ def test_flipped_bit_is_detected(model, run):
     # Behind the local header and the array's own: a date in a header is not checked by anyone.
     content[largest.header_offset + largest.file_size - 1] ^= 1
     run.checkpoint_path.write_bytes(content)
-    with pytest.raises(InputError, match="is corrupt"):
+    with pytest.raises(InputError, match="is not a readable checkpoint"):
         load_checkpoint(run, model)
 
 
@@ -105,7 +105,7 @@ def test_corrupt_checkpoint_is_replaced_by_the_previous_one(model, run, capsys):
     truncate(run.checkpoint_path)
     assert load_checkpoint(run, model).epoch == 1
     printed = capsys.readouterr().out
-    assert f"warning: {run.checkpoint_path} is corrupt" in printed
+    assert f"warning: {run.checkpoint_path} is not a readable checkpoint" in printed
     assert "epoch 2, step 0" in printed
     assert run.checkpoint_path.read_bytes() == run.previous_checkpoint_path.read_bytes()
     assert load_checkpoint(run, model).epoch == 1

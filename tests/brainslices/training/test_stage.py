@@ -119,7 +119,7 @@ def test_corrupt_environment_is_overwritten(tmp_path, capsys):
     run.environment_path.write_text("{")
     _write_run_metadata(run, {}, metadata)
     assert read_json(run.environment_path) == {**metadata, "earlier": []}
-    assert "environment.json is not valid JSON" in capsys.readouterr().out
+    assert "environment.json is not a readable JSON file" in capsys.readouterr().out
 
 
 def test_resumed_run_keeps_its_precision(run):

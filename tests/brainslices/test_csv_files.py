@@ -1,6 +1,6 @@
 import pytest
 
-from brainslices.data.csv_files import read_rows
+from brainslices.csv_files import read_rows
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""Types and ranges of the fields that the files of archives, code grids and runs hold."""
+
+import numbers
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from brainslices.errors import InputError
+
+__all__ = [
+    "CODEBOOK_SIZE",
+    "COUNTS",
+    "INTEGER",
+    "NATURAL",
+    "NUMBER",
+    "OBJECT",
+    "POSITIONS",
+    "POSITIVE",
+    "SHA256",
+    "SHAPE",
+    "SIDE",
+    "STRING",
+    "Rule",
+    "check_arguments",
+    "check_fields",
+]
+
+Rule = tuple[Callable[[Any], bool], str]
+"""A predicate, and the expectation in words."""
+# An integer beyond 64 bits fits no array, and one of 400 digits no float.
+INTEGER: Rule = (
+    lambda value: _is(value, numbers.Integral) and abs(value) < 2**63,
+    "an integer",
+)
+NATURAL: Rule = (lambda value: INTEGER[0](value) and value >= 0, "an integer, at least 0")
+NUMBER: Rule = (
+    lambda value: (
+        INTEGER[0](value) or _is(value, numbers.Real) and abs(value) <= sys.float_info.max
+    ),
+    "a finite number",
+)
+POSITIVE: Rule = (lambda value: INTEGER[0](value) and value >= 1, "a positive integer")
+STRING: Rule = (lambda value: isinstance(value, str), "a string")
+SHA256: Rule = (
+    lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)),
+    "64 hexadecimal digits",
+)
+# Codes are stored as uint16; no slice has more pixels along a side.
+CODEBOOK_SIZE: Rule = (
+    lambda value: POSITIVE[0](value) and value <= 2**16,
+    "an integer from 1 to 65,536",
+)
+SIDE: Rule = (lambda value: POSITIVE[0](value) and value <= 2**15, "an integer from 1 to 32,768")
+SHAPE: Rule = (
+    lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(SIDE[0], value)),
+    "two integers from 1 to 32,768",
+)
+OBJECT: Rule = (lambda value: isinstance(value, dict), "an object")
+COUNTS: Rule = (OBJECT[0], "an object of counts for each split")
+POSITIONS: Rule = (
+    lambda value: (
+        isinstance(value, list)
+        and bool(value)
+        and all(NUMBER[0](item) and 0 <= item <= 1 for item in value)
+    ),
+    "a list of numbers in [0, 1]",
+)
+
+
+def _is(value, number_type):
+    return isinstance(value, number_type) and not isinstance(value, bool)
+
+
+def check_fields(
+    stored: Any, rules: Mapping[str, Rule], optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the fields that have rules, checked; other fields are ignored.
+
+    Args:
+        stored: what should be an object of fields.
+        rules: field -> rule.
+        optional: fields that may be missing.
+
+    Raises:
+        ValueError: if a field is missing or breaks its rule.
+
+    Example:
+        >>> check_fields({"image_shape": [176, 208]}, {"image_shape": SHAPE})
+        {'image_shape': [176, 208]}
+    """
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"it must hold an object of fields. Received: {str(stored)[:100]}")
+    if missing := sorted(set(rules) - set(stored) - set(optional)):
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    fields = {name: stored[name] for name in rules if name in stored}
+    for name, value in fields.items():
+        is_valid, expectation = rules[name]
+        if not is_valid(value):
+            received = repr(value)[:100]
+            raise ValueError(f"`{name}` must be {expectation}. Received: {name}={received}")
+    return fields
+
+
+def check_arguments(rules: Mapping[str, Rule], **arguments: object) -> None:
+    """Check the arguments of a function.
+
+    Raises:
+        InputError: if one breaks its rule.
+    """
+    try:
+        check_fields(arguments, rules)
+    except ValueError as error:
+        raise InputError(f"{error}.") from error
