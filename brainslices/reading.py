@@ -32,6 +32,8 @@ def reading(path: PathLike, kind: str, hint: str) -> Iterator[None]:
             the block raises, with the file's name.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe or a device, not a file. {hint}")  # it would block
     try:
         yield
     except InputError as error:

@@ -1,0 +1,186 @@
+"""Hundreds of damaged files: each is refused with a message, or does no harm."""
+
+import contextlib
+import hashlib
+import io
+import random
+import resource
+import shutil
+import signal
+from types import SimpleNamespace
+
+import pytest
+from helpers import ROOT, script_main
+from storm import damage
+
+from brainslices import cli
+from brainslices.data.archive import SliceArchive
+from brainslices.data.code_grids import CodeGrids
+from brainslices.errors import InputError
+from brainslices.runs.json_files import load_config, read_json, write_json
+from brainslices.runs.run import Run
+
+SEED, TIMEOUT_S = 0, 60
+LIGHT, LONG, COMMANDS = 300, 2000, 500
+
+
+@pytest.fixture(scope="module")
+def sources(phantom_archive, trained_vqvae, trained_prior):
+    return {"archive": phantom_archive.path, "vqvae": trained_vqvae, "prior": trained_prior}
+
+
+def make_world(sources, root):
+    """Copy an archive and both runs, so that they refer to each other's copies."""
+    for name, path in sources.items():
+        shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("logs", "figures", ".*"))
+    world = SimpleNamespace(
+        root=root, archive=root / "archive", vqvae=Run(root / "vqvae"), prior=Run(root / "prior")
+    )
+    environment = read_json(world.vqvae.environment_path)
+    write_json(world.vqvae.environment_path, {**environment, "archive": str(world.archive)})
+    config = read_json(world.prior.config_path)
+    write_json(world.prior.config_path, {**config, "vqvae_run": str(world.vqvae.path)})
+    return world
+
+
+def read_archive(world):
+    archive = SliceArchive.open(world.archive)
+    return archive.load([0, len(archive.index) - 1])
+
+
+def read_vqvae(world):
+    from brainslices.training.checkpoint import _read_latest
+    from vqvae.config import VQVAEConfig, VQVAETraining
+
+    run = world.vqvae
+    run.open_config("vqvae")
+    load_config(run.config_path, VQVAEConfig, VQVAETraining)
+    run.read_environment(), run.read_history(), run.read_metrics(), run.read_mean_image((64, 64))
+    CodeGrids.load(run.code_grids_path)
+    return _read_latest(run)
+
+
+def read_prior(world):
+    from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
+    from pixelcnn.provenance import load_provenance
+
+    load_config(world.prior.config_path, PixelCNNConfig, PixelCNNTraining)
+    return load_provenance(world.prior).positions
+
+
+READERS = {"archive": read_archive, "vqvae": read_vqvae, "prior": read_prior}
+
+
+def commands(folder, world, out):
+    """The command lines that read the files of a folder."""
+    archive, vqvae, prior = world.archive, world.vqvae.path, world.prior.path
+    reads = {
+        "archive": [
+            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
+            ("encode_codes", "--run", vqvae, "--data", archive),
+            ("train_vqvae", "--run", out, "--data", archive, "--epochs", "0"),
+            ("prepare_data", "--source", archive, "--out", out),
+        ],
+        "vqvae": [
+            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
+            ("encode_codes", "--run", vqvae),
+            ("export", "--run", vqvae, "--out", out),
+            ("train_vqvae", "--run", vqvae, "--data", archive, "--config", vqvae / "config.json"),
+            ("train_pixelcnn", "--run", out, "--vqvae", vqvae, "--epochs", "0"),
+        ],
+        "prior": [
+            ("sample", "--run", prior, "--count", "1", "--out", out),
+            ("export", "--run", prior, "--out", out),
+            ("train_pixelcnn", "--run", prior, "--vqvae", vqvae, "--config", prior / "config.json"),
+        ],
+    }
+    return reads[folder]
+
+
+def hashes(root):
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run_command(name, *arguments):
+    """Run a command in this process: its exit status and what it printed to stderr."""
+    main = script_main(ROOT / "scripts" / f"{name}.py")
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as log,
+    ):
+        try:
+            status = cli.run(lambda: main([str(word) for word in arguments]))
+        except SystemExit as stop:
+            status = stop.code
+    return status, log.getvalue()
+
+
+@contextlib.contextmanager
+def time_limit():
+    def stop(number, frame):
+        raise TimeoutError("the case hangs")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(TIMEOUT_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def storm(sources, tmp_path, count, run_case):
+    """Run a case for each of `count` damaged worlds: the faults, by what was damaged."""
+    faults = []
+    for seed in range(SEED, SEED + count):
+        rng, root = random.Random(seed), tmp_path / str(seed)
+        world = make_world(sources, root)
+        folder = rng.choice([*sources])
+        path = rng.choice(sorted((root / folder).glob("*.*")))
+        name = f"seed {seed}: {folder}/{damage(path, rng)}"
+        sound = hashes(root)
+        try:
+            with time_limit():
+                is_refused = run_case(folder, world, rng)
+        except Exception as error:
+            faults.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+            is_refused = False
+        if is_refused:
+            changed = {file for file, value in hashes(root).items() if sound.get(file) != value}
+            if lost := (changed | set(sound) - set(hashes(root))) - {path}:
+                faults.append(f"{name}: changed {sorted(lost)}")
+        shutil.rmtree(root)
+    return faults
+
+
+def read_case(folder, world, rng):
+    try:
+        READERS[folder](world)
+    except InputError as error:
+        assert str(world.root) in str(error)
+    return True
+
+
+def command_case(folder, world, rng):
+    command = rng.choice(commands(folder, world, world.root / "out"))
+    status, log = run_command(*command)
+    assert status in (0, 2), f"{command}: status {status}: {log[-500:]}"
+    assert "Traceback" not in log, f"{command}: {log[-500:]}"
+    assert status == 0 or "error" in log.lower(), f"{command}: {log[-500:]}"
+    return status == 2
+
+
+def test_damaged_files_are_refused_by_name(sources, tmp_path):
+    assert storm(sources, tmp_path, LIGHT, read_case) == []
+
+
+@pytest.mark.long
+def test_many_damaged_files_are_refused_by_name(sources, tmp_path):
+    assert storm(sources, tmp_path, LONG, read_case) == []
+
+
+@pytest.mark.long
+def test_commands_on_damaged_files_end_with_a_message(sources, tmp_path):
+    assert storm(sources, tmp_path, COMMANDS, command_case) == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 1024**2  # KiB on Linux
