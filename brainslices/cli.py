@@ -149,6 +149,7 @@ def _sigterm_as_interrupt():
 def print_error(error: InputError | OSError) -> int:
     """Print the message of an error that the user can fix to stderr; return the exit status."""
     message = str(error) if isinstance(error, InputError) else _describe(error)
+    message = " ".join([message, *getattr(error, "__notes__", ())])
     sys.stderr.write(_wrapped(f"error: {message}", sys.stderr) + "\n")
     return WRONG_USE
 
@@ -162,7 +163,9 @@ def _describe(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"The disk is full{where}. Free some space and run the same command again."
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return f"No permission to write{where}. Change the permission, or choose another folder."
+        is_read = path is not None and path.is_file() and not os.access(path, os.R_OK)
+        action = "read" if is_read else "write"
+        return f"No permission to {action}{where}. Change the permission, or choose another folder."
     if isinstance(error, FileExistsError | NotADirectoryError):
         return f"A file exists where a folder is needed{where}. Move it, or choose another folder."
     return f"{error.strerror or error}{where}."

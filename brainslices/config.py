@@ -55,12 +55,12 @@ class TrainingConfig:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
-            check_field(self, name, lambda value: value >= 1, "at least 1")
+            check_field(self, name, lambda value: 1 <= value < 2**31, "from 1 to 2**31 - 1")
         check_field(self, "learning_rate", lambda value: 0 < value < math.inf, "a positive number")
-        check_field(self, "warmup_steps", lambda value: value >= 0, "at least 0")
+        for name in ("warmup_steps", "patience"):
+            check_field(self, name, lambda value: 0 <= value < 2**31, "from 0 to 2**31 - 1")
         check_field(self, "gradient_clip", lambda value: 0 <= value < math.inf, "at least 0")
         check_field(self, "average", lambda value: 0 <= value < 1, "at least 0 and under 1")
-        check_field(self, "patience", lambda value: value >= 0, "at least 0")
         check_field(self, "beta_2", lambda value: 0 < value < 1, "between 0 and 1")
         check_field(self, "schedule", ("constant", "cosine").__contains__, "'constant' or 'cosine'")
         if self.schedule == "constant":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from brainslices.config import Preset, TrainingConfig, check_field
+from brainslices.resources import TRAINING_BYTES, check_needed
 from pixelcnn.masks import SCANS, Scan
 
 __all__ = ["DEFAULT", "PRESETS", "PixelCNNConfig", "PixelCNNTraining", "SamplingConfig"]
@@ -49,6 +50,12 @@ class PixelCNNConfig:
         check_field(self, "position_frequencies", lambda value: value == 0 or value >= 2, cosines)
         check_field(self, "dropout", lambda value: 0 <= value < 1, "at least 0 and under 1")
         check_field(self, "scan", SCANS.__contains__, "one of " + ", ".join(SCANS))
+        weights = self.layers * self.channels * self.channels * self.kernel_size**2
+        weights += self.channels * (self.first_kernel_size**2 + self.head_width)
+        weights += self.condition_width * (self.layers * self.channels + self.position_frequencies)
+        sizes = {name: value for name, value in vars(self).items() if type(value) is int}
+        what = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        check_needed(what, memory=weights * TRAINING_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)

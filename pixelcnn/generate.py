@@ -13,6 +13,7 @@ from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
 from brainslices.evaluation.generation_metrics import check_comparable, evaluate_samples
 from brainslices.evaluation.nearest import nearest_train
+from brainslices.resources import check_needed
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
 from brainslices.tables import format_table
@@ -24,6 +25,8 @@ __all__ = ["FILES", "Samples", "decode_batches", "spread_positions", "summary", 
 FILES = ("metrics.json", "contact_sheet.png", "codes.npz", "slices")
 # The most positions that samples are spread over, and the most images on a contact sheet.
 MAX_POSITIONS, MAX_SHOWN = 32, 96
+# A file takes at least a block of the file system.
+MIN_PNG_BYTES = 4096
 MEASURES = {
     "pairwise_ms_ssim": "MS-SSIM between samples",
     "nearest_train_ssim": "SSIM to nearest training slice",
@@ -140,6 +143,8 @@ def write_samples(
     """
     out = Path(out).resolve()
     check_output_dir(out, FILES, "sampling")
+    count = len(samples.positions)
+    check_needed(f"count={count}", disk=count * MIN_PNG_BYTES, folder=out)
     if evaluate or nearest:
         _check_archive(archive, samples, evaluate)
     with atomic_folder(out) as folder:

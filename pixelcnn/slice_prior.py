@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from brainslices.errors import InputError
+from brainslices.resources import check_needed
 from brainslices.runs.loading import load_model
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
@@ -108,6 +109,9 @@ class SlicePrior:
             sampling: number, positions and options of the slices.
             per_position: least number of slices at a position, if `sampling` names no positions.
         """
+        # Codes (uint16), their log-probabilities and the noise (float32) of all samples.
+        codes = sampling.count * int(np.prod(self.model.grid_shape))
+        check_needed(f"count={sampling.count}", memory=codes * 10)
         positions = spread_positions(
             sampling.count, self.provenance.positions, sampling.position, per_position
         )

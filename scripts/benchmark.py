@@ -51,6 +51,10 @@ def _find_benchmarks(folder):
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
 
+    if arguments.out.is_dir():
+        raise InputError(
+            f"`out` must be a JSON file to write. Received: the folder {arguments.out}."
+        )
     _find_benchmarks(Path(__file__).parent)
 
     from benchmarks.harness import Setting, draw_growth, format_rows, measure_all

@@ -16,7 +16,11 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.config import check_field
+from brainslices.resources import check_needed
 from tuning.config import SearchConfig
+
+# The least that a process with a backend takes, and the runs of a trial.
+WORKER_BYTES, TRIAL_BYTES = 3e8, 1e6
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class Arguments:
 
     def __post_init__(self):
         check_field(self, "workers", lambda value: value >= 1, "at least 1")
+        check_needed(f"workers={self.workers}", memory=self.workers * WORKER_BYTES)
+        trials = self.search.trials
+        check_needed(f"trials={trials}", disk=trials * TRIAL_BYTES, folder=self.out)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -147,9 +147,9 @@ def storm(sources, tmp_path, count, run_case):
             faults.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
             is_refused = False
         if is_refused:
-            changed = {file for file, value in hashes(root).items() if sound.get(file) != value}
-            if lost := (changed | set(sound) - set(hashes(root))) - {path}:
-                faults.append(f"{name}: changed {sorted(lost)}")
+            now = hashes(root)
+            if changed := {file for file in sound if now.get(file) != sound[file]} - {path}:
+                faults.append(f"{name}: changed {sorted(changed)}")
         shutil.rmtree(root)
     return faults
 
@@ -184,3 +184,69 @@ def test_many_damaged_files_are_refused_by_name(sources, tmp_path):
 def test_commands_on_damaged_files_end_with_a_message(sources, tmp_path):
     assert storm(sources, tmp_path, COMMANDS, command_case) == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 1024**2  # KiB on Linux
+
+
+NUMBERS = {
+    "prepare_data": ["slices 1000000000", "size 1000000 1000000", "subjects -1", "slices 0"]
+    + ["fractions nan 0.5 0.5", "fractions inf -inf 1", "positions nan nan", "seed -1"]
+    + ["subjects 99999999999999999999", "size 0 64", "grid-multiple 100000000000000000000"],
+    "train_vqvae": ["channels 100000000000000000000 64", "epochs 0", "batch-size -1", "decay nan"]
+    + ["epochs 1000000000000", "learning-rate inf", "num-embeddings 1000000000", "seed -1"]
+    + ["embedding-dim 1000000000", "encoder-blocks 1000000000", "magnification 1e9"],
+    "train_pixelcnn": ["channels 100000000000000000000", "layers 1000000000", "dropout nan"]
+    + ["variants -1", "head-width 1000000000000", "warmup-steps 1000000000000000000000"]
+    + ["kernel-size 99999999999", "position-frequencies 10000000000000"],
+    "tune": ["trials 1000000000000000", "workers 1000000000", "rate-weight nan", "epochs 0"],
+    "sample": ["count 0", "batch-size 0", "seed -1"],
+    "reconstruct": ["batch-size 0"],
+    "encode_codes": ["variants -1"],
+}
+# These load a model first.
+LATER_NUMBERS = {
+    "sample": ["count 1000000000", "count 100000000000000000000000000", "position nan", "top-k 0"]
+    + [
+        "position 5",
+        "temperature nan",
+        "temperature -1",
+        "top-p 1e9",
+        "top-k 10000000000000000000",
+    ],
+    "encode_codes": ["variants 1000000000000"],
+    "train_pixelcnn": ["variants 1000000000000"],
+}
+
+
+def check_number(sources, tmp_path, name, flag):
+    world, out = make_world(sources, tmp_path / "world"), tmp_path / "out"
+    inputs = {
+        "prepare_data": ("--source", "phantom", "--out", out),
+        "train_vqvae": ("--data", world.archive, "--run", out),
+        "train_pixelcnn": ("--vqvae", world.vqvae.path, "--run", out),
+        "tune": ("--data", world.archive, "--out", out),
+        "sample": ("--run", world.prior.path, "--out", out),
+        "reconstruct": ("--run", world.vqvae.path, "--data", world.archive, "--out", out),
+        "encode_codes": ("--run", world.vqvae.path),
+    }
+    sound, (word, *values) = hashes(world.root), flag.split()
+    with time_limit():
+        status, log = run_command(name, *inputs[name], f"--{word}", *values)
+    assert status == 2, log
+    assert "Traceback" not in log
+    assert word.replace("-", "_") in log.replace("-", "_")
+    assert hashes(world.root) == sound
+    assert not out.exists()
+
+
+def pairs(numbers):
+    return [(name, flag) for name, flags in numbers.items() for flag in flags]
+
+
+@pytest.mark.parametrize(("name", "flag"), pairs(NUMBERS))
+def test_numbers_out_of_range_are_refused_before_work(sources, tmp_path, name, flag):
+    check_number(sources, tmp_path, name, flag)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "flag"), pairs(LATER_NUMBERS))
+def test_numbers_that_a_model_cannot_meet_are_refused(sources, tmp_path, name, flag):
+    check_number(sources, tmp_path, name, flag)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brainslices.config import Preset, TrainingConfig, check_field
+from brainslices.resources import TRAINING_BYTES, check_needed
 
 __all__ = ["PRESETS", "VQVAEConfig", "VQVAETraining"]
 
@@ -70,6 +71,10 @@ class VQVAEConfig:
         )
         for name, is_valid, expectation in checks:
             check_field(self, name, is_valid, expectation)
+        weights = self.encoder_blocks + self.decoder_blocks
+        weights *= 10 * self.channels[-1] ** 2
+        what = f"encoder_blocks={self.encoder_blocks}, decoder_blocks={self.decoder_blocks}"
+        check_needed(what, memory=weights * TRAINING_BYTES)
         if self.codebook == "gradient":
             only_zero = "0 with codebook='gradient': only the EMA codebook counts its codes"
             check_field(self, "restart_threshold", lambda value: value == 0, only_zero)

@@ -12,6 +12,7 @@ from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_
 from brainslices.data.crop import CropBox
 from brainslices.errors import CorruptFileError, InputError
 from brainslices.progress import bar
+from brainslices.resources import check_needed
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
@@ -158,6 +159,8 @@ def _encode(run, archive, variants, batch_size):
     model = VQVAE.from_run(run, "float32")
     encoder = _Encoder(model)
     rows = {name: archive.indices(name) for name in SPLITS if archive.counts[name]["slices"]}
+    train_codes = len(rows["train"]) * math.prod(model.code_grid_shape)
+    check_needed(f"variants={variants}", memory=2 * train_codes * variants)
     count = len(archive.index) + variants * len(rows["train"])
     with bar(count, "encoding", "slices") as progress:
 

@@ -22,6 +22,7 @@ from brainslices.data.sources import read_source
 from brainslices.data.splits import SPLITS, split_subjects
 from brainslices.errors import InputError
 from brainslices.progress import track
+from brainslices.resources import check_needed
 
 __all__ = ["SourceConfig", "make_archive"]
 
@@ -115,6 +116,7 @@ def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.in
         InputError: if a file, a flag or the output folder cannot be used; nothing is written.
     """
     check_writable(config.out, overwrite=config.overwrite)
+    _check_needed(config)
     source = _phantom_source(config) if config.source == "phantom" else _file_source(config, report)
     stream = (pair for group in prefetch(source.read, source.items) for pair in group)
     progress: Any = track(stream, source.slice_count, "Preparing", "slices")
@@ -212,6 +214,23 @@ def _phantom_source(config: SourceConfig) -> _Source:
 
     order = sorted(range(len(names)), key=lambda n: SPLITS.index(split_of[names[n]]))
     return _Source(order, read, len(names) * count, PHANTOM_RULE)
+
+
+def _check_needed(config: SourceConfig) -> None:
+    """Check what the numbers of slices, pixels and subjects need at least."""
+    given = {name: getattr(config, name) for name in ("subjects", "slices", "size")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return
+    rows, cols = config.size or (16, 16)
+    pixels, slices = rows * cols, config.slices or 1
+    subjects = (config.subjects or 1) if config.source == "phantom" else 1
+    check_needed(
+        ", ".join(f"{name}={value}" for name, value in given.items()),
+        memory=pixels * slices * 4 + subjects * 100,  # one subject in float32, and all names
+        disk=pixels * slices * subjects,
+        folder=config.out,
+    )
 
 
 def _subsample_subjects(items: list, config: SourceConfig) -> list:

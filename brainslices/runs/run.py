@@ -167,7 +167,10 @@ class Run:
             return {}
         with reading(self.history_path, "table of numbers", REPAIR):
             rows = [*read_rows(self.history_path).values()]
-            return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+            history = {name: [float(row[name]) for row in rows] for name in rows[0]}
+            if history["epoch"] != [*range(1, len(rows) + 1)]:
+                raise ValueError("its epochs are not 1, 2, 3, ...")
+            return history
 
     def read_mean_image(self, shape: tuple[int, int]) -> np.ndarray:
         """Read `mean_image.npy`, the mean training image, float of shape (rows, cols) in [0, 1].

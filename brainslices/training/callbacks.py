@@ -117,8 +117,11 @@ class StepCounter(TrainingCallback):
 class FiniteCheck(TrainingCallback):
     """Abort at a NaN or infinite loss, score or weight; the last good checkpoint stays."""
 
-    def on_train_begin(self, logs=None):
+    def __init__(self, *shared: Any):
+        super().__init__(*shared)
         self.last_checkpoint = self.progress.epoch, self.progress.step
+
+    def on_train_begin(self, logs=None):
         self.interval = max(1, min(CHECK_STEPS, self.batches.steps_per_epoch // CHECKS_PER_EPOCH))
 
     def on_train_batch_end(self, batch, logs=None):
@@ -143,13 +146,17 @@ class FiniteCheck(TrainingCallback):
         if names:
             self._abort(", ".join(names))
 
-    def _abort(self, name):
+    @property
+    def kept(self) -> str:
+        """Sentence that says what can be resumed from."""
         epoch, step = self.last_checkpoint
+        return f"The last good checkpoint in {self.run.path} is of epoch {epoch + 1}, step {step}."
+
+    def _abort(self, name):
         raise InputError(
             f"NaN or infinite {name} in epoch {self.progress.epoch + 1} at step "
-            f"{self.progress.step}. The last good checkpoint in {self.run.path} is of epoch "
-            f"{epoch + 1}, step {step}. Try a lower --learning-rate, a --gradient-clip of 1, or "
-            "--precision float32, in a new --run."
+            f"{self.progress.step}. {self.kept} Try a lower --learning-rate, a --gradient-clip of "
+            "1, or --precision float32, in a new --run."
         )
 
 

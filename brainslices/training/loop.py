@@ -1,11 +1,9 @@
 """The training loop of both stages: resumes bit for bit, keeps the best and the last state."""
 
 import contextlib
-from importlib.util import find_spec
 
 import keras
 
-from brainslices.cli import suppress_backend_logs
 from brainslices.config import TrainingConfig
 from brainslices.data.batches import Batches
 from brainslices.distributed.collectives import is_primary
@@ -24,6 +22,7 @@ from brainslices.training.callbacks import (
 )
 from brainslices.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
 from brainslices.training.reporting import CollapseWarning, ProgressReport
+from brainslices.training.tensorboard import tensorboard_callbacks
 
 __all__ = ["enable_determinism", "fit"]
 
@@ -60,9 +59,9 @@ def fit(
     if is_primary() and not run.checkpoint_path.exists():
         save_checkpoint(run, model, progress)  # marks the folder as a run that has started
     callbacks = _callbacks(run, config, objective, batches, progress)
-    report, *_, stop = callbacks
+    report, _, finite_check, *_, stop = callbacks
     options = {"validation_data": validation, "callbacks": callbacks}
-    with stop.handle_signals(), contextlib.closing(report):
+    with stop.handle_signals(), contextlib.closing(report), _note_kept(finite_check):
         if progress.step == batches.steps_per_epoch:
             _finish_validation(model, progress, **options)
         elif progress.step and not objective.patience_exhausted(progress.history, config.patience):
@@ -73,6 +72,16 @@ def fit(
     if is_primary():
         draw_history(run, progress)
     return progress
+
+
+@contextlib.contextmanager
+def _note_kept(finite_check):
+    """Say what a full disk or a lost permission has left."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(finite_check.kept)
+        raise
 
 
 def _callbacks(run, *shared):
@@ -91,7 +100,7 @@ def _callbacks(run, *shared):
         CollapseWarning(*shared),
         checkpoint,
         EarlyStopping(*shared),
-        *(_tensorboard(run) if is_primary() else []),
+        *(tensorboard_callbacks(run) if is_primary() else []),
         StopCallback(checkpoint, ema_validation, *shared),  # raises when all others are done
     ]
 
@@ -126,17 +135,3 @@ def enable_determinism() -> None:
     import tensorflow as tf
 
     tf.config.experimental.enable_op_determinism()
-
-
-def _tensorboard(run):
-    """The TensorBoard callback, unless TensorBoard or TensorFlow, which it needs, is missing."""
-    if any(find_spec(name) is None for name in ("tensorboard", "tensorflow")):
-        return []
-    try:
-        with suppress_backend_logs():
-            import tensorflow as tf
-        if keras.backend.backend() != "tensorflow":
-            tf.config.set_visible_devices([], "GPU")  # it would allocate the GPUs' memory
-    except (ImportError, RuntimeError):  # a broken installation, or devices already in use
-        return []
-    return [keras.callbacks.TensorBoard(run.logs, write_graph=False)]

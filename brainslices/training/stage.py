@@ -19,6 +19,7 @@ from brainslices.distributed.collectives import (
 from brainslices.distributed.devices import data_parallel, device_count
 from brainslices.errors import CorruptFileError, InputError
 from brainslices.runs.json_files import write_json
+from brainslices.runs.loading import load_model
 from brainslices.runs.provenance import environment
 from brainslices.runs.run import FORMAT_VERSION, Run
 from brainslices.training.callbacks import Objective
@@ -102,6 +103,7 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
     with contextlib.ExitStack() as resources:
         run_on_primary(lambda: resources.enter_context(run.lock()))
         run_on_primary(check_resumable, *resumable)  # another process may have started the run
+        run_on_primary(_check_trained_model, run, stage.kind)
         resources.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         _set_up_keras(precision, training.seed)
         with data_parallel():
@@ -165,6 +167,12 @@ def check_resumable(
             f"Run {run.path} was started with {'; '.join(changes)}. "
             "Use the same values (only --epochs may be higher), or give a new --run."
         )
+
+
+def _check_trained_model(run, kind):
+    """Load the best epoch's model, so that a corrupt one is refused before epochs are trained."""
+    if run.checkpoint_path.exists() and run.history_path.exists():
+        load_model(run, kind)
 
 
 def _changes(saved, config):

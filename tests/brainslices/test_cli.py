@@ -3,7 +3,7 @@ import errno
 import json
 
 import pytest
-from helpers import SCRIPT, python, script_main, tiny_config, tiny_training
+from helpers import ROOT, SCRIPT, python, script_main, tiny_config, tiny_training
 
 from brainslices import cli
 from brainslices.errors import InputError
@@ -217,3 +217,28 @@ def test_absent_archive_is_status_2_without_traceback(tmp_path):
     assert str(tmp_path / "no") in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_lack_write_permission(
+    tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "model.keras"
+    path.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    cli.print_error(PermissionError(errno.EACCES, "Permission denied", str(path)))
+    assert capsys.readouterr().err.startswith(f"error: No permission to read ({path}).")
+
+
+def test_notes_of_an_error_are_printed(capsys):
+    error = OSError(errno.ENOSPC, "No space left on device", "run/state.npz")
+    error.add_note("The last good checkpoint is of epoch 2.")
+    cli.print_error(error)
+    printed = capsys.readouterr().err
+    assert "disk is full (run/state.npz)" in printed
+    assert printed.endswith("The last good checkpoint is of epoch 2.\n")
+
+
+def test_benchmark_into_a_folder_is_refused_before_measuring(tmp_path):
+    main = script_main(ROOT / "scripts" / "benchmark.py")
+    with pytest.raises(InputError, match="`out` must be a JSON file"):
+        main(["--data", str(tmp_path / "none"), "--out", str(tmp_path)])

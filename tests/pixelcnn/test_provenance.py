@@ -77,7 +77,8 @@ def test_metrics_of_an_earlier_model_are_left_out(linked):
     prior, _ = linked
     assert load_provenance(prior).metadata["split"] == "test"
     lines = prior.history_path.read_text().splitlines()
-    prior.history_path.write_text("\n".join([*lines, lines[-1]]))
+    _, _, scores = lines[-1].partition(",")
+    prior.history_path.write_text("\n".join([*lines, f"3,{scores}"]))
     assert set(load_provenance(prior).metadata) == {"vqvae_hash", "prior_hash"}
 
 

@@ -30,7 +30,7 @@ def light():
     """Leave out the figure and TensorBoard, which take longer than the tiny trainings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks, "training_figure", lambda path, history: None)
-        patch.setattr(loop, "_tensorboard", lambda run: [])
+        patch.setattr(loop, "tensorboard_callbacks", lambda run: [])
         yield
 
 

@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from training_runs import fit_tiny
 
 from brainslices.runs.run import Run
 
@@ -25,3 +26,14 @@ def test_event_files_hold_the_scalars_of_the_history(trained_vqvae):
                 (event,) = events.Tensors(tag)
                 value = float(tensor_util.make_ndarray(event.tensor_proto))
                 assert value == pytest.approx(float(epoch[column]), rel=1e-6)
+
+
+def test_logs_that_cannot_be_written_do_not_stop_a_training(tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.logs.write_text("a file")
+    _, progress = fit_tiny(run, epochs=2)
+    assert progress.epoch == 2
+    printed = capsys.readouterr().out
+    assert printed.count(f"logs in {run.logs} cannot be written") == 1
+    assert run.logs.read_text() == "a file"
