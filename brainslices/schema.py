@@ -68,6 +68,13 @@ POSITIONS: Rule = (
 )
 
 
+def _holds(is_valid, value):
+    try:
+        return is_valid(value)
+    except (TypeError, AttributeError, ValueError):  # a value of another type than the rule's
+        return False
+
+
 def _is(value, number_type):
     return isinstance(value, number_type) and not isinstance(value, bool)
 
@@ -96,7 +103,7 @@ def check_fields(
     fields = {name: stored[name] for name in rules if name in stored}
     for name, value in fields.items():
         is_valid, expectation = rules[name]
-        if not is_valid(value):
+        if not _holds(is_valid, value):
             received = repr(value)[:100]
             raise ValueError(f"`{name}` must be {expectation}. Received: {name}={received}")
     return fields

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from brainslices.errors import InputError
+from brainslices.reading import reading
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.json_files import read_json
 from brainslices.runs.run import Run
+from brainslices.schema import NUMBER, OBJECT, STRING, check_fields
 from brainslices.types import PathLike
 from tuning.config import METRICS
 
@@ -30,6 +32,15 @@ __all__ = [
 # keras-tuner's folder in the search folder, its state file there, and the file that a failed trial
 # leaves in its own folder.
 TRIALS, ORACLE_FILE, FAILURE_FILE = "trials", "oracle.json", "failure.json"
+REPAIR = "Restore it from a copy, or search into a new --out."
+# The fields of a trial.json that are read.
+STATE = {
+    "trial_id": STRING,
+    "status": STRING,
+    "metrics": OBJECT,
+    "hyperparameters": OBJECT,
+    "score": (lambda value: value is None or NUMBER[0](value), "a number or null"),
+}
 # An INVALID trial waits for its retry; any other status than these is a failure.
 STATUS = {"RUNNING": "running", "INVALID": "running", "COMPLETED": "completed"}
 
@@ -73,21 +84,12 @@ def read_trials(out: PathLike) -> list[TrialRecord]:
 def _read_trial(path):
     """Read one trial; None if a reloading search has just removed it."""
     try:
-        state = read_json(path)
+        with reading(path, "trial", REPAIR):
+            return _parse_trial(read_json(path, STATE), path.with_name(FAILURE_FILE))
     except InputError:
         if path.exists():
             raise
         return None
-    try:
-        return _parse_trial(state, path.with_name(FAILURE_FILE))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _corrupt_file(path, f"{type(error).__name__}: {error}") from error
-
-
-def _corrupt_file(path, fault):
-    return InputError(
-        f"{path} is damaged ({fault}). Restore it from a copy, or search into a new --out."
-    )
 
 
 def _parse_trial(state, failure_path):
@@ -97,10 +99,12 @@ def _parse_trial(state, failure_path):
     reason = ""
     if status == "failed":
         known = failure_path.is_file()
-        reason = read_json(failure_path)["reason"] if known else "unknown; see the logs in logs/"
+        failure = read_json(failure_path, {"reason": STRING}, hint=REPAIR) if known else {}
+        reason = failure.get("reason", "unknown; see the logs in logs/")
     # A chief's workers report values and metrics in any order.
     names = [dimension["config"]["name"] for dimension in state["hyperparameters"]["space"]]
     values = state["hyperparameters"]["values"]
+    check_fields(metrics, dict.fromkeys(metrics, NUMBER))
     return TrialRecord(
         state["trial_id"],
         status,
@@ -121,10 +125,8 @@ def check_records(out: PathLike) -> None:
     path = Path(out) / TRIALS / ORACLE_FILE
     if not path.exists():
         return
-    try:
+    with reading(path, "state of a search", REPAIR):
         missing = set(read_json(path)["start_order"]) - names
-    except (KeyError, TypeError) as error:
-        raise _corrupt_file(path, f"{type(error).__name__}: {error}") from error
     if missing:
         raise InputError(
             f"{path.parent} has lost trial.json of trial {', '.join(sorted(missing))}. Restore it "

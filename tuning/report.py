@@ -1,7 +1,6 @@
 """Result of a search: a table, the best configuration, figures, and a summary."""
 
 import contextlib
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -261,7 +260,6 @@ def _read_history(folder, pattern, column):
     """Read a column of the first training that matches the pattern; empty if there is none."""
     for path in sorted(folder.glob(pattern)):
         # A corrupt file leaves out its curve, not the whole report.
-        skip_errors = contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError)
-        with skip_errors, Run(path).history_path.open() as file:
-            return [float(row[column]) for row in csv.DictReader(file)]
+        with contextlib.suppress(InputError, KeyError):
+            return Run(path).read_history()[column]
     return []

@@ -10,12 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from brainslices.config import PRECISIONS
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path, check_output_dir
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import FORMAT_VERSION
+from brainslices.schema import OBJECT, STRING
 from tuning.config import SearchConfig
-from tuning.records import check_records, read_trials
+from tuning.records import REPAIR, check_records, read_trials
 from tuning.spaces import SPACES
 from tuning.trial import describe_search
 from tuning.workers import CallFailed, call
@@ -23,6 +25,12 @@ from tuning.workers import CallFailed, call
 __all__ = ["locked_search", "resumed_config"]
 
 DESCRIPTION_FILE, SPACE_FILE = "search.json", "space.py"
+DESCRIPTION = {
+    "archive_hash": STRING,
+    "search": OBJECT,
+    "space": (lambda value: isinstance(value, dict | list), "the dimensions of the space"),
+    "precision": (PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
+}
 
 
 @contextlib.contextmanager
@@ -98,14 +106,7 @@ def _describe(data: Path, config: SearchConfig, devices: int | None = None) -> d
 
 def _read_description(out):
     path = Path(out) / DESCRIPTION_FILE
-    description = read_json(path)
-    missing = {"archive_hash", "search", "space", "precision"} - set(description)
-    if missing:
-        raise InputError(
-            f"{path} is damaged (no {', '.join(sorted(missing))}). Restore it from a copy, or "
-            "search into a new --out."
-        )
-    return description
+    return read_json(path, DESCRIPTION, hint=REPAIR)
 
 
 def _check_resumable(out, previous, current):

@@ -69,10 +69,10 @@ def test_trial_removed_while_it_is_read_is_left_out(out, monkeypatch):
     removed = out / "trials" / "trial_1" / "trial.json"
     read_json = tuning.records.read_json
 
-    def read_late(path):
+    def read_late(path, *rules, **options):
         if path == removed:
             removed.unlink()
-        return read_json(path)
+        return read_json(path, *rules, **options)
 
     monkeypatch.setattr(tuning.records, "read_json", read_late)
     assert read_trials(out) == [trial for trial in TRIALS if trial.name != "1"]

@@ -99,5 +99,5 @@ def test_search_in_use_is_refused(tmp_path, described):
 def test_incomplete_description_is_refused(tmp_path, described):
     run(tmp_path)
     write_json(tmp_path / "search.json", {"archive_hash": "a"})
-    with pytest.raises(InputError, match="search.json .*no precision, search, space"):
+    with pytest.raises(InputError, match="search.json .*lacks precision, search, space"):
         run(tmp_path)

@@ -1,3 +1,5 @@
+import errno
+import json
 import zipfile
 
 import numpy as np
@@ -128,3 +130,38 @@ def test_weights_and_optimizer_must_be_finite_but_not_metrics(value):
         variable.assign(np.full(variable.shape, value))
         assert not is_finite(model)
         variable.assign(before)
+
+
+def test_checkpoint_that_cannot_be_read_is_not_overwritten(model, run, monkeypatch):
+    """A lost permission is no damage: the previous checkpoint must not replace the newer one."""
+    before = run.checkpoint_path.read_bytes()
+
+    def deny(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("brainslices.training.checkpoint.read_arrays", deny)
+    with pytest.raises(InputError, match=r"state\.npz cannot be read: Permission denied"):
+        load_checkpoint(run, model)
+    assert run.checkpoint_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"epoch": -1},
+        {"step": "x"},
+        {"history": []},
+        {"history": {"loss": [1.0]}},
+        {"seconds": None},
+    ],
+    ids=str,
+)
+def test_checkpoint_with_impossible_progress_is_corrupt(model, run, progress):
+    run.previous_checkpoint_path.unlink()
+    with np.load(run.checkpoint_path) as file:
+        arrays = dict(file)
+    stored = json.loads(arrays["progress"].item()) | progress
+    np.savez(run.checkpoint_path, **arrays | {"progress": np.array(json.dumps(stored))})
+    (name,) = progress
+    with pytest.raises(InputError, match=rf"state\.npz is not a readable checkpoint.*{name}"):
+        load_checkpoint(run, model)
