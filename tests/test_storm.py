@@ -9,9 +9,11 @@ import shutil
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from helpers import ROOT, script_main
+from helpers import ROOT, save_image, script_main
 from storm import damage
+from volume_helpers import head, save_volume
 
 from brainslices import cli
 from brainslices.data.archive import SliceArchive
@@ -25,6 +27,24 @@ LIGHT, LONG, COMMANDS = 300, 2000, 500
 
 
 @pytest.fixture(scope="module")
+def raw_sources(tmp_path_factory):
+    """A folder of pictures with a table, and one of volumes."""
+    root = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+    rows = []
+    (root / "volumes").mkdir()
+    for subject in range(5):
+        for number in range(2):
+            name = f"case_{subject:03}_slice_{number}.png"
+            save_image(root / "pictures" / name, rng.integers(0, 255, (64, 64), "uint8"))
+            rows.append(f"{name},s{subject},{('train', 'validate', 'test')[subject % 3]},{number}")
+        save_volume(root / "volumes" / f"case_{subject:03}.nii", head())
+    table = "\n".join(["file,subject,split,position", *rows])
+    (root / "pictures" / "table.csv").write_text(table)
+    return {name: root / name for name in ("pictures", "volumes")}
+
+
+@pytest.fixture(scope="module")
 def sources(phantom_archive, trained_vqvae, trained_prior):
     return {"archive": phantom_archive.path, "vqvae": trained_vqvae, "prior": trained_prior}
 
@@ -33,6 +53,8 @@ def make_world(sources, root):
     """Copy an archive and both runs, so that they refer to each other's copies."""
     for name, path in sources.items():
         shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("logs", "figures", ".*"))
+    if "vqvae" not in sources:
+        return SimpleNamespace(root=root)
     world = SimpleNamespace(
         root=root, archive=root / "archive", vqvae=Run(root / "vqvae"), prior=Run(root / "prior")
     )
@@ -169,6 +191,24 @@ def command_case(folder, world, rng):
     assert "Traceback" not in log, f"{command}: {log[-500:]}"
     assert status == 0 or "error" in log.lower(), f"{command}: {log[-500:]}"
     return status == 2
+
+
+def source_case(folder, world, rng):
+    table = [] if folder == "volumes" else ["--table", world.root / folder / "table.csv"]
+    options = ["--source", world.root / folder, *table, "--out", world.root / "out"]
+    status, log = run_command("prepare_data", *options)
+    assert status in (0, 2), log[-500:]
+    assert status == 0 or "case_" in log or "table.csv" in log
+    return True
+
+
+def test_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
+    assert storm(raw_sources, tmp_path, LIGHT // 6, source_case) == []
+
+
+@pytest.mark.long
+def test_many_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
+    assert storm(raw_sources, tmp_path, LONG // 2, source_case) == []
 
 
 def test_damaged_files_are_refused_by_name(sources, tmp_path):

@@ -48,9 +48,10 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
         _check_size(image)
         voxels = np.asarray(image.dataobj, dtype=np.float32)
     _check_voxels(path, voxels)
-    volume = nib.Nifti1Image(voxels.reshape(voxels.shape[:3]), image.affine)
-    volume = nib.as_closest_canonical(volume)
-    return volume.get_fdata(dtype=np.float32), volume.affine
+    with reading(path, "volume", _HINT):  # its affine may be singular
+        volume = nib.Nifti1Image(voxels.reshape(voxels.shape[:3]), image.affine)
+        volume = nib.as_closest_canonical(volume)
+        return volume.get_fdata(dtype=np.float32), volume.affine
 
 
 def _check_header(path: Path, image: Any) -> None:

@@ -23,6 +23,8 @@ INTENSITY_RULE = (
 PIXEL_MM = 1.0
 # Planes whose head area is a smaller fraction of the largest plane's are noise.
 MIN_AREA_FRACTION = 0.01
+# Beyond, a header is wrong, and the frame's filter would take any amount of memory.
+MIN_VOXEL_MM, MAX_VOXEL_MM = 0.01, 100.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def read_volume(path: PathLike) -> Volume:
     where its area is at least 1 % of the largest plane's.
 
     Raises:
-        InputError: as `load_volume`.
+        InputError: as `load_volume`, or if a voxel is implausibly small or large.
 
     Reference:
         Smith 2002, Human Brain Mapping 17:143-155, "Estimation of basic image parameters": the
@@ -68,6 +70,11 @@ def read_volume(path: PathLike) -> Volume:
     bottom_centre = [*(np.array(voxels.shape[:2]) - 1) / 2, 0, 1]
     bottom = float((affine @ bottom_centre)[2])
     x_mm, y_mm, z_mm = map(float, nib.affines.voxel_sizes(affine))
+    if not all(MIN_VOXEL_MM <= side <= MAX_VOXEL_MM for side in (x_mm, y_mm, z_mm)):
+        raise InputError(
+            f"{path} must have voxel sides from {MIN_VOXEL_MM:g} to {MAX_VOXEL_MM:g} mm. Received: "
+            f"{x_mm:g} x {y_mm:g} x {z_mm:g} mm. Correct its header, or remove it."
+        )
     return Volume(
         name=str(path),
         voxels=np.clip((voxels - low) / (top - low), 0, 1, dtype=np.float32),

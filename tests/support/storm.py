@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import math
 import os
 import random
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -165,6 +168,28 @@ def keras_weights(path, rng):
     _write_zip(path, entries)
 
 
+def nifti_header(path, rng):
+    """Write an extreme value into dim, datatype, pixdim, vox_offset, scl_slope or the sform."""
+    content = bytearray(path.read_bytes())
+    if rng.random() < 0.5:
+        offset, value = rng.choice([*range(40, 56, 2), 70]), rng.choice([-1, 0, 2, 9999, 32767])
+        struct.pack_into("<h", content, offset, value)
+    else:
+        offset = rng.choice([*range(76, 120, 4), *range(280, 328, 4)])
+        value = rng.choice([math.nan, math.inf, 0.0, -1.0, 1e20, 1e-20])
+        struct.pack_into("<f", content, offset, value)
+    path.write_bytes(content)
+
+
+def png_size(path, rng):
+    """Claim another width and height, with a valid checksum."""
+    content = bytearray(path.read_bytes())
+    sides = rng.choice([(0, 0), (2**31 - 1, 2**31 - 1), (60_000, 60_000), (63, 64), (1, 1)])
+    content[16:24] = struct.pack(">II", *sides)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+
+
 def _read_zip(path):
     with zipfile.ZipFile(path) as file:
         return {name: file.read(name) for name in file.namelist()}
@@ -182,5 +207,7 @@ KINDS = {
     ".csv": [csv_cell, csv_cell, csv_text],
     ".npy": [npy_header, npy_header, npz_under_its_name],
     ".npz": [npz_array, npz_array, npz_header],
+    ".nii": [nifti_header] * 4,
+    ".png": [png_size],
     ".keras": [keras_config, keras_config, keras_weights],
 }

@@ -132,3 +132,10 @@ def test_single_bright_voxel_is_a_head_of_one_plane(tmp_path):
     )
     assert positions.tolist() == [0.5, 0.5]
     assert slices.any()
+
+
+@pytest.mark.parametrize("side", [1e-4, 1e4])
+def test_implausible_voxels_are_refused_by_file(tmp_path, side):
+    path = save_volume(tmp_path / "odd.nii", head(), np.diag([side, 1.5, 3, 1]))
+    with pytest.raises(InputError, match=r"odd\.nii must have voxel sides"):
+        read_volume(path)
