@@ -154,17 +154,23 @@ def print_error(error: InputError | OSError) -> int:
     return WRONG_USE
 
 
+def _is_unreadable(path: Path) -> bool:
+    """Whether a file, or the folder that it is in, cannot be read."""
+    if os.path.lexists(path):
+        return not os.access(path, os.R_OK)
+    return os.path.isdir(path.parent) and not os.access(path.parent, os.X_OK)
+
+
 def _describe(error: OSError) -> str:
     name = error.filename  # None, a path, or the number of an open file
     path = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
-    if path and path.name.startswith(".") and not path.is_dir():
+    if path and path.name.startswith(".") and not os.path.isdir(path):
         path = path.parent  # a temporary file of ours, which the user does not know
     where = f" ({path})" if path else ""
     if error.errno == errno.ENOSPC:
         return f"The disk is full{where}. Free some space and run the same command again."
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        is_read = path is not None and path.is_file() and not os.access(path, os.R_OK)
-        action = "read" if is_read else "write"
+        action = "read" if path and _is_unreadable(path) else "write"
         return f"No permission to {action}{where}. Change the permission, or choose another folder."
     if isinstance(error, FileExistsError | NotADirectoryError):
         return f"A file exists where a folder is needed{where}. Move it, or choose another folder."

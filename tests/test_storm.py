@@ -185,11 +185,14 @@ def read_case(folder, world, rng):
 
 
 def command_case(folder, world, rng):
+    import keras
+
     command = rng.choice(commands(folder, world, world.root / "out"))
     status, log = run_command(*command)
     assert status in (0, 2), f"{command}: status {status}: {log[-500:]}"
     assert "Traceback" not in log, f"{command}: {log[-500:]}"
     assert status == 0 or "error" in log.lower(), f"{command}: {log[-500:]}"
+    keras.utils.clear_session()  # the models of earlier cases are no case's memory
     return status == 2
 
 

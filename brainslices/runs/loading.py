@@ -47,6 +47,8 @@ def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
                 "two together, or train again into a new --run."
             )
         model = keras.saving.load_model(path, compile=False)
+        if not model.built:
+            raise ValueError("it lacks the shapes of its weights")
         if dtype and dtype != model.dtype_policy.name:
             model = _with_dtype(model, dtype)
     # Identifies the model to whatever depends on it, as a prior does on its VQ-VAE.

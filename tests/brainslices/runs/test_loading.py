@@ -19,11 +19,13 @@ def run(tmp_path):
     return Run(shutil.copytree(GOLDEN / "vqvae_run", tmp_path / "run"))
 
 
-def change_model(run, **changes):
+def change_model(run, build=True, **changes):
     with zipfile.ZipFile(run.model_path) as file:
         entries = {name: file.read(name) for name in file.namelist()}
     stored = json.loads(entries["config.json"])
     stored["config"] |= changes
+    if not build:
+        del stored["build_config"]
     entries["config.json"] = json.dumps(stored).encode()
     with zipfile.ZipFile(run.model_path, "w") as file:
         for name, content in entries.items():
@@ -54,6 +56,12 @@ def test_wrong_arguments_in_the_file_are_refused_by_name(run, name, value):
 def test_another_architecture_is_refused_before_it_is_built(run):
     change_model(run, channels=[4096, 4096], embedding_dim=4096)
     with pytest.raises(InputError, match="another architecture"):
+        load_model(run, "vqvae")
+
+
+def test_a_model_without_weights_is_refused(run):
+    change_model(run, build=False)
+    with pytest.raises(InputError, match=r"model\.keras is not a readable vqvae"):
         load_model(run, "vqvae")
 
 
