@@ -14,6 +14,7 @@ from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.progress import bar
 from brainslices.runs.run import Run
 from brainslices.tables import format_table
+from brainslices.training.pipeline import input_pipeline
 from brainslices.training.stage import Objective, Stage, check_resumable, run_training
 from brainslices.types import PathLike
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
@@ -162,14 +163,14 @@ def measure_rate(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_siz
     """
     if not model.compiled:
         model.compile()
-    batches = CodeBatches(split, batch_size)
     with bar(count := len(split.codes), "measuring the rate", "slices") as progress_bar:
         step = keras.callbacks.LambdaCallback(
             on_test_batch_end=lambda batch, logs: progress_bar.update(
                 min(batch_size, count - progress_bar.n)
             )
         )
-        scores = model.evaluate(batches, verbose=0, callbacks=[step], return_dict=True)
+        data = input_pipeline(CodeBatches(split, batch_size))
+        scores = model.evaluate(data, verbose=0, callbacks=[step], return_dict=True)
     bits = scores["nats_per_code"] / math.log(2) * math.prod(grids.grid_shape)
     return {
         "nats_per_code": scores["nats_per_code"],

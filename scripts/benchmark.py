@@ -33,7 +33,7 @@ class Arguments:
     source: Path | None = None
     """Folder of images, to time making an archive of them."""
     only: tuple[str, ...] = ()
-    """Measurements to run, all by default: machine; start, archive, memory, seed, default,
+    """Measurements to run, all by default: machine, pauses; start, archive, memory, seed, default,
     evaluation, slices, quantizer, codes; sampling, growth, sampling_memory, prior."""
     quick: bool = False
     """Measure too little for stable values, only to check that the benchmark runs."""

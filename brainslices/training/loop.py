@@ -21,6 +21,7 @@ from brainslices.training.callbacks import (
     draw_history,
 )
 from brainslices.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
+from brainslices.training.pipeline import input_pipeline
 from brainslices.training.reporting import CollapseWarning, ProgressReport
 from brainslices.training.tensorboard import tensorboard_callbacks
 
@@ -60,7 +61,7 @@ def fit(
         save_checkpoint(run, model, progress)  # marks the folder as a run that has started
     callbacks = _callbacks(run, config, objective, batches, progress)
     report, _, finite_check, *_, stop = callbacks
-    options = {"validation_data": validation, "callbacks": callbacks}
+    options = {"validation_data": input_pipeline(validation), "callbacks": callbacks}
     with stop.handle_signals(), contextlib.closing(report), _note_kept(finite_check):
         if progress.step == batches.steps_per_epoch:
             _finish_validation(model, progress, **options)
@@ -110,7 +111,7 @@ def _fit_epochs(model, batches, progress, epochs, options):
     batches.epoch, batches.first_step = progress.epoch, progress.step
     # No shuffling by Keras: no checkpoint holds that order.
     span = {"initial_epoch": progress.epoch, "epochs": epochs}
-    model.fit(batches, **span, **options, shuffle=False, verbose=0)
+    model.fit(input_pipeline(batches), **span, **options, shuffle=False, verbose=0)
 
 
 def _finish_validation(model, progress, validation_data, callbacks):

@@ -13,6 +13,7 @@ from keras import ops
 from brainslices.data.batches import Batches
 from brainslices.distributed.devices import gpus
 from brainslices.training.loop import enable_determinism
+from brainslices.training.pipeline import input_pipeline
 from brainslices.training.precision import trainable_policies
 from tuning.workers import call
 
@@ -33,6 +34,8 @@ OPERATIONS_PER_WEIGHT = 3 * 2
 # Sides of the matrices: large enough to keep the device busy, small enough to take little time.
 SIDE, GPU_SIDE, QUICK_SIDE = 2048, 8192, 256
 PRODUCTS, GPU_PRODUCTS = 8, 100
+# Epochs, steps of an epoch, and the sleep that stands in for a step.
+PAUSE_EPOCHS, PAUSE_STEPS, PAUSE_SLEEP_S = 16, 250, 0.02
 COPIED_BYTES, QUICK_COPIED_BYTES = GIGABYTE, 10**7
 
 
@@ -80,6 +83,41 @@ def measure_machine(setting: Setting) -> Iterator[Row]:
         name = f"matrix products, {keras.DTypePolicy(policy).compute_dtype}"
         yield Row(name, "TFLOP/s", rates[policy], rates["float32"], "float32")
     yield Row("memory copy", "GB/s", rates["copy"], note="bytes read plus bytes written")
+
+
+def measure_pauses(setting: Setting) -> Iterator[Row]:
+    """Measure the longest time between two steps over many short epochs of a step that sleeps."""
+    ours, keras_own = (
+        _longest_pause(setting, form) for form in (input_pipeline, lambda data: data)
+    )
+    baseline = keras_own, "the same PyDataset in `fit`"
+    yield Row("longest pause between steps of short epochs", "s", ours, *baseline, at_most=2.0)
+
+
+def _longest_pause(setting, form):
+    epochs, steps = (2, 5) if setting.quick else (PAUSE_EPOCHS, PAUSE_STEPS)
+    ends = []
+
+    def sleep(batch, logs):
+        time.sleep(PAUSE_SLEEP_S)
+        ends.append(time.perf_counter())
+
+    layers = [keras.layers.Dense(1), keras.layers.ActivityRegularization(l2=1.0)]
+    model = keras.Sequential([keras.Input((1,)), *layers])
+    model.compile("sgd")
+    step = keras.callbacks.LambdaCallback(on_train_batch_end=sleep)
+    model.fit(form(_Numbers(steps, 1, seed=0)), epochs=epochs, verbose=0, callbacks=[step])
+    return float(np.diff(ends).max())
+
+
+class _Numbers(Batches):
+    """Batches that cost nothing to load."""
+
+    def sample_augmentation(self, count, rng):
+        return np.zeros(count)
+
+    def load(self, indices, augmentation):
+        return indices.astype("float32")[:, None]
 
 
 class OneBatch(keras.utils.PyDataset):
@@ -195,5 +233,5 @@ def training_rows(
         )
 
 
-MEASUREMENTS = {"machine": measure_machine}
+MEASUREMENTS = {"machine": measure_machine, "pauses": measure_pauses}
 """Name -> function that takes a `Setting` and yields rows."""
