@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
 
 __all__ = ["Preset", "TrainingConfig", "check_field", "from_dict"]
 
+Optimizer = Literal["adam", "muon"]
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 PRECISIONS = typing.get_args(Precision)
 
@@ -34,7 +35,7 @@ class TrainingConfig:
     batch_size: int
     """Slices per training step."""
     learning_rate: float
-    """Peak learning rate of Adam."""
+    """Peak learning rate."""
     schedule: Literal["constant", "cosine"]
     """Learning rate schedule: constant, or cosine decay to zero at the last step."""
     warmup_steps: int
@@ -43,6 +44,8 @@ class TrainingConfig:
     """Adam's decay rate of the second moment."""
     gradient_clip: float
     """Maximum global norm of the gradients; 0 disables clipping."""
+    optimizer: Optimizer = "adam"
+    """Optimizer of the kernels: adam or muon; Adam trains all other weights."""
     average: float = 0.0
     """Decay per step of a moving average (EMA) of the weights, which is validated and saved; 0
     validates and saves the weights themselves."""
@@ -67,6 +70,8 @@ class TrainingConfig:
             check_field(
                 self, "warmup_steps", lambda value: value == 0, "0 with schedule='constant'"
             )
+        optimizers = typing.get_args(Optimizer)
+        check_field(self, "optimizer", optimizers.__contains__, "'adam' or 'muon'")
         check_field(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
         check_field(self, "seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
 

@@ -118,6 +118,7 @@ DEFAULT = Preset(
         warmup_steps=200,
         beta_2=0.99,
         gradient_clip=1.0,
+        optimizer="muon",
         average=0.995,
         patience=0,
         variants=5,

@@ -86,7 +86,7 @@ class PixelCNN(keras.Model):
 
     def _add_head(self, config):
         self.hidden = layers.Dense(config.head_width, activation="relu", dtype=self.dtype_policy)
-        self.logits = layers.Dense(self.num_embeddings, dtype="float32")
+        self.logits = layers.Dense(self.num_embeddings, dtype="float32", name="logits")
 
     def build(self, input_shape=None):
         grid = (None, *self.scan_shape)

@@ -50,6 +50,9 @@ class VQVAEConfig:
     """Weight of the mean squared error, divided by the variance of the training slices."""
     ssim_weight: float
     """Weight of 1 - SSIM."""
+    foreground_share: float = 0.0
+    """Share of that SSIM which is the mean over the foreground; the rest is the mean over the
+    crop."""
 
     def __post_init__(self):
         not_negative, finite = "at least 0", "a finite number, at least 0"
@@ -68,6 +71,7 @@ class VQVAEConfig:
             ("l1_weight", lambda value: 0 <= value < math.inf, finite),
             ("mse_weight", lambda value: 0 <= value < math.inf, finite),
             ("ssim_weight", lambda value: 0 <= value < math.inf, finite),
+            ("foreground_share", lambda value: 0 <= value <= 1, "from 0 to 1"),
         )
         for name, is_valid, expectation in checks:
             check_field(self, name, is_valid, expectation)
@@ -152,6 +156,7 @@ DEFAULT = Preset(
         l1_weight=1.0,
         mse_weight=0.0,
         ssim_weight=3.0,
+        foreground_share=0.7,
     ),
     training=VQVAETraining(
         epochs=28,
@@ -161,6 +166,7 @@ DEFAULT = Preset(
         warmup_steps=100,
         beta_2=0.99,
         gradient_clip=1.0,
+        optimizer="muon",
         mirror=False,
     ),
 )

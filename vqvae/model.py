@@ -12,7 +12,7 @@ from brainslices.data.crop import CropBox
 from brainslices.distributed.collectives import replica_count
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
-from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim, ssim_foreground
+from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim_scores
 from brainslices.runs.loading import load_model
 from brainslices.schema import INTEGER, NATURAL, NUMBER, SHAPE, check_arguments
 from brainslices.types import PathLike, Tensor
@@ -291,10 +291,11 @@ class VQVAE(keras.Model):
         return (reconstruction_loss + quantizer_loss) / replica_count()
 
     def _score(self, originals, reconstructions):
-        self.score_metrics["ssim"].update_state(ssim(originals, reconstructions))
+        similarity, foreground_similarity = ssim_scores(originals, reconstructions)
+        self.score_metrics["ssim"].update_state(similarity)
         # As in the reported score, slices without foreground have no say.
         self.score_metrics["ssim_foreground"].update_state(
-            ssim_foreground(originals, reconstructions),
+            foreground_similarity,
             sample_weight=ops.any(originals > FOREGROUND_THRESHOLD, axis=(1, 2, 3)),
         )
 
@@ -307,7 +308,9 @@ class VQVAE(keras.Model):
             loss += config.mse_weight * ops.mean(ops.square(error))
         if config.ssim_weight:
             shown = ops.clip(reconstructions, 0.0, 1.0)
-            loss += config.ssim_weight * (1.0 - ops.mean(ssim(originals, shown)))
+            similarity, foreground_similarity = map(ops.mean, ssim_scores(originals, shown))
+            similarity += config.foreground_share * (foreground_similarity - similarity)
+            loss += config.ssim_weight * (1.0 - similarity)
         return loss
 
     def evaluate(self, *args, **kwargs):

@@ -16,7 +16,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.pooling import C1, C2, RADIUS, SIGMA, SMALLEST_SIDE
 from brainslices.types import Tensor
 
-__all__ = ["SMALLEST_SIDE", "ssim", "ssim_foreground", "ssim_map"]
+__all__ = ["SMALLEST_SIDE", "ssim", "ssim_foreground", "ssim_map", "ssim_scores"]
 
 
 def ssim_map(originals: Tensor, reconstructions: Tensor) -> Tensor:
@@ -61,8 +61,7 @@ def ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
         float32 tensor of shape (batch,): the map's mean without its outer 5 pixels, where the
         window leaves the image, as in scikit-image. `1 - ssim(...)` is a loss.
     """
-    inner = slice(RADIUS, -RADIUS)
-    return ops.mean(ssim_map(originals, reconstructions)[:, inner, inner, 0], axis=(1, 2))
+    return ssim_scores(originals, reconstructions)[0]
 
 
 def ssim_foreground(originals: Tensor, reconstructions: Tensor) -> Tensor:
@@ -73,9 +72,18 @@ def ssim_foreground(originals: Tensor, reconstructions: Tensor) -> Tensor:
         `FOREGROUND_THRESHOLD`. An image without foreground scores 0 with no gradient, where the
         reported score (`brainslices.evaluation.image_metrics`) is NaN and left out of the means.
     """
+    return ssim_scores(originals, reconstructions)[1]
+
+
+def ssim_scores(originals: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `ssim` and `ssim_foreground` from one map; arguments as in `ssim_map`."""
+    similarity, inner = ssim_map(originals, reconstructions), slice(RADIUS, -RADIUS)
     foreground = ops.cast(ops.cast(originals, "float32") > FOREGROUND_THRESHOLD, "float32")
-    total = ops.sum(ssim_map(originals, reconstructions) * foreground, axis=(1, 2, 3))
-    return total / ops.maximum(ops.sum(foreground, axis=(1, 2, 3)), 1.0)
+    total = ops.sum(similarity * foreground, axis=(1, 2, 3))
+    return (
+        ops.mean(similarity[:, inner, inner, 0], axis=(1, 2)),
+        total / ops.maximum(ops.sum(foreground, axis=(1, 2, 3)), 1.0),
+    )
 
 
 def _ratio(of_sum, of_difference, constant):

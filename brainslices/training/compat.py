@@ -3,6 +3,7 @@
 Each hook has a test in `tests/brainslices/training/test_compat.py` that fails if Keras changes it.
 """
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -11,11 +12,11 @@ from keras import ops
 from brainslices.distributed.collectives import all_reduce_sum, replica_count
 from brainslices.types import Tensor
 
-__all__ = ["Adam", "LossScaleOptimizer", "averaged_variables", "sync_variables"]
+__all__ = ["Adam", "LossScaleOptimizer", "Muon", "averaged_variables", "sync_variables"]
 
 
-class Adam(keras.optimizers.Adam):
-    """Adam for a training that consists of several `fit` calls and runs on several devices."""
+class _Optimizer(keras.optimizers.Optimizer):
+    """Base of optimizers for trainings of several `fit` calls on several devices."""
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Leave the weights as they are; Keras replaces them by their average after each `fit`."""
@@ -36,6 +37,36 @@ class Adam(keras.optimizers.Adam):
     @ema_momentum.setter
     def ema_momentum(self, value: float) -> None:
         self._ema_momentum = value
+
+
+class Adam(_Optimizer, keras.optimizers.Adam):
+    """Adam for the trainings of both stages."""
+
+
+class Muon(_Optimizer, keras.optimizers.Muon):
+    """Muon for every kernel but that of the logits, and Adam for all other variables.
+
+    Keras applies Muon to 2-D variables only. Here the kernel of a convolution is the matrix from
+    its window to its filters, (rows * cols * in, out), and that of a transposed convolution the
+    matrix (rows * cols * out, in). Rows of zeros, the gradient of masked weights, stay zero.
+
+    Reference:
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale of the update: Liu et
+        al. 2025, arXiv 2502.16982, equation 4.
+    """
+
+    def _should_use_adamw(self, variable):
+        return variable.name != "kernel" or "logits" in variable.path
+
+    def zeropower_via_newtonschulz5(self, x: Tensor, steps: int) -> Tensor:
+        """Orthogonalise a kernel of any shape approximately."""
+        matrix = ops.reshape(x, (-1, x.shape[-1]))
+        return ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
+
+    def lr_adjust(self, x: Tensor) -> Tensor:
+        """Scale the update of a kernel to the size of an update of Adam."""
+        sides = math.prod(x.shape[:-1]), x.shape[-1]
+        return x * (self.rms_rate * math.sqrt(max(sides)))
 
 
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):

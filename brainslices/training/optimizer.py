@@ -1,4 +1,4 @@
-"""The optimizer of both stages: Adam, its learning-rate schedule and its averaged weights."""
+"""The optimizer of both stages, its learning-rate schedule and its averaged weights."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from brainslices.config import TrainingConfig
-from brainslices.training.compat import Adam, LossScaleOptimizer, averaged_variables
+from brainslices.training.compat import Adam, LossScaleOptimizer, Muon, averaged_variables
 
 __all__ = ["assign", "compile_model", "ema_swap", "learning_rate"]
 
@@ -35,21 +35,25 @@ def learning_rate(
 
 
 def compile_model(model: keras.Model, config: TrainingConfig, steps_per_epoch: int) -> None:
-    """Compile a built model with Adam and create all of the optimizer's variables.
+    """Compile a built model with its optimizer and create all of the optimizer's variables.
 
     Args:
         model: the model; its dtype policy decides on loss scaling.
         config: the training's configuration.
         steps_per_epoch: length of an epoch for the learning-rate schedule.
     """
-    optimizer = Adam(
-        learning_rate(config, config.epochs * steps_per_epoch),
-        name="adam",
-        beta_2=config.beta_2,
-        global_clipnorm=config.gradient_clip or None,
-        use_ema=config.average > 0,
-        ema_momentum=config.average,
-    )
+    shared = {
+        "learning_rate": learning_rate(config, config.epochs * steps_per_epoch),
+        "name": config.optimizer,
+        "global_clipnorm": config.gradient_clip or None,
+        "use_ema": config.average > 0,
+        "ema_momentum": config.average,
+    }
+    if config.optimizer == "muon":
+        decay = {"weight_decay": None, "adam_weight_decay": None}
+        optimizer = Muon(adam_beta_2=config.beta_2, **decay, **shared)
+    else:
+        optimizer = Adam(beta_2=config.beta_2, **shared)
     if model.dtype_policy.name == "mixed_float16":
         optimizer = LossScaleOptimizer(optimizer, name="loss_scale")
     model.compile(optimizer=optimizer, auto_scale_loss=False)

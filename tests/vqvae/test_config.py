@@ -25,6 +25,7 @@ from vqvae.config import PRESETS, VQVAEConfig, VQVAETraining
         ({"restart_threshold": -0.5}, "restart_threshold"),
         ({"commitment_cost": 0.0}, "commitment_cost"),
         ({"commitment_cost": float("nan")}, "commitment_cost"),
+        ({"foreground_share": 1.5}, "foreground_share"),
         ({"l1_weight": float("inf")}, "l1_weight"),
         ({"restart_threshold": 0.5, "codebook": "gradient"}, "restart_threshold"),
         ({"mse_weight": 0.0, "l1_weight": 0.0, "ssim_weight": 0.0}, "mse_weight"),
@@ -50,6 +51,7 @@ def test_wrong_model_values_are_refused(change, refused):
         ({"gradient_clip": -1.0}, "gradient_clip"),
         ({"schedule": "linear"}, "schedule"),
         ({"warmup_steps": 5, "schedule": "constant"}, "warmup_steps"),
+        ({"optimizer": "sgd"}, "optimizer"),
         ({"precision": "float16"}, "precision"),
     ],
 )
@@ -70,7 +72,8 @@ def test_seed_preset_is_the_baseline_network():
     assert (model.channels, model.embedding_dim, model.kernel_size) == ((32, 64), 16, 3)
     assert (model.num_embeddings, model.codebook) == (128, "gradient")
     assert (model.l1_weight, model.mse_weight, model.ssim_weight) == (0, 1, 0)
-    assert training.schedule == "constant"
+    assert (training.schedule, training.optimizer) == ("constant", "adam")
+    assert model.foreground_share == 0
 
 
 @pytest.mark.parametrize("preset", PRESETS)

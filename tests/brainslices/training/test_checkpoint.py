@@ -60,7 +60,7 @@ def test_new_run_has_no_progress(model, tmp_path):
 
 def test_names_of_the_arrays_count_variables_and_no_layers(run):
     names = set(saved_arrays(run))
-    groups = {"model": 5, "optimizer": 9, "metric": 4}
+    groups = {"model": 5, "optimizer": 7, "metric": 4}
     assert names == {
         f"{group}.{number:04d}" for group, count in groups.items() for number in range(count)
     }

@@ -25,9 +25,12 @@ def test_learning_rate_may_be_constant():
 
 @pytest.mark.parametrize(("clip", "norm"), [(2.0, 2.0), (0.0, None)])
 def test_optimizer_follows_the_configuration(clip, norm):
-    optimizer = compiled_model(tiny_training(beta_2=0.9, gradient_clip=clip)).optimizer
-    assert (optimizer.beta_2, optimizer.global_clipnorm) == (0.9, norm)
-    assert optimizer.built
+    for name, beta_2 in (("adam", "beta_2"), ("muon", "adam_beta_2")):
+        config = tiny_training(optimizer=name, beta_2=0.9, gradient_clip=clip)
+        optimizer = compiled_model(config).optimizer
+        assert (getattr(optimizer, beta_2), optimizer.global_clipnorm) == (0.9, norm)
+        assert optimizer.name == name
+        assert optimizer.built
 
 
 def test_weights_without_an_average_are_not_swapped():
