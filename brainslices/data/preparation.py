@@ -20,6 +20,12 @@ from brainslices.data.metadata import FileMetadata, assign_splits, slice_records
 from brainslices.data.prefetch import prefetch
 from brainslices.data.sources import read_source
 from brainslices.data.splits import SPLITS, split_subjects
+from brainslices.data.subject_table import (
+    SubjectTable,
+    describe,
+    read_subject_table,
+    select_subjects,
+)
 from brainslices.errors import InputError
 from brainslices.progress import track
 from brainslices.resources import check_needed
@@ -65,6 +71,10 @@ class SourceConfig(FileSelection, _Paths):  # the flags of _Paths come first
     """Number of subjects, drawn in proportion from each split. Default: all; 64 phantoms."""
     grid_multiple: int = 8
     """The sides of the crop are multiples of this, so that a model's downsampling divides them."""
+    subject_table: Path | None = None
+    """CSV or TSV with a column subject (or participant_id) and any others, kept as subjects.csv.
+
+    Phantoms have a table of their own, which this one replaces."""
     overwrite: bool = False
     """Replace an existing archive."""
 
@@ -100,6 +110,7 @@ class _Source:
     read: Callable[..., list[tuple[SliceRecord, np.ndarray]]]
     slice_count: int
     intensity_rule: str
+    subjects: SubjectTable | None = None
 
 
 def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.info) -> SliceArchive:
@@ -117,17 +128,31 @@ def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.in
     """
     check_writable(config.out, overwrite=config.overwrite)
     _check_needed(config)
+    given = config.subject_table and read_subject_table(config.subject_table)
     source = _phantom_source(config) if config.source == "phantom" else _file_source(config, report)
     stream = (pair for group in prefetch(source.read, source.items) for pair in group)
     progress: Any = track(stream, source.slice_count, "Preparing", "slices")
     with closing(progress) as slices:
-        return write_archive(
+        archive = write_archive(
             config.out,
             slices,
             intensity_rule=source.intensity_rule,
+            subjects=given or source.subjects,
             grid_multiple=config.grid_multiple,
             overwrite=config.overwrite,
         )
+    _report_subjects(archive, report)
+    return archive
+
+
+def _report_subjects(archive: SliceArchive, report: Callable[[str], None]) -> None:
+    """Report the columns of `subjects.csv`, and which subjects have no row."""
+    if not archive.subjects:
+        return
+    report(f"subjects  {describe(archive.subjects)}")
+    _, missing = select_subjects(archive.subjects, (item.subject for item in archive.index))
+    if missing:
+        report(f"subjects  {len(missing)} without a row in the table, e.g. {missing[0]}")
 
 
 def _file_source(config: SourceConfig, report: Callable[[str], None]) -> _Source:
@@ -195,7 +220,7 @@ def _volume_source(
 
 
 def _phantom_source(config: SourceConfig) -> _Source:
-    from brainslices.data.phantom import phantom_slices
+    from brainslices.data.phantom import phantom_facts, phantom_slices
 
     _refuse_unused(config, "phantoms", ("pattern", "table", "positions", "positions_mm"))
     _refuse_unused(config, "phantoms", ("include", "exclude"))
@@ -213,7 +238,8 @@ def _phantom_source(config: SourceConfig) -> _Source:
         ]
 
     order = sorted(range(len(names)), key=lambda n: SPLITS.index(split_of[names[n]]))
-    return _Source(order, read, len(names) * count, PHANTOM_RULE)
+    subjects = {name: phantom_facts(n, config.seed) for n, name in enumerate(names)}
+    return _Source(order, read, len(names) * count, PHANTOM_RULE, subjects)
 
 
 def _check_needed(config: SourceConfig) -> None:
