@@ -1,7 +1,6 @@
 """Resample planes and images to square pixels in a frame."""
 
 import numpy as np
-from scipy import ndimage
 
 __all__ = ["resample"]
 
@@ -20,6 +19,8 @@ def resample(
     Returns:
         float32 of shape `size`.
     """
+    from scipy import ndimage
+
     step, shape, frame = pixel / np.array(spacing), np.array(plane.shape), np.array(size)
     if (step > 1).any():
         # Anti-aliasing filter as in skimage.transform.resize.
