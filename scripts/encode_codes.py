@@ -28,6 +28,8 @@ class Arguments:
     """Slice archive that the run was trained on; by default at its path during training."""
     variants: int = 0
     """Augmented copies (flipped, shifted) of each train slice to encode as well."""
+    codes: Path | None = None
+    """File of the code grids, for a run that cannot be written; by default RUN/code_grids.npz."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from brainslices.runs.run import Run
         from vqvae.encode import code_grids, summary
 
-    code_grids(arguments.run, arguments.data, arguments.variants)
-    path = Run(arguments.run).code_grids_path
+    code_grids(arguments.run, arguments.data, arguments.variants, path=arguments.codes)
+    path = arguments.codes or Run(arguments.run).code_grids_path
     print(summary(CodeGrids.load(path)))
     print(path)
 

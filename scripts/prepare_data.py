@@ -7,8 +7,9 @@
 The source is the public PNG release (with or without its split folders), a folder of greyscale
 images, NIfTI or Analyze 7.5 volumes, or the word `phantom`. About 10 seconds for 6,000 images.
 
-Writes OUT/slices.npy (pixels), OUT/index.csv (one row per slice) and OUT/archive.json (counts, crop
-box, intensity rule, content hash), all or none of them.
+Writes OUT/slices.npy (pixels), OUT/index.csv (one row per slice), OUT/archive.json (counts, crop
+box, intensity rule, content hash) and, with --subject-table or phantoms, OUT/subjects.csv (age, sex
+and other columns of each subject), all or none of them.
 """
 
 import sys

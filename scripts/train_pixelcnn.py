@@ -11,6 +11,7 @@ checkpoint; the same command resumes from there.
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,8 @@ class Arguments:
     training: PixelCNNTraining
     data: Path | None = None
     """Slice archive of the VQ-VAE, if it was moved."""
+    codes: Path | None = None
+    """File of the code grids, for a VQ-VAE run that cannot be written; by default in that run."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,8 +54,9 @@ def main(argv: list[str] | None = None) -> None:
 
     with distributed_session():
         run_on_primary(check_run, arguments.run, arguments.model, arguments.training)
+        variants, path = arguments.training.variants, arguments.codes
         grids = run_on_primary(
-            code_grids, arguments.vqvae, arguments.data, arguments.training.variants
+            partial(code_grids, arguments.vqvae, arguments.data, variants, path=path)
         )
         metrics = train(grids, arguments.run, arguments.model, arguments.training)
     print(summary(metrics))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from helpers import tiny_config, tiny_prior_config, tiny_prior_training, tiny_training
 
 from brainslices.data.archive import SliceArchive, SliceRecord
@@ -39,37 +40,65 @@ def phantom_archive(tmp_path_factory) -> SliceArchive:
 
 
 @pytest.fixture(scope="session")
-def trained_vqvae(phantom_archive, tmp_path_factory) -> Path:
-    """Run of a tiny VQ-VAE on the phantoms; tests that change it work on copies."""
-    from vqvae.training import train
+def make_once(tmp_path_factory):
+    """Function that makes a folder once for all pytest processes and returns a copy of it."""
+    is_worker = "PYTEST_XDIST_TESTRUNUID" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if is_worker else base) / "shared"
+    shared.mkdir(exist_ok=True)
 
-    config = tiny_config(magnification=1.0, encoder_blocks=0, decoder_blocks=0)
-    training = tiny_training(epochs=1, schedule="constant", warmup_steps=0)
-    path = tmp_path_factory.mktemp("vqvae") / "run"
-    train(phantom_archive.path, path, config, training)
-    return path
+    def make(name, function):
+        original, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                function(original)
+                done.touch()
+        return Path(shutil.copytree(original, tmp_path_factory.mktemp(name) / "run"))
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def trained_prior(trained_vqvae, tmp_path_factory) -> Path:
-    """Run of a tiny prior on that VQ-VAE's codes; tests that change it work on copies."""
-    from pixelcnn.training import train
-    from vqvae.encode import code_grids
+def trained_vqvae(phantom_archive, make_once) -> Path:
+    """Run of a tiny VQ-VAE on the phantoms; tests that change it work on copies."""
 
-    config, training = tiny_prior_config(), tiny_prior_training()
-    path = tmp_path_factory.mktemp("prior") / "run"
-    train(code_grids(trained_vqvae, variants=training.variants), path, config, training)
-    return path
+    def make(path):
+        from vqvae.training import train
+
+        config = tiny_config(magnification=1.0, encoder_blocks=0, decoder_blocks=0)
+        training = tiny_training(epochs=1, schedule="constant", warmup_steps=0)
+        train(phantom_archive.path, path, config, training)
+
+    return make_once("vqvae", make)
+
+
+@pytest.fixture(scope="session")
+def trained_prior(trained_vqvae, make_once) -> Path:
+    """Run of a tiny prior on that VQ-VAE's codes; tests that change it work on copies."""
+
+    def make(path):
+        from pixelcnn.training import train
+        from vqvae.encode import code_grids
+
+        config, training = tiny_prior_config(), tiny_prior_training()
+        train(code_grids(trained_vqvae, variants=training.variants), path, config, training)
+
+    return _with_vqvae(make_once("prior", make), trained_vqvae)
+
+
+def _with_vqvae(prior: Path, vqvae: Path) -> Path:
+    """Point a prior's run to the run of its VQ-VAE."""
+    path = Run(prior).config_path
+    write_json(path, {**read_json(path), "vqvae_run": str(vqvae)})
+    return prior
 
 
 @pytest.fixture
 def linked(trained_vqvae, trained_prior, tmp_path):
     """Copies of both runs, the prior's pointing to its VQ-VAE's."""
-    vqvae = Run(shutil.copytree(trained_vqvae, tmp_path / "vqvae"))
-    prior = Run(shutil.copytree(trained_prior, tmp_path / "prior"))
-    config = read_json(prior.config_path)
-    write_json(prior.config_path, {**config, "vqvae_run": str(vqvae.path)})
-    return prior, vqvae
+    vqvae = Path(shutil.copytree(trained_vqvae, tmp_path / "vqvae"))
+    prior = Path(shutil.copytree(trained_prior, tmp_path / "prior"))
+    return Run(_with_vqvae(prior, vqvae)), Run(vqvae)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,10 @@ def commands(archive, linked, epochs):
     """Stage -> the command of a training whose epochs take a few tenths of a second."""
     prior, vqvae = linked
     short = {"epochs": epochs, "batch_size": 4}
-    stage_one = [tiny_config(), tiny_training(**short, mirror=True)]
+    stage_one = [
+        tiny_config(encoder_blocks=0, decoder_blocks=0),
+        tiny_training(**short, mirror=True),
+    ]
     stage_two = [
         tiny_prior_config(layers=1, attention_layers=1, first_kernel_size=3),
         tiny_prior_training(**short),

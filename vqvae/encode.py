@@ -1,5 +1,6 @@
 """Code grids of a trained VQ-VAE: codes of all slices of its archive and of augmented copies."""
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -22,11 +23,15 @@ __all__ = ["augment", "code_grids", "linked_archive", "summary"]
 
 
 def code_grids(
-    run: PathLike, data: PathLike | None = None, variants: int = 0, batch_size: int = 64
+    run: PathLike,
+    data: PathLike | None = None,
+    variants: int = 0,
+    batch_size: int = 64,
+    path: PathLike | None = None,
 ) -> CodeGrids:
     """Return the codes of every slice of the archive that a VQ-VAE was trained on.
 
-    The run's `code_grids.npz` is read if the same model wrote it with at least as many variants;
+    The file of code grids is read if the same model wrote it with at least as many variants;
     otherwise all slices are encoded and the file is written.
 
     Args:
@@ -34,6 +39,8 @@ def code_grids(
         data: the slice archive; None takes the path in the run's `environment.json`.
         variants: number of augmented copies of each training slice, as `augment` makes them.
         batch_size: slices encoded at a time; the codes do not depend on it.
+        path: the file of code grids, for a run that cannot be written; None takes the run's
+            `code_grids.npz`.
 
     Raises:
         InputError: if the run or the archive cannot be used, or another process uses the run.
@@ -42,18 +49,20 @@ def code_grids(
         if value < minimum:
             raise InputError(f"`{name}` must be at least {minimum}. Received: {name}={value}.")
     run = Run(run)
+    lock = run.lock() if path is None else contextlib.nullcontext()
+    path = run.code_grids_path if path is None else Path(path)
     archive_hash = run.open_config("vqvae")["archive_hash"]
     run.trained_model_path()
     archive = None if data is None else linked_archive(run, data)
-    grids = _load_cached(run, archive_hash)
+    grids = _load_cached(path, run, archive_hash)
     if grids is None or len(grids.variants) < variants:
         archive = archive or linked_archive(run)
-        with run.lock():
+        with lock:
             grids = _encode(run, archive, variants, batch_size)
-            grids.save(run.code_grids_path)
+            grids.save(path)
     # The run may have been moved since the file was written.
-    path = str(run.path.resolve())
-    return dataclasses.replace(grids, vqvae_run=path, variants=grids.variants[:variants])
+    moved = str(run.path.resolve())
+    return dataclasses.replace(grids, vqvae_run=moved, variants=grids.variants[:variants])
 
 
 def linked_archive(run: PathLike, data: PathLike | None = None) -> SliceArchive:
@@ -141,12 +150,12 @@ def summary(grids: CodeGrids) -> str:
     )
 
 
-def _load_cached(run, archive_hash):
+def _load_cached(path, run, archive_hash):
     """Read the code grids of an earlier call; None if missing, corrupt or of another model."""
-    if not run.code_grids_path.exists():
+    if not path.exists():
         return None
     try:
-        grids = CodeGrids.load(run.code_grids_path)
+        grids = CodeGrids.load(path)
     except CorruptFileError:
         return None
     expected = (file_hash(run.model_path), archive_hash)

@@ -2,6 +2,7 @@
 
 `slices.npy` holds uint8 pixels of shape (slices, rows, cols), read through a memory map;
 `index.csv` gives the subject, split, position and source file of each slice;
+`subjects.csv`, if there is one, what is known of each subject;
 `archive.json` holds the counts, the crop box, the intensity rule and the content hash.
 """
 
@@ -15,6 +16,7 @@ from brainslices import schema
 from brainslices.csv_files import read_rows
 from brainslices.data.crop import CropBox
 from brainslices.data.splits import SPLITS, normalize_split
+from brainslices.data.subject_table import SubjectTable, load_subjects
 from brainslices.errors import CorruptFileError, InputError
 from brainslices.reading import reading
 from brainslices.runs.arrays import read_array
@@ -117,6 +119,11 @@ class SliceArchive:
             if images.shape != shape or images.dtype != np.uint8:
                 raise ValueError(f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
         return images
+
+    @property
+    def subjects(self) -> SubjectTable:
+        """What is known of each subject, from `subjects.csv`; empty if the archive has none."""
+        return load_subjects(self.path)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

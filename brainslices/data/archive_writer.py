@@ -19,13 +19,14 @@ from brainslices.data.archive import (
 )
 from brainslices.data.crop import CropBox
 from brainslices.data.splits import SPLITS, check_subject_splits
+from brainslices.data.subject_table import SubjectTable, save_subjects, select_subjects
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.types import PathLike
 
 __all__ = ["check_writable", "write_archive"]
 
-ARCHIVE_FILES = ("slices.npy", "index.csv", "archive.json")
+ARCHIVE_FILES = ("slices.npy", "index.csv", "subjects.csv", "archive.json")
 POSITION_RULE = (
     "0 = lowest slice, 1 = highest: (K - smallest K) / (largest K - smallest K) of the source for "
     "numbered images, "
@@ -38,6 +39,7 @@ def write_archive(
     slices: Iterable[tuple[SliceRecord, np.ndarray]],
     *,
     intensity_rule: str,
+    subjects: SubjectTable | None = None,
     grid_multiple: int = 8,
     overwrite: bool = False,
 ) -> SliceArchive:
@@ -49,6 +51,8 @@ def write_archive(
         folder: folder of the archive; created with its parents if missing.
         slices: pairs of a record and its image, uint8 of shape (rows, cols).
         intensity_rule: how source intensities were mapped to 0..255, in words.
+        subjects: what is known of each subject, kept as `subjects.csv`; rows of others are left
+            out.
         grid_multiple: the sides of the crop are multiples of this, so that downsampling divides it.
         overwrite: replace an existing archive.
 
@@ -57,7 +61,8 @@ def write_archive(
 
     Raises:
         InputError: if `slices` is empty, has several image sizes, a repeated id or a subject in
-            two splits, if all slices of a subject are black, or if `folder` cannot be written.
+            two splits, if all slices of a subject are black, if `subjects` names none of them, or
+            if `folder` cannot be written.
     """
     folder = Path(folder).resolve()
     check_writable(folder, overwrite=overwrite)
@@ -65,6 +70,9 @@ def write_archive(
         digest = hashlib.sha256()
         index, max_projections = _write_pixels(partial / "slices.npy", slices, digest)
         _write_index(partial / "index.csv", index, digest)
+        if subjects:
+            known, _ = select_subjects(subjects, (record.subject for record in index))
+            save_subjects(partial / "subjects.csv", known)
         content = max_projections.get("train", np.max(list(max_projections.values()), axis=0))
         metadata = {
             "format_version": FORMAT_VERSION,

@@ -1,22 +1,28 @@
-"""Read 8-bit greyscale images; refuse by name those whose grey levels would be ambiguous."""
+"""Read greyscale images; refuse by name those whose grey levels would be ambiguous."""
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from brainslices.data.resampling import resample
 from brainslices.errors import InputError
 from brainslices.reading import reading
 from brainslices.types import PathLike
 
-__all__ = ["read_image"]
+__all__ = ["fit_image", "read_image"]
 
 
-def read_image(path: PathLike) -> np.ndarray:
-    """Read an 8-bit greyscale image, uint8 of shape (rows, cols).
+def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.ndarray:
+    """Read a greyscale image, uint8 of shape (rows, cols), upright by its EXIF orientation.
 
-    Accepted are greyscale, black and white, colour or palette of equal channels, opaque alpha, and
-    16 bits that hold 8 (no value above 255, or all values multiples of 257).
+    Without a window, accepted are greyscale, black and white, colour or palette of equal channels,
+    opaque alpha, and 16 bits that hold 8 (no value above 255, or all values multiples of 257).
+
+    Args:
+        path: the image.
+        window: grey levels of the file that become 0 and 255, linear between and clipped. With it,
+            any bit depth of one channel is accepted.
 
     Raises:
         InputError: if the file is missing, corrupt, not an image, or an image of another kind.
@@ -27,16 +33,38 @@ def read_image(path: PathLike) -> np.ndarray:
         has_16_bits = any(";16" in str(tile[3]) for tile in file.tile)
         needs_conversion = mode in ("P", "PA", "1") or file.has_transparency_data
         target = "L" if mode == "1" else "RGBA"
-        pixels = np.asarray(file.convert(target) if needs_conversion else file)
+        upright = ImageOps.exif_transpose(file)
+        pixels = np.asarray(upright.convert(target) if needs_conversion else upright)
     if frames > 1:
         raise InputError(f"{path} holds {frames} images. Save each slice in a separate file.")
     if has_16_bits and pixels.ndim == 3:  # Pillow reads only the upper 8 bits of each channel
         raise _unsupported(path, mode, "16 bits per channel")
-    return _to_grey(pixels, mode, path)
+    grey = _one_channel(pixels, mode, path)
+    if window is None:
+        return _to_8_bits(grey, mode, path)
+    low, high = window
+    return np.rint(np.clip((grey - float(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-def _to_grey(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
-    """Convert to one 8-bit channel if that is lossless."""
+def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale an image as a whole into a zero-padded frame.
+
+    Args:
+        image: uint8 of shape (rows, cols).
+        size: (rows, cols) of the frame.
+
+    Returns:
+        uint8 of shape `size`; the image itself if it has that size.
+    """
+    if image.shape == tuple(size):
+        return image
+    pixel = max(side / frame for side, frame in zip(image.shape, size, strict=True))
+    fitted = resample(image.astype(np.float32), (1.0, 1.0), size, pixel)
+    return np.rint(np.clip(fitted, 0, 255)).astype(np.uint8)
+
+
+def _one_channel(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
+    """Reduce equal channels to one."""
     if pixels.ndim == 3:
         if pixels.shape[2] in (2, 4):
             if mode == "CMYK" or (pixels[..., -1] != 255).any():
@@ -45,6 +73,11 @@ def _to_grey(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
         if (pixels != pixels[..., :1]).any():
             raise _unsupported(path, mode, "colours that are not grey")
         pixels = pixels[..., 0]
+    return pixels
+
+
+def _to_8_bits(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
+    """Convert to 8 bits if that is lossless."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind not in "iu":
@@ -59,6 +92,6 @@ def _to_grey(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
 
 def _unsupported(path: Path, mode: str, reason: str) -> InputError:
     return InputError(
-        f"{path} must be an 8-bit greyscale image. Received: mode {mode} with {reason}. Convert "
-        "it with an intensity window of your choice, or remove it."
+        f"{path} must be an 8-bit greyscale image. Received: mode {mode} with {reason}. Read "
+        "grey images of more bits by --window LOW HIGH, or convert or remove it."
     )

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from brainslices.errors import InputError
 
-__all__ = ["phantom_slices"]
+__all__ = ["phantom_facts", "phantom_slices"]
 
 FRAME_MM = 256.0  # the public release's frame: 256 pixels of 1 mm
 SLAB_MM = 31.0  # its 32 slices, from the thalamus to the roof of the lateral ventricles
@@ -85,6 +85,7 @@ def _sample_subject(seed, subject):
     rng = np.random.default_rng(np.random.SeedSequence([seed, subject]))
     age, brightness = rng.beta(1.2, 1.2), rng.normal(1, 0.05)
     return SimpleNamespace(
+        age=age,
         scale=rng.normal(1, 0.025, size=2).clip(0.94, 1.05),
         shift=rng.normal(0, 1, size=2).clip(-2, 2),
         yaw=np.deg2rad(rng.normal(0, 1.2)),
@@ -232,6 +233,22 @@ def _render_slice(head, rng, position, size):
     window = image[top : top + box[0], left : left + box[1]]
     window[:] = _scan(head, rng, tissue, bias, inside > 0.5, scale)
     return image
+
+
+def phantom_facts(subject: int, seed: int = 0) -> dict[str, str]:
+    """Return the age and sex of a phantom, for the table of subjects.
+
+    The age in years is the latent age that widens ventricles and sulci. The sex follows the size of
+    the head, with an overlap between the two.
+
+    Args:
+        subject: which brain, 0 or more.
+        seed: seed of the population, 0 or more.
+    """
+    head = _sample_subject(int(seed), int(subject))
+    noise = np.random.default_rng([seed, subject]).normal(0, 0.01)
+    sex = "M" if head.scale.mean() + noise > 1 else "F"
+    return {"age": f"{20 + 70 * head.age:.0f}", "sex": sex}
 
 
 def phantom_slices(

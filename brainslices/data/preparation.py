@@ -1,6 +1,7 @@
 """Prepare a slice archive from images, volumes or phantoms."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -15,11 +16,17 @@ from brainslices.data.archive import SliceArchive, SliceRecord
 from brainslices.data.archive_writer import check_writable, write_archive
 from brainslices.data.discovery import SourceFiles, find_files
 from brainslices.data.file_selection import FileSelection
-from brainslices.data.images import read_image
+from brainslices.data.images import fit_image, read_image
 from brainslices.data.metadata import FileMetadata, assign_splits, slice_records
 from brainslices.data.prefetch import prefetch
 from brainslices.data.sources import read_source
 from brainslices.data.splits import SPLITS, split_subjects
+from brainslices.data.subject_table import (
+    SubjectTable,
+    describe,
+    read_subject_table,
+    select_subjects,
+)
 from brainslices.errors import InputError
 from brainslices.progress import track
 from brainslices.resources import check_needed
@@ -27,6 +34,7 @@ from brainslices.resources import check_needed
 __all__ = ["SourceConfig", "make_archive"]
 
 IMAGE_RULE = "8-bit grey values of the images, unchanged"
+WINDOW_RULE = "grey levels from {:g} to {:g} of the images become 0..255, linear, clipped"
 PHANTOM_RULE = "phantoms, rendered in 0..255"
 PHANTOMS = 64
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -54,7 +62,14 @@ class SourceConfig(FileSelection, _Paths):  # the flags of _Paths come first
     slices: int | None = None
     """Slices per subject: 32 by default for volumes, 16 for phantoms."""
     size: tuple[int, int] | None = None
-    """Rows and cols of a slice: 256 256 by default for volumes, 128 128 for phantoms."""
+    """Rows and cols of a slice: 256 256 by default for volumes, 128 128 for phantoms. Images keep
+    their size by default; to another size they are scaled as a whole and zero-padded."""
+    window: tuple[float, float] | None = None
+    """Grey levels of images that become black and white, for images of more than 8 bits."""
+    pixel_mm: float | None = None
+    """Side of a pixel of volumes in mm.
+
+    Default: 1, or less for a head that would be tiny, or more for one that would not fit."""
     positions: tuple[float, float] | None = None
     """Lowest and highest slice of volumes, as fractions of the head's height.
 
@@ -65,6 +80,10 @@ class SourceConfig(FileSelection, _Paths):  # the flags of _Paths come first
     """Number of subjects, drawn in proportion from each split. Default: all; 64 phantoms."""
     grid_multiple: int = 8
     """The sides of the crop are multiples of this, so that a model's downsampling divides them."""
+    subject_table: Path | None = None
+    """CSV or TSV with a column subject (or participant_id) and any others, kept as subjects.csv.
+
+    Phantoms have a table of their own, which this one replaces."""
     overwrite: bool = False
     """Replace an existing archive."""
 
@@ -88,6 +107,18 @@ class SourceConfig(FileSelection, _Paths):  # the flags of _Paths come first
             lambda value: value is None or 0 <= value[0] <= value[1] <= 1,
             "in [0, 1], the lower one first",
         )
+        check_field(
+            self,
+            "window",
+            lambda value: value is None or -math.inf < value[0] < value[1] < math.inf,
+            "two finite numbers, the lower one first",
+        )
+        check_field(
+            self,
+            "pixel_mm",
+            lambda value: value is None or 0.001 <= value <= 100,
+            "from 0.001 to 100",
+        )
         if self.positions and self.positions_mm:
             raise InputError("Give `positions` or `positions_mm`, not both.")
 
@@ -100,6 +131,7 @@ class _Source:
     read: Callable[..., list[tuple[SliceRecord, np.ndarray]]]
     slice_count: int
     intensity_rule: str
+    subjects: SubjectTable | None = None
 
 
 def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.info) -> SliceArchive:
@@ -117,23 +149,39 @@ def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.in
     """
     check_writable(config.out, overwrite=config.overwrite)
     _check_needed(config)
+    given = config.subject_table and read_subject_table(config.subject_table)
     source = _phantom_source(config) if config.source == "phantom" else _file_source(config, report)
     stream = (pair for group in prefetch(source.read, source.items) for pair in group)
     progress: Any = track(stream, source.slice_count, "Preparing", "slices")
     with closing(progress) as slices:
-        return write_archive(
+        archive = write_archive(
             config.out,
             slices,
             intensity_rule=source.intensity_rule,
+            subjects=given or source.subjects,
             grid_multiple=config.grid_multiple,
             overwrite=config.overwrite,
         )
+    _report_subjects(archive, report)
+    return archive
+
+
+def _report_subjects(archive: SliceArchive, report: Callable[[str], None]) -> None:
+    """Report the columns of `subjects.csv`, and which subjects have no row."""
+    if not archive.subjects:
+        return
+    report(f"subjects  {describe(archive.subjects)}")
+    _, missing = select_subjects(archive.subjects, (item.subject for item in archive.index))
+    if missing:
+        report(f"subjects  {len(missing)} without a row in the table, e.g. {missing[0]}")
 
 
 def _file_source(config: SourceConfig, report: Callable[[str], None]) -> _Source:
     files = find_files(config.source, config)
     if files.kind == "image":
-        _refuse_unused(config, "images", ("slices", "size", "positions", "positions_mm"))
+        _refuse_unused(config, "images", ("slices", "positions", "positions_mm", "pixel_mm"))
+    else:
+        _refuse_unused(config, "volumes", ("window",))
     files, source_metadata = read_source(files, config, report=report)
     metadata = assign_splits(source_metadata, config.fractions, config.seed)
     _report_splits(source_metadata, metadata, config, report)
@@ -164,12 +212,13 @@ def _image_source(
     config: SourceConfig, files: SourceFiles, metadata: list[FileMetadata]
 ) -> _Source:
     records = _subsample_subjects(slice_records(metadata), config)
-    return _Source(
-        items=records,
-        read=lambda record: [(record, read_image(files.root / record.source))],
-        slice_count=len(records),
-        intensity_rule=IMAGE_RULE,
-    )
+
+    def read(record: SliceRecord) -> list[tuple[SliceRecord, np.ndarray]]:
+        image = read_image(files.root / record.source, config.window)
+        return [(record, fit_image(image, config.size) if config.size else image)]
+
+    rule = WINDOW_RULE.format(*config.window) if config.window else IMAGE_RULE
+    return _Source(records, read, len(records), rule)
 
 
 def _volume_source(
@@ -184,7 +233,7 @@ def _volume_source(
     def read(item: FileMetadata) -> list[tuple[SliceRecord, np.ndarray]]:
         volume = volumes.read_volume(files.root / item.source)
         positions, slices = volumes.axial_slices(
-            volume, count, size, fractions, config.positions_mm
+            volume, count, size, fractions, config.positions_mm, config.pixel_mm
         )
         return [
             (item.record(float(position), f"_slice_{number}"), image)
@@ -195,10 +244,10 @@ def _volume_source(
 
 
 def _phantom_source(config: SourceConfig) -> _Source:
-    from brainslices.data.phantom import phantom_slices
+    from brainslices.data.phantom import phantom_facts, phantom_slices
 
     _refuse_unused(config, "phantoms", ("pattern", "table", "positions", "positions_mm"))
-    _refuse_unused(config, "phantoms", ("include", "exclude"))
+    _refuse_unused(config, "phantoms", ("include", "exclude", "window", "pixel_mm"))
     count, size = config.slices or 16, config.size or (128, 128)
     positions = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
     names = [f"phantom_{subject:04d}" for subject in range(config.subjects or PHANTOMS)]
@@ -213,7 +262,8 @@ def _phantom_source(config: SourceConfig) -> _Source:
         ]
 
     order = sorted(range(len(names)), key=lambda n: SPLITS.index(split_of[names[n]]))
-    return _Source(order, read, len(names) * count, PHANTOM_RULE)
+    subjects = {name: phantom_facts(n, config.seed) for n, name in enumerate(names)}
+    return _Source(order, read, len(names) * count, PHANTOM_RULE, subjects)
 
 
 def _check_needed(config: SourceConfig) -> None:

@@ -14,7 +14,7 @@ from brainslices.data.splits import normalize_split
 from brainslices.errors import InputError
 from brainslices.types import PathLike
 
-__all__ = ["SourceTable", "TableRow", "read_table"]
+__all__ = ["MISSING", "SourceTable", "TableRow", "find_columns", "read_cells", "read_table"]
 
 COLUMNS = {
     "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "image"),
@@ -25,7 +25,7 @@ COLUMNS = {
     "split": ("split", "partition", "subset", "set"),
     "position": ("position", "slice_position"),
 }
-_MISSING = ("", "n/a")
+MISSING = ("", "n/a")
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,9 @@ def read_table(path: PathLike) -> SourceTable:
         InputError: if it cannot be read, lacks both columns, or a row is invalid.
     """
     path = Path(path)
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file")
-        cells = read_rows(path, sniff_delimiter(path))
-    except (OSError, ValueError) as error:
-        raise InputError(f"The table {path} cannot be read ({error}).") from error
+    cells = read_cells(path)
     header = list(next(iter(cells.values()), ()))
-    column_of = _find_columns(header)
+    column_of = find_columns(header)
     if not {"file", "subject"} & set(column_of):
         raise InputError(
             f"The table {path} must have the columns file and subject, or one of them, optionally "
@@ -87,8 +82,23 @@ def read_table(path: PathLike) -> SourceTable:
     return SourceTable(path, rows, "file" in column_of)
 
 
-def _find_columns(header: list[str]) -> dict[str, str]:
-    """Our name of a column -> the header's, by the first of its aliases that is there."""
+def read_cells(path: PathLike) -> dict[int, dict[str, str]]:
+    """Read a CSV or TSV table: line number -> column -> cell.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
+        return read_rows(path, sniff_delimiter(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The table {path} cannot be read ({error}).") from error
+
+
+def find_columns(header: list[str]) -> dict[str, str]:
+    """Return our name of a column -> the header's, by the first of its aliases that is there."""
     names = {re.sub(r"[ \-]", "_", name.strip().lower()): name for name in reversed(header)}
     found = {
         column: next((names[alias] for alias in aliases if alias in names), None)
@@ -99,15 +109,15 @@ def _find_columns(header: list[str]) -> dict[str, str]:
 
 def _parse_row(line: int, values: dict[str, str]) -> TableRow:
     for column in ("file", "subject"):
-        if values.get(column, "-") in _MISSING:
+        if values.get(column, "-") in MISSING:
             raise InputError(f"`{column}` must not be empty. Received: {_describe(values)}.")
     split, position = values.get("split", ""), values.get("position", "")
     return TableRow(
         line=line,
         file=values.get("file", ""),
         subject=values.get("subject", ""),
-        split=None if split.lower() in _MISSING else normalize_split(split),
-        position=None if position.lower() in _MISSING else _parse_position(position),
+        split=None if split.lower() in MISSING else normalize_split(split),
+        position=None if position.lower() in MISSING else _parse_position(position),
     )
 
 

@@ -21,6 +21,7 @@ from brainslices.types import PathLike
 
 __all__ = ["load_volume"]
 
+MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 _HINT = (
     "It may be truncated, or an .img or .hdr file may lack its partner. Download it again or "
     "remove it."
@@ -32,11 +33,11 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         Voxels, float32 of shape (x, y, z), scaled by the header; and the affine, float64 of shape
-        (4, 4), from voxel indices to world coordinates in mm.
+        (4, 4), from voxel indices to world coordinates in mm, also if the header has other units. A
+        two-dimensional file is a volume of one plane.
 
     Raises:
-        InputError: if the file cannot be read, is not three-dimensional, or its voxels are not
-            finite or all equal.
+        InputError: if the file cannot be read or does not hold one volume or axial plane.
     """
     path = Path(path)
     with reading(path, "volume", _HINT):
@@ -47,17 +48,31 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     with reading(path, "volume", _HINT):
         _check_size(image)
         voxels = np.asarray(image.dataobj, dtype=np.float32)
-    _check_voxels(path, voxels)
     with reading(path, "volume", _HINT):  # its affine may be singular
-        volume = nib.Nifti1Image(voxels.reshape(voxels.shape[:3]), image.affine)
+        shape = (*voxels.shape[:3], 1)[:3]
+        volume = nib.Nifti1Image(voxels.reshape(shape), _affine_in_mm(image))
         volume = nib.as_closest_canonical(volume)
-        return volume.get_fdata(dtype=np.float32), volume.affine
+        voxels = volume.get_fdata(dtype=np.float32)
+    if min(voxels.shape[:2]) < 2:
+        raise InputError(
+            f"{path} must hold a volume or an axial plane. Received: one plane of shape "
+            f"{voxels.shape} along x, y and z. Remove it."
+        )
+    return voxels, volume.affine
+
+
+def _affine_in_mm(image: Any) -> np.ndarray:
+    """The affine scaled to millimetres, by the units of a NIfTI header."""
+    has_units = isinstance(image, nib.Nifti1Pair)
+    unit = image.header.get_xyzt_units()[0] if has_units else "mm"
+    return np.diag([*[MM_PER_UNIT.get(unit, 1.0)] * 3, 1.0]) @ image.affine
 
 
 def _check_header(path: Path, image: Any) -> None:
     """Check shape, orientation and data type before the voxels are read."""
     shape = image.shape
-    if len(shape) < 3 or min(shape[:3]) < 2 or not set(shape[3:]) <= {1}:
+    sides = sorted((*shape, 1)[:3])
+    if len(shape) < 2 or sides[0] < 1 or sides[1] < 2 or not set(shape[3:]) <= {1}:
         raise InputError(
             f"{path} must hold one three-dimensional volume. Received: shape {shape}. Save one "
             "volume in a separate file, for example `nibabel.four_to_three(image)[0]`."
@@ -65,7 +80,8 @@ def _check_header(path: Path, image: Any) -> None:
     zooms = image.header.get_zooms()
     if not np.isfinite(zooms).all():
         raise InputError(f"{path} must have finite voxel sizes. Received: {zooms}. Repair pixdim.")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+    affine = _affine_in_mm(image)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{path} has a header whose affine is singular. Repair its sform.")
     is_analyze = isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair)
     orient = image.header["orient"].item() if is_analyze else b""
@@ -100,17 +116,3 @@ def _decompressed_size(path: Path) -> int:
         while chunk := stream.read(1 << 20):
             size += len(chunk)
     return size
-
-
-def _check_voxels(path: Path, voxels: np.ndarray) -> None:
-    invalid = voxels.size - np.count_nonzero(np.isfinite(voxels))
-    if invalid:
-        raise InputError(
-            f"{path} holds {invalid} voxels that are NaN or infinite. Replace them, for example by "
-            "`numpy.nan_to_num`, or remove the volume."
-        )
-    if voxels.min() == voxels.max():
-        raise InputError(
-            f"{path} holds the value {voxels.flat[0]:g} in every voxel: it shows no head. "
-            "Download or convert it again, or remove it."
-        )

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
+from brainslices.data.intensities import INTENSITY_RULE, fill_outside
+from brainslices.data.resampling import resample
 from brainslices.data.volume_files import load_volume
 from brainslices.errors import InputError
 from brainslices.types import PathLike
 
 __all__ = ["INTENSITY_RULE", "Volume", "axial_slices", "read_volume"]
 
-INTENSITY_RULE = (
-    "per volume: percentile 2 of all voxels becomes 0, percentile 99 of the head's voxels 255, "
-    "linear between, clipped"
-)
-PIXEL_MM = 1.0
+# The first is for human heads, the others are for fields of view that would be tiny at 1 mm.
+PIXELS_MM = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+# At 1 mm, a field of view that fills less of the frame is tiny.
+MIN_FRAME_SHARE = 0.25
 # Planes whose head area is a smaller fraction of the largest plane's are noise.
 MIN_AREA_FRACTION = 0.01
 # Beyond, a header is wrong, and the frame's filter would take any amount of memory.
@@ -47,22 +47,21 @@ class Volume:
 
 
 def read_volume(path: PathLike) -> Volume:
-    """Read a volume and normalise its intensities.
+    """Read a volume and normalise its intensities by `INTENSITY_RULE`.
 
     Head voxels exceed a tenth of the robust intensity range. The head extends over the planes
     where its area is at least 1 % of the largest plane's.
 
     Raises:
-        InputError: as `load_volume`, or if a voxel is implausibly small or large.
+        InputError: as `load_volume` and `fill_outside`, or if a voxel is implausibly small or
+            large.
 
     Reference:
         Smith 2002, Human Brain Mapping 17:143-155, "Estimation of basic image parameters": the
         robust range is percentiles 2 to 98, and the head lies above a tenth of it.
     """
     voxels, affine = load_volume(path)
-    low, high = np.percentile(voxels, (2, 98))
-    if low == high:
-        low, high = voxels.min(), voxels.max()
+    voxels, low, high = fill_outside(voxels, path)
     head = voxels > low + 0.1 * (high - low)
     top = np.percentile(voxels[head], 99)
     area = head.sum(axis=(0, 1))
@@ -90,18 +89,22 @@ def axial_slices(
     size: tuple[int, int],
     positions: tuple[float, float] = (0.0, 1.0),
     positions_mm: tuple[float, float] | None = None,
+    pixel_mm: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut evenly spaced axial slices, interpolated linearly, into a frame of square pixels.
 
-    A pixel is 1 mm, or larger if the volume's field of view would not fit into the frame. The
-    field of view is centred in the frame and zero-padded.
+    The field of view is centred in the frame and zero-padded.
 
     Args:
         volume: from `read_volume`.
-        count: number of slices; a single one lies in the middle of the range.
+        count: number of slices; a single one lies in the middle of the range. A volume of one plane
+            has one slice.
         size: (rows, cols) of a slice.
         positions: lowest and highest slice, as fractions of the head's height.
         positions_mm: the same as world z in mm; overrides `positions`.
+        pixel_mm: side of a pixel; what does not fit into the frame is cut. By default 1 mm, or
+            larger so that the field of view fits into the frame, or the smallest of `PIXELS_MM` at
+            which it fits if it filled less than a quarter of the frame at 1 mm.
 
     Returns:
         Positions as fractions of the head's height, float64 of shape (count,), and slices,
@@ -117,9 +120,11 @@ def axial_slices(
             f"The positions must lie within the head of {volume.name}, {bottom:g} to {top:g} mm, "
             f"the lower one first. Received: {low:g} to {high:g} mm."
         )
+    count = 1 if volume.voxels.shape[2] == 1 else count
     z_mm = np.linspace(low, high, count) if count > 1 else np.array([(low + high) / 2])
-    planes = _interpolate_planes(volume, z_mm)
-    slices = np.stack([_resample(plane, volume.spacing[:2], size) for plane in planes])
+    planes, sides = _interpolate_planes(volume, z_mm), volume.spacing[:2]
+    pixel = pixel_mm or _automatic_pixel(np.array(volume.voxels.shape[:2]) * sides, size)
+    slices = np.stack([resample(plane, sides, size, pixel) for plane in planes])
     fractions = (z_mm - bottom) / (top - bottom) if top > bottom else np.full(count, 0.5)
     return fractions, np.rint(slices * 255).astype(np.uint8)
 
@@ -134,13 +139,9 @@ def _interpolate_planes(volume: Volume, z_mm: np.ndarray) -> np.ndarray:
     return np.moveaxis(planes, 2, 0)
 
 
-def _resample(plane: np.ndarray, spacing: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
-    """Resample a plane to square pixels, centred in a frame."""
-    sides, shape, frame = np.array(spacing), np.array(plane.shape), np.array(size)
-    pixel = max(PIXEL_MM, *(shape * sides / frame))
-    step = pixel / sides
-    if (step > 1).any():
-        # Anti-aliasing filter as in skimage.transform.resize.
-        plane = ndimage.gaussian_filter(plane, np.maximum(step - 1, 0) / 2)
-    offset = (shape - 1) / 2 - step * (frame - 1) / 2
-    return ndimage.affine_transform(plane, step, offset, size, order=1)
+def _automatic_pixel(field_mm: np.ndarray, size: tuple[int, int]) -> float:
+    """Side of a pixel in mm by the field of view and the frame; see `axial_slices`."""
+    fitting = float(max(field_mm / size))
+    if fitting >= MIN_FRAME_SHARE:
+        return max(PIXELS_MM[0], fitting)
+    return min(pixel for pixel in PIXELS_MM if pixel >= fitting)

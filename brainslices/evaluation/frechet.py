@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from brainslices.errors import InputError
 from brainslices.evaluation.pooling import cell_means, halve
 
-__all__ = ["features", "frechet_distance"]
+__all__ = ["MIN_SIDE", "features", "frechet_distance"]
 
 LAYOUT_CELLS, LAYOUT_FEATURES = 8, 24
 TEXTURE_CELLS, TEXTURE_FEATURES = 2, 10

@@ -11,7 +11,7 @@ import numpy as np
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
-from brainslices.evaluation.frechet import features, frechet_distance
+from brainslices.evaluation.frechet import MIN_SIDE, features, frechet_distance
 from brainslices.evaluation.matching import match_rows, sample_pairs
 from brainslices.evaluation.ms_ssim import pairwise_ms_ssim
 from brainslices.evaluation.nearest import nearest_train
@@ -120,6 +120,12 @@ def _choose_comparisons(positions, archive, seed):
     if len(positions) < 2:
         raise InputError(
             f"`positions` must hold at least 2 samples to evaluate. Received: {len(positions)}."
+        )
+    if min(archive.image_shape) < MIN_SIDE:
+        raise InputError(
+            f"`archive` must have slices of at least {MIN_SIDE} x {MIN_SIDE} pixels to evaluate "
+            f"samples. Received: {archive.path} with {archive.image_shape}. Sample without "
+            "--evaluate, or train on larger slices."
         )
     train_rows = match_rows(archive, "train", positions, seed)
     test_rows = match_rows(archive, "test", positions, seed)

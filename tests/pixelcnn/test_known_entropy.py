@@ -34,7 +34,7 @@ def test_prior_reaches_the_entropy_of_markov_chains(fresh_keras):
     net = {"channels": 16, "layers": 2, "first_kernel_size": 3, "attention_layers": 0}
     model = tiny_pixelcnn(GRID, 3, fill=False, dropout=0.0, **net)
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, 320)))
-    model.fit(markov_grids(4096, seed=0), batch_size=128, epochs=10, verbose=0)
+    model.fit(markov_grids(2048, seed=0), batch_size=64, epochs=10, verbose=0)
     test = model.evaluate(markov_grids(2048, seed=1), batch_size=256, verbose=0, return_dict=True)
     # Test grids have a sampling error of 0.3 %.
     assert test["nats_per_code"] == pytest.approx(entropy_per_code(), rel=0.02)

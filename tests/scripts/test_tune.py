@@ -163,6 +163,7 @@ def processes_by_role(search):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_survive_kills_of_a_trial_a_worker_and_the_chief(
     searched, phantom_archive, tmp_path
 ):

@@ -131,7 +131,9 @@ def environment(**changes):
     # What JAX has compiled once serves every process of every test.
     kept = {
         "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "brainslices-tests-jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Compiling tiny models takes longer than running them.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     own = {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]),

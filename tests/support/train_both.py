@@ -36,7 +36,8 @@ def main(archive, out, devices):
         vqvae, prior = Path(out) / "vqvae", Path(out) / "pixelcnn"
         # Most steps exceed this norm: the gradient of the whole batch must be clipped.
         training = tiny_training(epochs=EPOCHS, gradient_clip=0.05, mirror=True)
-        train_vqvae(Path(archive), vqvae, tiny_config(), training)
+        config = tiny_config(encoder_blocks=0, decoder_blocks=0)
+        train_vqvae(Path(archive), vqvae, config, training)
         training = tiny_prior_training(epochs=EPOCHS, gradient_clip=0.05)
         grids = run_on_primary(code_grids, vqvae, None, training.variants)
         # Dropout masks depend on the number of devices.

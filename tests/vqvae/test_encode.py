@@ -353,6 +353,19 @@ def test_command_writes_the_file_and_describes_it(run, encoded):
     assert_same_codes(CodeGrids.load(run.code_grids_path), encoded[1])
 
 
+def test_codes_of_a_run_that_cannot_be_written_lie_elsewhere(run, encoded, tmp_path, monkeypatch):
+    def refuse(self):
+        raise InputError("read-only")
+
+    monkeypatch.setattr(Run, "lock", refuse)
+    path = tmp_path / "elsewhere.npz"
+    with pytest.raises(InputError, match="read-only"):
+        code_grids(run.path, variants=3)
+    assert_same_codes(code_grids(run.path, variants=3, path=path), encoded[1])
+    assert_same_codes(CodeGrids.load(path), encoded[1])
+    assert not run.code_grids_path.exists()
+
+
 @pytest.mark.slow
 def test_command_reports_an_error_in_one_line_with_status_2(run):
     process = python(COMMAND, "--run", run.path, "--variants", "-1")
@@ -365,7 +378,7 @@ def test_command_reports_an_error_in_one_line_with_status_2(run):
 def test_help_has_every_flag():
     process = python(COMMAND, "--help")
     assert process.returncode == 0
-    for flag in ("--run", "--data", "--variants"):
+    for flag in ("--run", "--data", "--variants", "--codes"):
         assert flag in process.stdout
 
 

@@ -86,11 +86,11 @@ def test_lowest_code_wins_a_tie(monkeypatch, block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrap", ["lambda f: f", "tf.function"])
-def test_memory_of_the_search_stays_bounded(wrap):
+def test_memory_of_the_search_stays_bounded():
+    """All distances at once would take 3.3 GB."""
     ran = python(
         "-c",
-        f"""
+        """
 import keras, numpy as np, pathlib, tensorflow as tf
 from vqvae.quantizer import nearest_codes
 
@@ -99,22 +99,23 @@ def memory_mb(name):
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 rng = np.random.default_rng(0)
-latents = tf.constant(rng.standard_normal((1_000_000, 64), "float32"))
+latents = tf.constant(rng.standard_normal((200_000, 64), "float32"))
 codebook = tf.constant(rng.standard_normal((4096, 64), "float32"))
-search = ({wrap})(lambda latents: nearest_codes(latents, codebook))
-search(latents[:10])
-pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-before = memory_mb("VmRSS")
-codes = np.asarray(search(latents))
-print(memory_mb("VmHWM") - before)
-some = rng.integers(0, len(codes), 200)
+some = rng.integers(0, len(latents), 200)
 scores = latents.numpy()[some].astype("float64")[:, None] - codebook.numpy()[None]
-assert (np.square(scores).sum(-1).argmin(-1) == codes[some]).all()
+for wrap in (lambda function: function, tf.function):
+    search = wrap(lambda latents: nearest_codes(latents, codebook))
+    search(latents[:10])
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = memory_mb("VmRSS")
+    codes = np.asarray(search(latents))
+    print(memory_mb("VmHWM") - before)
+    assert (np.square(scores).sum(-1).argmin(-1) == codes[some]).all()
 """,
         timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
-    assert float(ran.stdout) < 1000
+    assert all(float(line) < 600 for line in ran.stdout.split()), ran.stdout
 
 
 # Both quantisers

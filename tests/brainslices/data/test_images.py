@@ -5,7 +5,7 @@ import pytest
 from helpers import GREY, save_image
 from PIL import Image
 
-from brainslices.data.images import read_image
+from brainslices.data.images import fit_image, read_image
 from brainslices.errors import InputError
 
 
@@ -87,3 +87,31 @@ def test_missing_file_and_text_are_refused(tmp_path):
     for name in ("text.png", "absent.png"):
         with pytest.raises(InputError, match=f"{name} is not a readable image"):
             read_image(tmp_path / name)
+
+
+def test_window_maps_grey_levels_of_any_depth(tmp_path):
+    ramp = np.linspace(0, 4095, 120).astype(np.uint16).reshape(12, 10)
+    path = tmp_path / "ct.png"
+    Image.fromarray(ramp).save(path)
+    expected = np.rint(np.clip((ramp - 1000.0) / 1000, 0, 1) * 255)
+    np.testing.assert_array_equal(read_image(path, (1000, 2000)), expected)
+    with pytest.raises(InputError, match="--window LOW HIGH"):
+        read_image(path)
+
+
+def test_image_is_turned_upright_by_its_exif_orientation(tmp_path):
+    turned = Image.fromarray(np.rot90(GREY))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    turned.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), GREY)
+
+
+def test_image_is_scaled_as_a_whole_into_the_frame():
+    image = np.zeros((40, 80), np.uint8)
+    image[10:30, 20:60] = 200
+    fitted = fit_image(image, (32, 32))
+    assert (fitted.shape, fitted.dtype) == ((32, 32), np.uint8)
+    rows, cols = np.nonzero(fitted > 100)
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (12, 19, 8, 23)
+    assert fit_image(image, (40, 80)) is image

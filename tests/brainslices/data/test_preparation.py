@@ -1,3 +1,4 @@
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -185,7 +186,9 @@ def test_file_name_with_a_control_character_keeps_the_sound_archive(tmp_path):
     ("options", "message"),
     [
         ({"include": ("absent*",)}, "not matched by --include"),
-        ({"size": (64, 64)}, r"`size`.*size=\(64, 64\)"),
+        ({"pixel_mm": 0.5}, r"`pixel_mm`.*pixel_mm=0.5"),
+        ({"pixel_mm": 0.0}, r"`pixel_mm` must be from 0.001 to 100.*pixel_mm=0.0"),
+        ({"window": (9, 9)}, r"`window`.*window=\(9, 9\)"),
         ({"positions": (0.1, 0.2)}, r"`positions`.*positions=\(0.1, 0.2\)"),
         ({"fractions": (0.5, 0.2, 0.2)}, r"`fractions`.*fractions=\(0.5, 0.2, 0.2\)"),
         ({"fractions": (1.5, -0.5, 0)}, r"`fractions`.*fractions=\(1.5, -0.5, 0\)"),
@@ -247,3 +250,15 @@ def test_public_release_is_archived_within_half_a_minute(tmp_path, oasis_pngs):
     test = archive.images[archive.indices("test")]
     restored = archive.crop.paste(archive.crop.cut(test), archive.image_shape)
     np.testing.assert_array_equal(restored, test)
+
+
+def test_size_and_window_read_images_of_several_sizes_and_16_bits(tmp_path):
+    ramp = np.linspace(0, 4000, 40 * 30).reshape(40, 30).astype(np.uint16)
+    for subject, image in enumerate((ramp, ramp[:, :20], ramp[10:], ramp)):
+        save_image(tmp_path / "png" / f"case_{subject:03d}_slice_0.png", image)
+    archive = make(tmp_path, tmp_path / "png", size=(32, 24), window=(0, 4000))
+    assert archive.image_shape == (32, 24)
+    means = archive.images.reshape(4, -1).mean(axis=1)
+    assert (means > 60).all() and archive.images.max() > 240
+    rule = json.loads((archive.path / "archive.json").read_text())["intensity_rule"]
+    assert rule == "grey levels from 0 to 4000 of the images become 0..255, linear, clipped"

@@ -139,3 +139,26 @@ def test_implausible_voxels_are_refused_by_file(tmp_path, side):
     path = save_volume(tmp_path / "odd.nii", head(), np.diag([side, 1.5, 3, 1]))
     with pytest.raises(InputError, match=r"odd\.nii must have voxel sides"):
         read_volume(path)
+
+
+def test_automatic_pixel_suits_human_heads_and_mice(volume_path):
+    """The field of view is 60 x 60 mm, or 6 x 6 mm."""
+    human = read_volume(volume_path)
+    mouse = replace(human, spacing=(SPACING[0] / 10, SPACING[1] / 10, SPACING[2]))
+    for frame, expected in ((64, 1), (30, 2), (256, 0.5)):
+        by_pixel = axial_slices(human, 1, (frame, frame), pixel_mm=expected)[1]
+        np.testing.assert_array_equal(axial_slices(human, 1, (frame, frame))[1], by_pixel)
+    (image,) = axial_slices(mouse, 1, (64, 64))[1]
+    (same,) = axial_slices(mouse, 1, (64, 64), pixel_mm=0.1)[1]
+    np.testing.assert_array_equal(image, same)
+    (at_1_mm,) = axial_slices(human, 1, (64, 64))[1]
+    np.testing.assert_allclose(image.astype(int), at_1_mm, atol=1)
+
+
+def test_file_of_one_plane_is_one_slice_in_the_middle(tmp_path):
+    volume = read_volume(save_volume(tmp_path / "plane.nii", head()[..., 12]))
+    positions, slices = axial_slices(volume, 32, (64, 64))
+    assert positions.tolist() == [0.5]
+    _, whole = axial_slices(read_volume(save_volume(tmp_path / "a.nii", head())), 1, (64, 64))
+    assert slices.shape == whole.shape
+    assert np.corrcoef(slices.ravel(), whole.ravel())[0, 1] > 0.95

@@ -108,7 +108,7 @@ def jax_alone(phantom_archive, tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.slow
 def test_two_devices_of_jax_train_as_one(jax_alone, phantom_archive, tmp_path):
-    virtual = "--xla_force_host_platform_device_count=2"
+    virtual = environment()["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
     finish(start_training(phantom_archive, tmp_path, KERAS_BACKEND="jax", XLA_FLAGS=virtual))
     assert_same_training(jax_alone, tmp_path)
 

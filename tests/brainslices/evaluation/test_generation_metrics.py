@@ -276,6 +276,10 @@ def test_samples_that_cannot_be_scored_are_refused(measured, phantom_archive, tm
         (SliceRecord(f"s{k}", "one", "train", float(positions[k]), "phantom"), pixels[k])
         for k in range(16)
     ]
+    small = [(record, image[:48]) for record, image in slices]
+    small = write_archive(tmp_path / "small", small, intensity_rule="phantom")
+    with pytest.raises(InputError, match=r"`archive` .*64 x 64 .*Received: .*\(48, 64\)"):
+        check_comparable(positions, small)
     lone = write_archive(tmp_path / "lone", slices, intensity_rule="phantom")
     with pytest.raises(InputError, match="'test'"):
         evaluate_samples(images, positions, lone)

@@ -14,11 +14,13 @@ from tiny_prior import GRID, tiny_pixelcnn
 from pixelcnn.masks import SCANS
 from pixelcnn.sampling import Sampler, uniform_noise
 
-ROWS = {
+SAMPLING_ROWS = {
     "sample 16 slices of 8 x 8 codes",
     "sample 16 slices of 8 x 8 codes, beside one pass",
     "sample 16 slices of 8 x 8 codes, 2 attention layers",
     "sample 16 slices of 8 x 8 codes, 2 attention layers, beside one pass",
+}
+OTHER_ROWS = {
     "sample a slice, 4 x 4 codes",
     "sample a slice, 8 x 8 codes",
     "sample a slice, 1 at a time",
@@ -65,10 +67,11 @@ def test_thresholds_of_sampling(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
-        (("sampling", "growth", "prior"), ROWS),
+        (("sampling",), SAMPLING_ROWS),
+        pytest.param(("growth", "prior"), OTHER_ROWS, marks=pytest.mark.long),
         pytest.param(("sampling_memory",), MEMORY_ROWS, marks=pytest.mark.long),
     ],
-    ids=["time", "memory"],
+    ids=["sampling", "growth and training", "memory"],
 )
 def test_quick_benchmark_measures_every_row(phantom_archive, tmp_path, only, expected):
     out = tmp_path / "benchmark.json"
