@@ -70,7 +70,7 @@ def _affine_in_mm(image: Any) -> np.ndarray:
 
 def _check_header(path: Path, image: Any) -> None:
     """Check shape, orientation and data type before the voxels are read."""
-    shape = image.shape
+    shape = tuple(map(int, image.shape))
     sides = sorted((*shape, 1)[:3])
     if len(shape) < 2 or sides[0] < 1 or sides[1] < 2 or not set(shape[3:]) <= {1}:
         raise InputError(
