@@ -24,6 +24,8 @@ from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
 
 __all__ = ["VQVAE"]
 
+# Rounding of a resampled image.
+RANGE_TOLERANCE = 1e-3
 ARGUMENTS = {
     "image_shape": SHAPE,
     "crop": (
@@ -253,6 +255,14 @@ class VQVAE(keras.Model):
                 "`images` must be floats in [0, 1]; divide 8-bit images by 255. "
                 f"Received: images.dtype={dtype}."
             )
+        # Arrays of a user; a tensor of a compiled step has no values yet.
+        if isinstance(images, np.ndarray) and images.size:
+            low, high = float(images.min()), float(images.max())
+            if not -RANGE_TOLERANCE <= low <= high <= 1 + RANGE_TOLERANCE:
+                raise InputError(
+                    "`images` must be in [0, 1]; divide 8-bit grey levels by 255. "
+                    f"Received: images from {low:g} to {high:g}."
+                )
 
     @classmethod
     def from_run(cls, run: PathLike, dtype: str | None = None) -> "VQVAE":

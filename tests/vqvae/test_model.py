@@ -125,13 +125,16 @@ def test_wrong_arguments_are_refused(name, value):
         VQVAE.from_config({**config, name: value})
 
 
-def test_images_of_another_size_rank_or_type_are_refused():
+def test_images_of_another_size_rank_type_or_range_are_refused():
     model = tiny_model()
     for verb in (model.encode, model.encode_to_codes, model.reconstruct):
         for shape in [(24, 20), (24, 20, 1), (2, 24, 20), (2, 20, 24, 1), (2, 24, 20, 3)]:
             with pytest.raises(InputError, match="`images`.*24, 20, 1") as caught:
                 verb(np.zeros(shape, "float32"))
             assert f"images.shape={shape}" in str(caught.value)
+        for value in (255.0, -0.5, np.nan):
+            with pytest.raises(InputError, match=rf"`images` .*\[0, 1\].*{value:g}"):
+                verb(np.full((2, 24, 20, 1), value, "float32"))
         with pytest.raises(InputError, match="images.dtype=uint8"):
             verb(np.zeros((2, 24, 20, 1), "uint8"))
 
