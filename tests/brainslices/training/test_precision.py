@@ -90,7 +90,7 @@ def trained(request, phantom_archive, tmp_path_factory):
     train_vqvae(phantom_archive.path, vqvae, config, tiny_training(**short))
     training = tiny_prior_training(**short)
     grids = code_grids(vqvae, variants=training.variants)
-    train_pixelcnn(grids, prior, tiny_prior_config(layers=1), training)
+    train_pixelcnn(grids, prior, tiny_prior_config(layers=1, attention_layers=1), training)
     return request.param, Run(vqvae), Run(prior)
 
 
