@@ -30,7 +30,7 @@ from pixelcnn.training import CodeBatches, build_model, measure_rate, summary, t
 
 GRID, CODES = (4, 5), 8
 CONFIG = tiny_prior_config(first_kernel_size=3, attention_layers=1)
-TRAINING = tiny_prior_training(epochs=3, learning_rate=0.02, average=0.8, variants=2)
+TRAINING = tiny_prior_training(epochs=3, learning_rate=0.05, average=0.8, variants=2)
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
