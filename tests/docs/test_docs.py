@@ -119,8 +119,12 @@ def test_python_blocks_compile(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "tutorial.md"], ids=page_name)
-def test_python_blocks_run(page, phantom_archive, trained_vqvae, trained_prior):
+def test_python_blocks_run(page, phantom_archive, trained_vqvae, trained_prior, tmp_path):
+    if "onnxruntime" in page.read_text():
+        pytest.importorskip("onnxruntime")
+        script_main(SCRIPTS["export"])(["--run", str(trained_vqvae), "--out", str(tmp_path / "a")])
     places = {
+        "outputs/vqvae_onnx/encoder.onnx": tmp_path / "a" / "encoder.onnx",
         "data/oasis": phantom_archive.path,
         "runs/default": trained_vqvae,
         "runs/prior": trained_prior,

@@ -152,8 +152,8 @@ def test_integer_is_accepted_for_a_float(tmp_path):
     ("text", "message"),
     [
         ("{", "JSON"),
-        ("[]", "list"),
-        ('{"model": {}}', "`training`"),
+        ("[]", "an object of fields. Received: []"),
+        ('{"model": {}}', "it lacks training"),
         ('{"model": [], "training": {}}', "`model`"),
     ],
 )

@@ -32,7 +32,7 @@ def test_operations_of_a_vqvae():
     config = dataclasses.replace(
         vqvae.config.PRESETS["default"].model, channels=(8, 16), embedding_dim=4
     )
-    model = VQVAE((32, 32), (0, 0, 32, 32), np.zeros((32, 32)), 1.0, **dataclasses.asdict(config))
+    model = VQVAE((32, 32), (0, 0, 32, 32), 0.0, 1.0, **dataclasses.asdict(config))
     model.build((None, 32, 32, 1))
     forward = count_operations(
         lambda images: model.decoder(model.encoder(images)),
