@@ -159,6 +159,7 @@ CONFIG = tiny_prior_config(first_kernel_size=3, conditions=("age", "sex"))
 TRAINING = tiny_prior_training(epochs=12, learning_rate=0.03, optimizer="adam", variants=0)
 
 
+@pytest.mark.slow
 def test_training_learns_conditions_and_resumes_only_with_them(grids, tmp_path):
     metrics = train(grids, tmp_path / "run", CONFIG, TRAINING, TABLE)
     right = metrics["splits"]["test"]["nats_per_code"]
