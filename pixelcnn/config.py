@@ -35,6 +35,8 @@ class PixelCNNConfig:
     """Dropout rate in the gated blocks."""
     scan: Scan
     """Scan order of the codes: raster (row by row) or turned (column by column)."""
+    conditions: tuple[str, ...] = ()
+    """Columns of the archive's table of subjects that condition the prior, such as age sex."""
 
     def __post_init__(self):
         for name in ("channels", "layers", "condition_width", "head_width", "attention_heads"):
@@ -49,6 +51,10 @@ class PixelCNNConfig:
         cosines = "0, or at least 2: the first cosine is constant"
         check_field(self, "position_frequencies", lambda value: value == 0 or value >= 2, cosines)
         check_field(self, "dropout", lambda value: 0 <= value < 1, "at least 0 and under 1")
+        object.__setattr__(self, "conditions", tuple(self.conditions))  # a list in JSON
+        check_field(
+            self, "conditions", lambda value: len(set(value)) == len(value), "different columns"
+        )
         check_field(self, "scan", SCANS.__contains__, "one of " + ", ".join(SCANS))
         weights = self.layers * self.channels * self.channels * self.kernel_size**2
         weights += self.channels * (self.first_kernel_size**2 + self.head_width)
@@ -88,6 +94,8 @@ class SamplingConfig:
     """Seed of the samples."""
     batch_size: int = 16
     """Slices sampled at a time; the samples do not depend on it."""
+    condition: tuple[str, ...] = ()
+    """Conditions of a prior with conditions, such as age=80 sex=F; the others are unknown."""
 
     def __post_init__(self):
         check_field(self, "count", lambda value: value >= 1, "at least 1")

@@ -14,7 +14,7 @@ CANDIDATES = 8
 def inpaint_codes(
     sampler: Sampler,
     observed: np.ndarray,
-    position: float,
+    position: float | np.ndarray,
     count: int,
     seed: int,
     batch_size: int = BATCH_SIZE,
@@ -29,7 +29,7 @@ def inpaint_codes(
     Args:
         sampler: samples the candidates.
         observed: int array of shape (r, c), codes, or `MASKED`.
-        position: the slice position, in [0, 1].
+        position: the slice position, in [0, 1]; or an array of it and the conditions.
         count: number of grids to return.
         seed: seed of the candidates and of the resampling.
         batch_size: grids sampled at a time.
@@ -41,7 +41,7 @@ def inpaint_codes(
         Rubin 1987, sampling/importance resampling; here without replacement, by Gumbel noise on
         the log-weights, so that no candidate is returned twice.
     """
-    positions = np.full(count * CANDIDATES, position)
+    positions = np.full((count * CANDIDATES, *np.shape(position)), position)
     candidates, evidence = _sample_candidates(sampler, observed, positions, seed, batch_size)
     noise = np.random.default_rng([seed, len(evidence)]).gumbel(size=len(evidence))
     rows = np.argsort(-(evidence + noise))[:count]
@@ -63,12 +63,13 @@ def most_likely_position(
     Args:
         sampler: samples one grid for each position.
         observed: int array of shape (r, c), codes, or `MASKED`.
-        positions: float array of shape (n,), the candidate positions, in [0, 1].
+        positions: float array of shape (n,), the candidate positions, in [0, 1]; or with
+            conditions, of shape (n, 1 + conditions).
         seed: seed of the masked codes.
         batch_size: grids sampled at a time.
 
     Returns:
-        One of `positions`.
+        One of the positions.
 
     Raises:
         InputError: if no code is observed.
@@ -80,7 +81,7 @@ def most_likely_position(
         )
     shared_noise = np.zeros(len(positions), int)
     _, evidence = _sample_candidates(sampler, observed, positions, seed, batch_size, shared_noise)
-    return float(positions[np.argmax(evidence)])
+    return float(np.ravel(positions[np.argmax(evidence)])[0])
 
 
 def _sample_candidates(sampler, observed, positions, seed, batch_size, noise_indices=None):

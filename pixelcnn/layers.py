@@ -7,7 +7,18 @@ from keras import layers, ops
 from brainslices.types import Tensor
 from pixelcnn.masks import stack_mask
 
-__all__ = ["Condition", "GatedBlock", "MaskedConv2D", "RowAttention", "gate"]
+__all__ = [
+    "Condition",
+    "ConditionValue",
+    "GatedBlock",
+    "MaskedConv2D",
+    "RowAttention",
+    "cosines",
+    "gate",
+]
+
+# Cosine features of a numeric condition.
+NUMBER_FREQUENCIES = 8
 
 
 def gate(features: Tensor) -> Tensor:
@@ -269,9 +280,61 @@ class RowAttention(layers.Layer):
         return {**super().get_config(), "heads": self.heads}
 
 
+def cosines(values: Tensor, frequencies: int) -> Tensor:
+    """Encode values in [0, 1], of shape (batch,), as cosines of increasing frequency."""
+    half_turns = ops.cast(values, "float32")[:, None] * np.arange(frequencies, dtype="float32")
+    return ops.cos(np.pi * half_turns)
+
+
+@keras.saving.register_keras_serializable(package="pixelcnn")
+class ConditionValue(layers.Layer):
+    """Features of one condition: of a number its cosines, of a category a learned vector.
+
+    A value that is not known has a learned vector too.
+
+    Args:
+        width: int, output channels.
+        categories: int, number of categories; 0 for a number.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        value: float tensor of shape (batch,): a number in [0, 1], or the index of a category; -1 if
+            it is not known.
+
+    Returns:
+        Tensor of shape (batch, width).
+    """
+
+    def __init__(self, width, categories, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.width, self.categories = width, categories
+        self.embed = layers.Dense(width, name="embed", activation="silu", dtype=self.dtype_policy)
+
+    def build(self, value_shape):
+        # Row 0 is the unknown value.
+        self.table = self.add_weight(
+            name="table", shape=(1 + self.categories, self.width), initializer="random_normal"
+        )
+        if not self.categories:
+            self.embed.build((None, NUMBER_FREQUENCIES))
+
+    def call(self, value):
+        table = ops.cast(self.table, self.compute_dtype)
+        if self.categories:
+            return ops.take(table, ops.cast(value, "int32") + 1, axis=0)
+        number = self.embed(cosines(value, NUMBER_FREQUENCIES))
+        return ops.where((value >= 0)[:, None], number, table[0])
+
+    def compute_output_shape(self, value_shape):
+        return (*value_shape, self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "categories": self.categories}
+
+
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class Condition(layers.Layer):
-    """Conditioning of every code: an embedding of its grid cell, and the slice position.
+    """Conditioning of every code: its grid cell, the slice position, and facts of the subject.
 
     The position, continuous in [0, 1], enters as cosines of increasing frequency, so that the
     network interpolates between the positions of the training slices.
@@ -281,21 +344,27 @@ class Condition(layers.Layer):
         width: int, output channels.
         frequencies: int, number of cosines, the first of which is constant; 0 leaves the position
             out.
+        categories: for each further condition its number of categories, 0 for a number.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
-        position: float tensor of shape (batch,).
+        position: float tensor of shape (batch,); or (batch, 1 + conditions): the position, then
+            each condition as in `ConditionValue`. Without them all conditions are unknown.
 
     Returns:
         Tensor of shape (batch, rows, cols, width).
     """
 
-    def __init__(self, grid_shape, width, frequencies, **kwargs):
+    def __init__(self, grid_shape, width, frequencies, categories=(), **kwargs):
         # No autocast: half precision is too coarse for the highest frequencies.
         super().__init__(autocast=False, **kwargs)
         self.grid_shape, self.width, self.frequencies = tuple(grid_shape), width, frequencies
         shared = {"activation": "silu", "dtype": self.dtype_policy}
         self.embed = layers.Dense(width, name="embed", **shared)
+        self.categories = tuple(categories)
+        self.values = [
+            ConditionValue(width, count, dtype=self.dtype_policy) for count in self.categories
+        ]
         self.mix = layers.Dense(width, name="mix", **shared)
 
     def build(self, position_shape):
@@ -306,18 +375,23 @@ class Condition(layers.Layer):
         if self.frequencies:
             self.embed.build((None, self.frequencies))
         self.mix.build((None, *shape))
+        for value in self.values:
+            value.build((None,))
 
     def call(self, position):
+        conditions = [-ops.ones_like(position)] * len(self.values)
+        if len(position.shape) == 2:
+            position, *conditions = ops.unstack(position, 1 + len(self.values), axis=1)
         features = ops.cast(self.cell_embedding, self.compute_dtype)
         features = ops.broadcast_to(features, (ops.shape(position)[0], *features.shape))
         if self.frequencies:
-            frequencies = np.arange(self.frequencies, dtype="float32")
-            half_turns = ops.cast(position, "float32")[:, None] * frequencies
-            features += self.embed(ops.cos(np.pi * half_turns))[:, None, None]
+            features += self.embed(cosines(position, self.frequencies))[:, None, None]
+        for embed_value, value in zip(self.values, conditions, strict=True):
+            features += embed_value(value)[:, None, None]
         return self.mix(ops.silu(features))
 
     def compute_output_shape(self, position_shape):
-        return (*position_shape, *self.grid_shape, self.width)
+        return (*position_shape[:1], *self.grid_shape, self.width)
 
     def get_config(self):
         return {
@@ -325,4 +399,5 @@ class Condition(layers.Layer):
             "grid_shape": self.grid_shape,
             "width": self.width,
             "frequencies": self.frequencies,
+            "categories": self.categories,
         }

@@ -1,6 +1,7 @@
 """The gated PixelCNN: code grid -> logits of each code given the codes before it."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from brainslices.distributed.collectives import replica_count
 from brainslices.runs.loading import load_model
 from brainslices.schema import CODEBOOK_SIZE, NATURAL, SHAPE, check_arguments
 from brainslices.types import PathLike, Tensor
+from pixelcnn.conditions import as_variables, encode_request
 from pixelcnn.config import PixelCNNConfig
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention
 from pixelcnn.masks import scan_order
@@ -21,9 +23,11 @@ ARGUMENTS = {"grid_shape": SHAPE, "num_embeddings": CODEBOOK_SIZE, "seed": NATUR
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class PixelCNN(keras.Model):
-    """Autoregressive prior over code grids, conditioned on the slice position.
+    """Autoregressive prior over code grids, given the slice position and facts of the subject.
 
     p(codes | position) is the product, in scan order, of p(code | codes before it, position).
+    Wherever a model takes positions, of shape (batch,), it also takes them with the conditions, of
+    shape (batch, 1 + conditions), as `with_conditions` makes them.
 
     Args:
         grid_shape: (r, c) of the code grid.
@@ -31,6 +35,8 @@ class PixelCNN(keras.Model):
         seed: int, seeds the dropout.
         dtype: dtype policy of the layers; logits and losses are always float32.
         name: str, the Keras name.
+        condition_variables: kinds and ranges of `config.conditions`, each a `Variable` or a dict of
+            its fields.
         **config: the fields of `PixelCNNConfig`.
 
     Call arguments:
@@ -49,12 +55,22 @@ class PixelCNN(keras.Model):
 
     config_type = PixelCNNConfig
 
-    def __init__(self, grid_shape, num_embeddings, seed=0, dtype=None, name="pixelcnn", **config):
+    def __init__(
+        self,
+        grid_shape,
+        num_embeddings,
+        seed=0,
+        dtype=None,
+        name="pixelcnn",
+        condition_variables=(),
+        **config,
+    ):
         check_arguments(ARGUMENTS, grid_shape=grid_shape, num_embeddings=num_embeddings, seed=seed)
         # No autocast: positions stay float32 under every dtype policy.
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.config = config = PixelCNNConfig(**config)
         self.grid_shape, self.num_embeddings = tuple(grid_shape), num_embeddings
+        self.condition_variables = as_variables(condition_variables, config.conditions)
         self.seed = seed
         order = scan_order(self.grid_shape, config.scan)
         self.scan_shape = order.shape
@@ -67,7 +83,11 @@ class PixelCNN(keras.Model):
     def _add_stacks(self, config):
         shared = {"dtype": self.dtype_policy}
         self.condition = Condition(
-            self.scan_shape, config.condition_width, config.position_frequencies, **shared
+            self.scan_shape,
+            config.condition_width,
+            config.position_frequencies,
+            [len(variable.categories) for variable in self.condition_variables],
+            **shared,
         )
         self.embedding = layers.Embedding(self.num_embeddings, config.channels, **shared)
         first = {"filters": config.channels, "size": config.first_kernel_size, "mask_type": "A"}
@@ -134,7 +154,7 @@ class PixelCNN(keras.Model):
 
         Args:
             codes: int tensor of shape (batch, r, c).
-            position: float tensor of shape (batch,), in [0, 1].
+            position: float tensor of shape (batch,), in [0, 1], or with conditions.
 
         Returns:
             float32 tensor of shape (batch, r, c), in nats; its sum is the grid's log-probability.
@@ -160,6 +180,27 @@ class PixelCNN(keras.Model):
         self.nats_metric.update_state(nats, sample_weight=ops.shape(x["codes"])[0])
         return nats / replica_count()
 
+    def with_conditions(
+        self, positions: np.ndarray, conditions: Mapping[str, object] | None = None
+    ) -> np.ndarray:
+        """Add conditions to slice positions.
+
+        Args:
+            positions: float array of shape (n,), in [0, 1].
+            conditions: name -> value, of any subset; the others are unknown.
+
+        Returns:
+            float32 array of shape (n, 1 + conditions); of shape (n,) for a prior without.
+
+        Raises:
+            InputError: if the prior has no such condition, or a value cannot be asked for.
+        """
+        encoded = encode_request(self.condition_variables, conditions or {})
+        positions = np.asarray(positions, "float32")
+        if not encoded.size:
+            return positions
+        return np.column_stack([positions, np.tile(encoded, (len(positions), 1))])
+
     @classmethod
     def from_run(cls, run: PathLike) -> "PixelCNN":
         """Load the best epoch of a trained prior, in float32 whatever its training precision.
@@ -176,6 +217,7 @@ class PixelCNN(keras.Model):
         return {
             "grid_shape": self.grid_shape,
             "num_embeddings": self.num_embeddings,
+            "condition_variables": [dataclasses.asdict(item) for item in self.condition_variables],
             "seed": self.seed,
             "dtype": self.dtype_policy.name,
             "name": self.name,

@@ -59,7 +59,7 @@ class RowCache:
 
     Args:
         model: a built `PixelCNN`.
-        position: float tensor of shape (batch,).
+        position: float tensor of shape (batch,), or with conditions.
     """
 
     def __init__(self, model: PixelCNN, position: Tensor):

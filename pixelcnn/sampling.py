@@ -130,7 +130,7 @@ class Sampler:
         top_p: float in (0, 1], or None.
 
     Call arguments:
-        position: float array of shape (batch,), in [0, 1].
+        position: float array of shape (batch,), in [0, 1], or with conditions.
         uniform: float array of shape (batch, r, c), uniform noise in [0, 1).
         observed: int array of shape (batch, r, c), codes that are fixed, `MASKED` elsewhere; None
             samples all codes. A sampled code does not depend on observed codes that follow it in
@@ -198,7 +198,7 @@ class Sampler:
         """Sample any number of grids, a batch at a time, with a progress bar.
 
         Args:
-            positions: float array of shape (samples,), in [0, 1].
+            positions: float array of shape (samples,), in [0, 1], or with conditions.
             seed: int; a sample depends on the seed, its index and its position, never on the
                 batch size.
             batch_size: int, grids at a time.

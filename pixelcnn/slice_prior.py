@@ -1,7 +1,7 @@
 """Novel brain slices from a trained prior and the decoder of its codes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from brainslices.resources import check_needed
 from brainslices.runs.loading import load_model
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
+from pixelcnn.conditions import parse_request
 from pixelcnn.config import SamplingConfig
 from pixelcnn.generate import Samples, decode_batches, spread_positions
 from pixelcnn.inpainting import inpaint_codes, most_likely_position
@@ -78,6 +79,7 @@ class SlicePrior:
         top_p: float | None = None,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
+        conditions: Mapping[str, object] | None = None,
     ) -> np.ndarray:
         """Sample novel slices, the same as `scripts/sample.py` with the same arguments.
 
@@ -91,6 +93,8 @@ class SlicePrior:
                 probability; None for all.
             seed: a sample depends on the seed, its index and its position only.
             batch_size: slices sampled at a time.
+            conditions: name -> value, of any subset of the prior's conditions, such as
+                `{"age": 80, "sex": "F"}`; the others are unknown.
 
         Returns:
             float32 array of shape (count, rows, cols, 1), in [0, 1], ordered by position.
@@ -99,7 +103,10 @@ class SlicePrior:
             InputError: if an argument is out of its range.
         """
         positions = _as_tuple(position)
-        sampling = SamplingConfig(count, positions, temperature, top_k, top_p, seed, batch_size)
+        condition = _as_texts(conditions)
+        sampling = SamplingConfig(
+            count, positions, temperature, top_k, top_p, seed, batch_size, condition
+        )
         return _images(self.samples(sampling))
 
     def samples(self, sampling: SamplingConfig, per_position: int = 1) -> Samples:
@@ -115,7 +122,8 @@ class SlicePrior:
         positions = spread_positions(
             sampling.count, self.provenance.positions, sampling.position, per_position
         )
-        batches = self._get_sampler(sampling).batches(positions, sampling.seed, sampling.batch_size)
+        given = self.model.with_conditions(positions, parse_request(sampling.condition))
+        batches = self._get_sampler(sampling).batches(given, sampling.seed, sampling.batch_size)
         batches = decode_batches(batches, self.decoder.decode_codes)
         return Samples(batches, positions, self._metadata(sampling))
 
@@ -126,6 +134,7 @@ class SlicePrior:
         position: float | None = None,
         count: int = 1,
         seed: int = 0,
+        conditions: Mapping[str, object] | None = None,
         **options: Any,
     ) -> np.ndarray:
         """Inpaint the hidden part of an image.
@@ -136,6 +145,7 @@ class SlicePrior:
             position: slice position; None estimates it by maximum likelihood.
             count: number of inpainted images.
             seed: seed of the samples.
+            conditions: as for `sample`.
             **options: `temperature`, `top_k`, `top_p` and `batch_size` of `sample`.
 
         Returns:
@@ -145,7 +155,8 @@ class SlicePrior:
         Raises:
             InputError: if an argument is out of its range, or the decoder cannot encode.
         """
-        sampling = SamplingConfig(count, _as_tuple(position), seed=seed, **options)
+        options |= {"seed": seed, "condition": _as_texts(conditions)}
+        sampling = SamplingConfig(count, _as_tuple(position), **options)
         return _images(self.inpainted(image, hidden, sampling))
 
     def inpainted(
@@ -169,21 +180,30 @@ class SlicePrior:
         _check_decoder(self.decoder, "inpainting")
         task, sampler = self.decoder.inpainting(image, hidden), self._get_sampler(sampling)
         observed, noise = task.observed_codes(MASKED), (sampling.seed, sampling.batch_size)
+        conditions = parse_request(sampling.condition)
+        candidates = self.model.with_conditions(self.provenance.train_positions, conditions)
         position = sampling.position or (
-            most_likely_position(sampler, observed, self.provenance.train_positions, *noise),
+            most_likely_position(sampler, observed, candidates, *noise),
         )
         positions = spread_positions(sampling.count, self.provenance.positions, position)
-        batch = inpaint_codes(sampler, observed, position[0], sampling.count, *noise)
+        (given,) = self.model.with_conditions(np.array(position), conditions)
+        batch = inpaint_codes(sampler, observed, given, sampling.count, *noise)
         metadata = self._metadata(sampling)
         metadata |= {"hidden": task.hidden, "position": float(positions[0])}
         return Samples(decode_batches([batch], task.decode), positions, metadata, task.image)
 
-    def log_prob(self, images: np.ndarray, position: float | Sequence[float]) -> np.ndarray:
+    def log_prob(
+        self,
+        images: np.ndarray,
+        position: float | Sequence[float],
+        conditions: Mapping[str, object] | None = None,
+    ) -> np.ndarray:
         """Compute the log-probability of the codes of slices.
 
         Args:
             images: float array of shape (n, rows, cols, 1), in [0, 1].
             position: slice position in [0, 1], of all slices or of each.
+            conditions: as for `sample`, of all slices.
 
         Returns:
             float32 array of shape (n,), nats per slice.
@@ -194,6 +214,7 @@ class SlicePrior:
         """
         _check_decoder(self.decoder, "encode_to_codes")
         images, positions = _check_slices(images, position)
+        positions = self.model.with_conditions(positions, conditions)
         starts = range(0, len(images), BATCH_SIZE)
         batches = [slice(start, start + BATCH_SIZE) for start in starts]
         return np.concatenate([self._log_prob(images[rows], positions[rows]) for rows in batches])
@@ -211,13 +232,20 @@ class SlicePrior:
 
     def _metadata(self, sampling):
         names = ("seed", "temperature", "top_k", "top_p")
-        return {name: getattr(sampling, name) for name in names} | self.provenance.metadata
+        metadata = {name: getattr(sampling, name) for name in names} | self.provenance.metadata
+        if sampling.condition:
+            metadata["conditions"] = parse_request(sampling.condition)
+        return metadata
 
 
 def _as_tuple(position):
     if position is None:
         return ()
     return tuple(float(value) for value in np.atleast_1d(position))
+
+
+def _as_texts(conditions):
+    return tuple(f"{name}={value}" for name, value in (conditions or {}).items())
 
 
 def _check_slices(images, position):

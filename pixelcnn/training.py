@@ -1,7 +1,9 @@
 """Training of stage two: from code grids to a run folder."""
 
 import dataclasses
+import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +11,7 @@ import numpy as np
 
 from brainslices.data.batches import Batches
 from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.data.subject_table import SubjectTable
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.progress import bar
@@ -17,19 +20,23 @@ from brainslices.tables import format_table
 from brainslices.training.pipeline import input_pipeline
 from brainslices.training.stage import Objective, Stage, check_resumable, run_training
 from brainslices.types import PathLike
+from pixelcnn.conditions import UNKNOWN, Variable, encode_subjects, find_variables
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
 from pixelcnn.model import PixelCNN
 
 __all__ = ["CodeBatches", "build_model", "check_run", "measure_rate", "summary", "train"]
 
 OBJECTIVE = Objective("val_nats_per_code", "min")
+# Share of the training grids that hide all conditions; and, of the others, each condition.
+HIDDEN_SHARE = 0.1
 
 
 class CodeBatches(Batches):
     """Batches of code grids: `{"codes", "position"}`, the inputs of a `PixelCNN`.
 
     Args:
-        split: the grids, with the positions of their slices.
+        split: the grids, with the positions of their slices, or positions and conditions; with a
+            seed, conditions are hidden at random, so that the model learns every subset of them.
         batch_size: grids in a batch.
         seed: as in `Batches`.
         variants: uint16 array of shape (variants, n, r, c), the codes of augmented copies of the
@@ -51,14 +58,27 @@ class CodeBatches(Batches):
 
     def sample_augmentation(self, count, rng):
         # Which variant each grid comes as; -1 is the grid itself.
-        return rng.integers(-1, len(self.variants), count)
+        variants = rng.integers(-1, len(self.variants), count)
+        return np.column_stack([variants, *self._sample_hidden(count, rng)])
+
+    def _sample_hidden(self, count, rng):
+        """For each condition, which grids hide it: at random one by one, or all together."""
+        inputs = self.split.positions
+        if inputs.ndim == 1:
+            return []
+        all_hidden = rng.random(count) < HIDDEN_SHARE
+        return [all_hidden | (rng.random(count) < HIDDEN_SHARE) for _ in range(inputs.shape[1] - 1)]
 
     def load(self, chosen, draws):
         codes = self.split.codes[chosen].astype("int32")
+        position = self.split.positions[chosen]
         if draws is not None:
-            (turned,) = np.nonzero(draws >= 0)
-            codes[turned] = self.variants[draws[turned], chosen[turned]]
-        return {"codes": codes, "position": self.split.positions[chosen]}
+            variants, hidden = draws[:, 0], draws[:, 1:].astype(bool)
+            (turned,) = np.nonzero(variants >= 0)
+            codes[turned] = self.variants[variants[turned], chosen[turned]]
+            if hidden.size:
+                position[:, 1:][hidden] = UNKNOWN
+        return {"codes": codes, "position": position}
 
 
 def check_run(run: PathLike, config: PixelCNNConfig, training: PixelCNNTraining) -> None:
@@ -76,7 +96,11 @@ def check_run(run: PathLike, config: PixelCNNConfig, training: PixelCNNTraining)
 
 
 def train(
-    grids: CodeGrids, run: PathLike, config: PixelCNNConfig, training: PixelCNNTraining
+    grids: CodeGrids,
+    run: PathLike,
+    config: PixelCNNConfig,
+    training: PixelCNNTraining,
+    subjects: SubjectTable | None = None,
 ) -> dict:
     """Train a prior on code grids, or resume the training.
 
@@ -85,6 +109,7 @@ def train(
         run: the run folder; created if missing.
         config: the model.
         training: the training's hyperparameters.
+        subjects: the archive's table of subjects, for `config.conditions`.
 
     Returns:
         The run's metrics: the cost of a code on each split, and its entropy without a prior.
@@ -95,10 +120,13 @@ def train(
     """
     _check_grids(grids, training)
     run = Run(run)
+    positions = np.unique(grids.splits["train"].positions).tolist()
+    variables = find_variables(config.conditions, subjects or {}, grids.splits["train"].subjects)
+    grids = _with_conditions(grids, variables, subjects or {})
     train_split, validation_split = grids.splits["train"], grids.splits["validate"]
 
     def prepare(**sharding):
-        model = build_model(grids, config, training.seed)
+        model = build_model(grids, config, training.seed, variables)
         size, variants = training.batch_size, grids.variants[: training.variants]
         batches = CodeBatches(train_split, size, training.seed, variants, **sharding)
         return model, batches, CodeBatches(validation_split, size, **sharding)
@@ -111,7 +139,8 @@ def train(
             "archive_hash": grids.archive_hash,
             "vqvae_hash": grids.vqvae_hash,
             "vqvae_run": grids.vqvae_run,
-            "positions": np.unique(train_split.positions).tolist(),
+            "positions": positions,
+            **_conditions_hash(grids, variables),
         },
         metadata={"archive_hash": grids.archive_hash},
         sample_counts=(len(train_split.codes), len(validation_split.codes)),
@@ -119,6 +148,32 @@ def train(
         measure=lambda model, progress: _metrics(run, grids, progress, training.batch_size),
     )
     return run_training(run, stage, training)
+
+
+def _with_conditions(grids, variables, subjects):
+    """Put the conditions beside the positions, which then have shape (slices, 1 + conditions)."""
+    if not variables:
+        return grids
+    splits = {
+        name: dataclasses.replace(
+            split,
+            positions=np.column_stack(
+                [split.positions, encode_subjects(variables, subjects, split.subjects)]
+            ),
+        )
+        for name, split in grids.splits.items()
+    }
+    return dataclasses.replace(grids, splits=splits)
+
+
+def _conditions_hash(grids, variables):
+    """Identify the values of the conditions, for a resumed training."""
+    if not variables:
+        return {}
+    digest = hashlib.sha256(repr(variables).encode())
+    for split in grids.splits.values():
+        digest.update(split.positions.tobytes())
+    return {"conditions_hash": digest.hexdigest()}
 
 
 def _check_grids(grids, training):
@@ -135,16 +190,25 @@ def _check_grids(grids, training):
         )
 
 
-def build_model(grids: CodeGrids, config: PixelCNNConfig, seed: int) -> PixelCNN:
+def build_model(
+    grids: CodeGrids, config: PixelCNNConfig, seed: int, variables: Sequence[Variable] = ()
+) -> PixelCNN:
     """Build an untrained model for the code grids of a VQ-VAE.
 
     Args:
         grids: the code grids.
         config: the model.
         seed: seeds the dropout.
+        variables: kinds and ranges of the model's conditions.
     """
     parameters = dataclasses.asdict(config)
-    model = PixelCNN(grids.grid_shape, grids.num_embeddings, seed=seed, **parameters)
+    model = PixelCNN(
+        grids.grid_shape,
+        grids.num_embeddings,
+        seed=seed,
+        condition_variables=variables,
+        **parameters,
+    )
     model.build()
     return model
 
@@ -193,10 +257,28 @@ def _metrics(run, grids, progress, batch_size):
         **splits["validate"],
         "bits_per_pixel_raw": raw,
         "splits": splits,
+        **_condition_gain(model, grids, batch_size),
         # Baselines: the cost of a training code without a prior.
         "entropy_by_position": entropy_by_position(train_codes, grids.num_embeddings),
         "entropy": entropy(train_codes, grids.num_embeddings),
         "seconds": progress.seconds,
+    }
+
+
+def _condition_gain(model, grids, batch_size):
+    """Nats per code with the conditions unknown, and with those of another subject."""
+    if not model.condition_variables:
+        return {}
+    split = grids.splits.get("test", grids.splits["validate"])
+    unknown, others = split.positions.copy(), split.positions.copy()
+    unknown[:, 1:] = UNKNOWN
+    names, first, own = np.unique(split.subjects, return_index=True, return_inverse=True)
+    others[:, 1:] = split.positions[first[(own + 1) % len(names)], 1:]
+    return {
+        f"nats_per_code_{name}_conditions": measure_rate(
+            model, grids, dataclasses.replace(split, positions=positions), batch_size
+        )["nats_per_code"]
+        for name, positions in (("unknown", unknown), ("shuffled", others))
     }
 
 
@@ -213,8 +295,16 @@ def summary(metrics: dict) -> str:
         rows.append((name, f"{nats:.4f}", f"{nats / math.log(2):.4f}", f"{bits:.1f}", rate))
     baseline = metrics["entropy_by_position"]
     gain = 1 - metrics["nats_per_code"] / baseline
+    conditions = ""
+    if "nats_per_code_unknown_conditions" in metrics:
+        name, split = next(reversed(metrics["splits"].items()))
+        conditions = (
+            f"{name} nats per code: {split['nats_per_code']:.4f} with the conditions, "
+            f"{metrics['nats_per_code_unknown_conditions']:.4f} unknown, "
+            f"{metrics['nats_per_code_shuffled_conditions']:.4f} of another subject\n"
+        )
     return (
-        f"{format_table(rows, '<>')}\n"
+        f"{format_table(rows, '<>')}\n{conditions}"
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
         f"{abs(gain):.1%} {'under' if gain >= 0 else 'over'} the codes' entropy by position "
         f"({baseline:.4f} nats), {metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"

@@ -2,6 +2,7 @@
 
     python scripts/train_pixelcnn.py --vqvae runs/vqvae --run runs/prior
     python scripts/train_pixelcnn.py --vqvae runs/vqvae --run runs/small --channels 64 --layers 6
+    python scripts/train_pixelcnn.py --vqvae runs/vqvae --run runs/aged --conditions age sex
 
 First encodes the slices that the VQ-VAE was trained on into its code_grids.npz, unless that file is
 up to date. Writes RUN/model.keras (best epoch), state.npz (checkpoint), history.csv, metrics.json,
@@ -55,12 +56,26 @@ def main(argv: list[str] | None = None) -> None:
     with distributed_session():
         run_on_primary(check_run, arguments.run, arguments.model, arguments.training)
         variants, path = arguments.training.variants, arguments.codes
+        subjects = run_on_primary(_subjects, arguments)
         grids = run_on_primary(
             partial(code_grids, arguments.vqvae, arguments.data, variants, path=path)
         )
-        metrics = train(grids, arguments.run, arguments.model, arguments.training)
+        metrics = train(grids, arguments.run, arguments.model, arguments.training, subjects)
     print(summary(metrics))
     print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
+
+
+def _subjects(arguments):
+    """Read the archive's table of subjects, if the prior has conditions, and check these."""
+    from pixelcnn.conditions import find_variables
+    from vqvae.encode import linked_archive
+
+    if not arguments.model.conditions:
+        return {}
+    archive = linked_archive(arguments.vqvae, arguments.data)
+    subjects = [record.subject for record in archive.index if record.split == "train"]
+    find_variables(arguments.model.conditions, archive.subjects, subjects)
+    return archive.subjects
 
 
 if __name__ == "__main__":

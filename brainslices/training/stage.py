@@ -33,6 +33,7 @@ __all__ = ["Objective", "Stage", "check_batch_divides", "check_resumable", "run_
 
 # Hash in config.json -> what it identifies, and the flag that selects that.
 PROVENANCE = {
+    "conditions_hash": ("the conditions", "--conditions and table of subjects"),
     "archive_hash": ("the archive with content", "--data"),
     "vqvae_hash": ("the codes of the VQ-VAE with model", "--vqvae"),
 }
