@@ -178,7 +178,7 @@ def test_configuration_and_environment_record_the_origin(trained, grids):
         "archive_hash": "c" * 64,
         "vqvae_hash": "a" * 64,
         "vqvae_run": "/runs/gone",
-        "model": dataclasses.asdict(CONFIG),
+        "model": {**dataclasses.asdict(CONFIG), "conditions": []},
         "training": dataclasses.asdict(TRAINING),
     }
     environment = read_json(trained[0] / "environment.json")
