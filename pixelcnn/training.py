@@ -135,19 +135,22 @@ def train(
         kind="pixelcnn",
         model=config,
         objective=OBJECTIVE,
-        provenance={
-            "archive_hash": grids.archive_hash,
-            "vqvae_hash": grids.vqvae_hash,
-            "vqvae_run": grids.vqvae_run,
-            "positions": positions,
-            **_conditions_hash(grids, variables),
-        },
+        provenance={"positions": positions, **_provenance(grids, variables)},
         metadata={"archive_hash": grids.archive_hash},
         sample_counts=(len(train_split.codes), len(validation_split.codes)),
         prepare=prepare,
         measure=lambda model, progress: _metrics(run, grids, progress, training.batch_size),
     )
     return run_training(run, stage, training)
+
+
+def _provenance(grids, variables):
+    return {
+        "archive_hash": grids.archive_hash,
+        "vqvae_hash": grids.vqvae_hash,
+        "vqvae_run": grids.vqvae_run,
+        **_conditions_hash(grids, variables),
+    }
 
 
 def _with_conditions(grids, variables, subjects):
