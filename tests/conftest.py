@@ -76,12 +76,16 @@ def trained_vqvae(phantom_archive, make_once) -> Path:
 def trained_prior(trained_vqvae, make_once) -> Path:
     """Run of a tiny prior on that VQ-VAE's codes; tests that change it work on copies."""
 
+    from vqvae.encode import code_grids
+
+    training = tiny_prior_training()
+    # Outside of `make`: also this process's copy of the VQ-VAE's run gets its code grids.
+    grids = code_grids(trained_vqvae, variants=training.variants)
+
     def make(path):
         from pixelcnn.training import train
-        from vqvae.encode import code_grids
 
-        config, training = tiny_prior_config(), tiny_prior_training()
-        train(code_grids(trained_vqvae, variants=training.variants), path, config, training)
+        train(grids, path, tiny_prior_config(), training)
 
     return _with_vqvae(make_once("prior", make), trained_vqvae)
 
