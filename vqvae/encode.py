@@ -55,6 +55,12 @@ def code_grids(
     run.trained_model_path()
     archive = None if data is None else linked_archive(run, data)
     grids = _load_cached(path, run, archive_hash)
+    is_foreign = path != run.code_grids_path and path.exists() and grids is None
+    if path.suffix != ".npz" or is_foreign:
+        raise InputError(
+            "`path` must be a new .npz file, or code grids that this run and archive made. "
+            f"Received: path={str(path)!r}. Give another file as --codes, or remove it."
+        )
     if grids is None or len(grids.variants) < variants:
         archive = archive or linked_archive(run)
         with lock:

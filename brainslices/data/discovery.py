@@ -276,7 +276,7 @@ def _missing_content(path: Path) -> str | None:
 
 
 def _has_dicom_magic(path: Path) -> bool:
-    if path.suffix or not path.is_file() or not os.access(path, os.R_OK):
+    if not path.is_file() or not os.access(path, os.R_OK):
         return False
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

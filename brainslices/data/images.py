@@ -22,7 +22,7 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
     Args:
         path: the image.
         window: grey levels of the file that become 0 and 255, linear between and clipped. With it,
-            any bit depth of one channel is accepted.
+            any bit depth of one channel is accepted, but 8 bits only if it lies within them.
 
     Raises:
         InputError: if the file is missing, corrupt, not an image, or an image of another kind.
@@ -43,6 +43,11 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
     if window is None:
         return _to_8_bits(grey, mode, path)
     low, high = window
+    if grey.dtype == np.uint8 and high > 255:
+        raise InputError(
+            f"{path} has 8 bits, but the window is of images of more. Received: window={window}. "
+            "Prepare images of each bit depth by themselves."
+        )
     return np.rint(np.clip((grey - float(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 

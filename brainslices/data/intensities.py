@@ -22,30 +22,30 @@ PADDING_GAP, ZERO_TOLERANCE = 0.4, 0.1
 def fill_outside(voxels: np.ndarray, path: PathLike) -> tuple[np.ndarray, float, float]:
     """Give the outside of a head the dark end of the range, whatever its value is.
 
-    The outside is NaN, or a constant of the volume's border that lies within the range of the other
-    voxels (0 around a z-scored head) or far below it (padding of -1024). In all other volumes the
-    air or the masked outside is the dark end already.
+    The outside is NaN or infinite, or a constant of the volume's border that lies within the range
+    of the other voxels (0 around a z-scored head) or far below it (padding of -1024). In all other
+    volumes the air or the masked outside is the dark end already.
 
     Args:
         voxels: float32 of shape (x, y, z).
         path: file of the volume, for messages.
 
     Returns:
-        Voxels without NaN, and percentiles 2 and 98 of the range.
+        Finite voxels, and percentiles 2 and 98 of the range.
 
     Raises:
-        InputError: if voxels are infinite, or NaN inside the head, or all inside voxels are equal.
+        InputError: if voxels inside the head are NaN or infinite, or all of them are equal.
     """
-    is_nan = np.isnan(voxels)
-    outside = _touching_border(is_nan) if is_nan.any() else is_nan
-    invalid = np.count_nonzero(~np.isfinite(voxels) & ~outside)
+    is_invalid = ~np.isfinite(voxels)
+    outside = _touching_border(is_invalid) if is_invalid.any() else is_invalid
+    invalid = np.count_nonzero(is_invalid & ~outside)
     if invalid:
         raise InputError(
             f"{path} holds {invalid} voxels inside the head that are NaN or infinite. Replace them,"
             " for example by `numpy.nan_to_num`, or remove the volume."
         )
     if outside.all():
-        raise _no_head(path, "NaN")
+        raise _no_head(path, "NaN or infinity")
     if constants := _outside_constants(voxels):
         outside = outside | _touching_border(np.isin(voxels, constants))
     inside = voxels[~outside] if outside.any() else voxels

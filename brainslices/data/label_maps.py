@@ -11,10 +11,12 @@ import numpy as np
 
 __all__ = ["FAINT_SPAN", "has_label_name", "is_faint", "is_label_map"]
 
-# BIDS suffixes, FreeSurfer's files, Medical Segmentation Decathlon's folders, and common words.
+# BIDS suffixes, tissue maps of FSL and the MNI template, FreeSurfer's files, Medical Segmentation
+# Decathlon's folders, and common words.
 _LABEL_WORDS = (
     r"[adf]?seg(\d+|s)?|probseg|wmparc|parc|parcellations?|aparc|ribbon|segmentations?|"
-    r"masks?|defacemask|facemask|brainmask|labels?|labelmaps?|labels?(tr|ts|val)|gt|groundtruth"
+    r"masks?|defacemask|facemask|brainmask|labels?|labelmaps?|labels?(tr|ts|val)|gt|groundtruth|"
+    r"[gw]m|csf|pve(seg)?"
 )
 _LABEL_WORD = re.compile(_LABEL_WORDS, re.IGNORECASE)
 # Words that also name a diagnosis (`no_lesion/`): only as the last word of a file name.

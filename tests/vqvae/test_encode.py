@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -364,6 +365,19 @@ def test_codes_of_a_run_that_cannot_be_written_lie_elsewhere(run, encoded, tmp_p
     assert_same_codes(code_grids(run.path, variants=3, path=path), encoded[1])
     assert_same_codes(CodeGrids.load(path), encoded[1])
     assert not run.code_grids_path.exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "arrays.npz", "other.npz"])
+def test_codes_do_not_replace_a_file_of_something_else(run, encoded, tmp_path, name):
+    path = tmp_path / name
+    if name == "other.npz":
+        dataclasses.replace(encoded[1], vqvae_hash="0" * 64).save(path)
+    else:
+        path.write_bytes(b"sound")
+    content = path.read_bytes()
+    with pytest.raises(InputError, match=rf"`path` .*Received: .*{name}"):
+        code_grids(run.path, path=path)
+    assert path.read_bytes() == content
 
 
 @pytest.mark.slow

@@ -174,8 +174,9 @@ def test_label_maps_alone_are_refused_as_such(tmp_path):
 
 def test_dicom_files_name_the_converter(tmp_path):
     touch(tmp_path, "a.dcm")
-    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(InputError, match=r"2 DICOM.*dcm2niix"):
+    for name in ("IM0001", "DICOMDIR", "1.2.840.113619.2.5"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(InputError, match=r"4 DICOM.*dcm2niix"):
         find_files(tmp_path)
 
 

@@ -99,6 +99,13 @@ def test_window_maps_grey_levels_of_any_depth(tmp_path):
         read_image(path)
 
 
+def test_eight_bit_image_is_refused_where_the_window_is_of_a_deeper_one(tmp_path):
+    path = save_image(tmp_path / "shallow.png")
+    assert read_image(path, (0, 255)).max() > 100
+    with pytest.raises(InputError, match=r"shallow\.png has 8 bits.*Received: window=\(0, 4095\)"):
+        read_image(path, (0, 4095))
+
+
 def test_image_is_turned_upright_by_its_exif_orientation(tmp_path):
     turned = Image.fromarray(np.rot90(GREY))
     exif = turned.getexif()

@@ -39,6 +39,10 @@ NAMES = [
     "OAS1_0001_MR1_mpr_n4_anon_111_t88_masked_gfc_fseg.img",
     "brats_seg.nii.gz",
     "groundtruth/1.bmp",
+    "mni_icbm152_gm_tal_nlin_sym_09a_converted.nii.gz",
+    "mri/wm.mgz",
+    "sub-01_T1w_pve_0.nii.gz",
+    "sub-01_T1w_pveseg.nii.gz",
 ]
 OTHERS = [
     "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
@@ -55,6 +59,8 @@ OTHERS = [
     "segmented_brain/1.png",
     "OAS1_0028_MR1_mpr-1_100.jpg",
     "unmasked.nii",
+    "sub-gm_T1w.nii",
+    "wmsub-01_T1w.nii",  # warped and bias-corrected, by SPM
 ]
 
 
