@@ -10,8 +10,8 @@ from brainslices.types import PathLike
 __all__ = ["TRAINING_BYTES", "check_needed"]
 
 GIGABYTE = 1e9
-# Of one weight in a training: float32, its gradient and Adam's two moments.
-TRAINING_BYTES = 16
+# Of one weight in a training, at least: float32, its gradient and one moment of the optimizer.
+TRAINING_BYTES = 12
 
 
 def check_needed(

@@ -1,4 +1,4 @@
-"""Features of the slice position and of facts of the subject."""
+"""Features of the slice position and of attributes of the subject."""
 
 import keras
 import numpy as np

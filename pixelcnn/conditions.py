@@ -1,4 +1,4 @@
-"""Conditions of a prior: facts of a subject, such as age, sex or diagnosis, as numbers."""
+"""Conditions of a prior: attributes of a subject, such as age, sex or diagnosis, as numbers."""
 
 import logging
 import math
@@ -65,17 +65,17 @@ class Variable:
         return min(max(0.5 + (float(text) - centre) / (2 * width), 0.0), 1.0)
 
     def check(self, text: str) -> None:
-        """Check a value that is asked for; warn if it is outside of the trained range.
+        """Check a requested value; warn if it is outside of the trained range.
 
         Raises:
-            InputError: if it is no category of training, no number, or outside of a range that is
-                twice as wide as the trained one.
+            InputError: if it is an unknown category, not numeric, or outside of a range twice as
+                wide as the trained one.
         """
-        asked = f"Received: {self.name}={text}."
+        received = f"Received: {self.name}={text}."
         if self.categories:
             if text not in self.categories:
                 known = ", ".join(self.categories)
-                raise InputError(f"`condition` {self.name} must be one of {known}. {asked}")
+                raise InputError(f"`condition` {self.name} must be one of {known}. {received}")
             return
         trained = f"{self.low:g} to {self.high:g}"
         margin = (self.high - self.low) / 2
@@ -83,7 +83,7 @@ class Variable:
         if not self.low - margin <= number <= self.high + margin:
             raise InputError(
                 f"`condition` {self.name} must be a number from {self.low - margin:g} to "
-                f"{self.high + margin:g}; training had {trained}. {asked}"
+                f"{self.high + margin:g}; training had {trained}. {received}"
             )
         if not self.low <= number <= self.high:
             logger.warning(f"{self.name}={text} is outside of the trained range, {trained}.")
@@ -186,7 +186,7 @@ def parse_request(texts: Sequence[str]) -> dict[str, str]:
 
 
 def encode_request(variables: Sequence[Variable], conditions: Mapping[str, object]) -> np.ndarray:
-    """Encode the conditions that a user asks for; the others are unknown.
+    """Encode the requested conditions; the others are unknown.
 
     Args:
         variables: the conditions of the prior.
@@ -196,7 +196,7 @@ def encode_request(variables: Sequence[Variable], conditions: Mapping[str, objec
         float32 array of shape (variables,).
 
     Raises:
-        InputError: if the prior has no such condition, or a value cannot be asked for.
+        InputError: if the prior has no such condition, or a value is invalid.
     """
     names = [variable.name for variable in variables]
     for name in conditions:

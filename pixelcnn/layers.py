@@ -272,7 +272,7 @@ class RowAttention(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class Condition(layers.Layer):
-    """Conditioning of every code: its grid cell, the slice position, and facts of the subject.
+    """Conditioning of every code: its grid cell, the slice position, and the subject's attributes.
 
     The position, continuous in [0, 1], enters as cosines of increasing frequency, so that the
     network interpolates between the positions of the training slices.

@@ -23,7 +23,7 @@ ARGUMENTS = {"grid_shape": SHAPE, "num_embeddings": CODEBOOK_SIZE, "seed": NATUR
 
 @keras.saving.register_keras_serializable(package="pixelcnn")
 class PixelCNN(keras.Model):
-    """Autoregressive prior over code grids, given the slice position and facts of the subject.
+    """Autoregressive prior over code grids, given the slice position and attributes of the subject.
 
     p(codes | position) is the product, in scan order, of p(code | codes before it, position).
     Wherever a model takes positions, of shape (batch,), it also takes them with the conditions, of
@@ -193,7 +193,7 @@ class PixelCNN(keras.Model):
             float32 array of shape (n, 1 + conditions); of shape (n,) for a prior without.
 
         Raises:
-            InputError: if the prior has no such condition, or a value cannot be asked for.
+            InputError: if the prior has no such condition, or a value is invalid.
         """
         encoded = encode_request(self.condition_variables, conditions or {})
         positions = np.asarray(positions, "float32")

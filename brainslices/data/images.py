@@ -45,8 +45,8 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
     low, high = window
     if grey.dtype == np.uint8 and high > 255:
         raise InputError(
-            f"{path} has 8 bits, but the window is of images of more. Received: window={window}. "
-            "Prepare images of each bit depth by themselves."
+            f"{path} has 8 bits, but the window exceeds them. Received: window={window}. "
+            "Prepare the images of each bit depth separately."
         )
     return np.rint(np.clip((grey - float(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
 

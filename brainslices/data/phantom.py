@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from brainslices.errors import InputError
 
-__all__ = ["phantom_facts", "phantom_slices"]
+__all__ = ["phantom_attributes", "phantom_slices"]
 
 FRAME_MM = 256.0  # the public release's frame: 256 pixels of 1 mm
 SLAB_MM = 31.0  # its 32 slices, from the thalamus to the roof of the lateral ventricles
@@ -235,7 +235,7 @@ def _render_slice(head, rng, position, size):
     return image
 
 
-def phantom_facts(subject: int, seed: int = 0) -> dict[str, str]:
+def phantom_attributes(subject: int, seed: int = 0) -> dict[str, str]:
     """Return the age and sex of a phantom, for the table of subjects.
 
     The age in years is the latent age that widens ventricles and sulci. The sex follows the size of

@@ -168,10 +168,10 @@ def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.in
 
 def _report_subjects(archive: SliceArchive, report: Callable[[str], None]) -> None:
     """Report the columns of `subjects.csv`, and which subjects have no row."""
-    if not archive.subjects:
+    if not (table := archive.subjects):
         return
-    report(f"subjects  {describe(archive.subjects)}")
-    _, missing = select_subjects(archive.subjects, (item.subject for item in archive.index))
+    report(f"subjects  {describe(table)}")
+    _, missing = select_subjects(table, (item.subject for item in archive.index))
     if missing:
         report(f"subjects  {len(missing)} without a row in the table, e.g. {missing[0]}")
 
@@ -244,7 +244,7 @@ def _volume_source(
 
 
 def _phantom_source(config: SourceConfig) -> _Source:
-    from brainslices.data.phantom import phantom_facts, phantom_slices
+    from brainslices.data.phantom import phantom_attributes, phantom_slices
 
     _refuse_unused(config, "phantoms", ("pattern", "table", "positions", "positions_mm"))
     _refuse_unused(config, "phantoms", ("include", "exclude", "window", "pixel_mm"))
@@ -262,7 +262,7 @@ def _phantom_source(config: SourceConfig) -> _Source:
         ]
 
     order = sorted(range(len(names)), key=lambda n: SPLITS.index(split_of[names[n]]))
-    subjects = {name: phantom_facts(n, config.seed) for n, name in enumerate(names)}
+    subjects = {name: phantom_attributes(n, config.seed) for n, name in enumerate(names)}
     return _Source(order, read, len(names) * count, PHANTOM_RULE, subjects)
 
 

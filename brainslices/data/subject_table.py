@@ -1,4 +1,4 @@
-"""The table of an archive's subjects, `subjects.csv`: their age, sex and other facts."""
+"""The table of an archive's subjects, `subjects.csv`: age, sex and other attributes."""
 
 import csv
 import math
@@ -127,6 +127,6 @@ def describe(table: SubjectTable) -> str:
             parts.append(f"{column} (number, {low:g} to {high:g})")
         else:
             values = sorted(set(cells))
-            shown = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
-            parts.append(f"{column} ({len(values)} categories: {shown})")
+            listed = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
+            parts.append(f"{column} ({len(values)} categories: {listed})")
     return ", ".join(parts)

@@ -147,7 +147,7 @@ class FiniteCheck(TrainingCallback):
             self._abort(", ".join(names))
 
     @property
-    def kept(self) -> str:
+    def last_good(self) -> str:
         """Sentence that says what can be resumed from."""
         epoch, step = self.last_checkpoint
         return f"The last good checkpoint in {self.run.path} is of epoch {epoch + 1}, step {step}."
@@ -155,8 +155,8 @@ class FiniteCheck(TrainingCallback):
     def _abort(self, name):
         raise InputError(
             f"NaN or infinite {name} in epoch {self.progress.epoch + 1} at step "
-            f"{self.progress.step}. {self.kept} Try a lower --learning-rate, a --gradient-clip of "
-            "1, or --precision float32, in a new --run."
+            f"{self.progress.step}. {self.last_good} Try a lower --learning-rate, a "
+            "--gradient-clip of 1, or --precision float32, in a new --run."
         )
 
 

@@ -62,7 +62,7 @@ def fit(
     callbacks = _callbacks(run, config, objective, batches, progress)
     report, _, finite_check, *_, stop = callbacks
     options = {"validation_data": input_pipeline(validation), "callbacks": callbacks}
-    with stop.handle_signals(), contextlib.closing(report), _note_kept(finite_check):
+    with stop.handle_signals(), contextlib.closing(report), _note_last_good(finite_check):
         if progress.step == batches.steps_per_epoch:
             _finish_validation(model, progress, **options)
         elif progress.step and not objective.patience_exhausted(progress.history, config.patience):
@@ -76,12 +76,12 @@ def fit(
 
 
 @contextlib.contextmanager
-def _note_kept(finite_check):
+def _note_last_good(finite_check):
     """Say what a full disk or a lost permission has left."""
     try:
         yield
     except OSError as error:
-        error.add_note(finite_check.kept)
+        error.add_note(finite_check.last_good)
         raise
 
 

@@ -21,8 +21,8 @@ def input_pipeline(batches: Batches) -> Any:
     order, without autotuning.
 
     Args:
-        batches: the batches of one epoch; read anew at each iteration, with the `epoch` that it has
-            then.
+        batches: the batches of one epoch; read again at each iteration, with their `epoch` at that
+            time.
 
     Returns:
         A `tf.data.Dataset` on the TensorFlow backend, `batches` itself on the others.

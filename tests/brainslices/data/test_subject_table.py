@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from brainslices.data.phantom import phantom_facts, phantom_slices
+from brainslices.data.phantom import phantom_attributes, phantom_slices
 from brainslices.data.preparation import SourceConfig, make_archive
 from brainslices.data.subject_table import (
     describe,
@@ -61,7 +61,7 @@ def test_kinds_follow_the_content():
 
 def test_phantoms_bring_a_table_that_a_given_one_replaces(tmp_path, phantoms):
     own, lines = phantoms()
-    assert own.subjects["phantom_0002"] == phantom_facts(2)
+    assert own.subjects["phantom_0002"] == phantom_attributes(2)
     assert "age (number" in lines[-1]
     table = write(tmp_path / "table.csv", "subject,site\nphantom_0001,A\nother,B\n")
     given, lines = phantoms(subject_table=table, overwrite=True)
@@ -87,6 +87,6 @@ def test_age_of_phantoms_darkens_their_heads():
     for subject in range(24):
         image = phantom_slices(subject, [0.8], (64, 64))
         inside = image[image > 0]
-        ages.append(float(phantom_facts(subject)["age"]))
+        ages.append(float(phantom_attributes(subject)["age"]))
         dark.append(np.mean(inside < 0.45 * np.median(inside)))
     assert np.corrcoef(ages, dark)[0, 1] > 0.7
