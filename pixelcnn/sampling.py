@@ -5,6 +5,8 @@ time. The codes equal those of one full forward pass per code, unless a rounding
 bits crosses a threshold of the sampling.
 """
 
+import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -15,7 +17,7 @@ from brainslices.errors import InputError
 from brainslices.progress import bar
 from brainslices.types import Tensor
 from pixelcnn.model import PixelCNN
-from pixelcnn.row_cache import RowCache
+from pixelcnn.row_cache import RowCache, start_state
 
 __all__ = [
     "BATCH_SIZE",
@@ -59,9 +61,9 @@ def uniform_noise(seed: int, samples: Sequence[int], grid_shape: tuple[int, int]
 
 def filter_logits(
     logits: Tensor,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: float | Tensor | None = None,
 ) -> Tensor:
     """Apply temperature, top-k and top-p to logits.
 
@@ -80,7 +82,9 @@ def filter_logits(
         Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
     """
     # At most 0, so that no temperature overflows.
-    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / max(temperature, MIN_TEMPERATURE)
+    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / ops.maximum(
+        temperature, MIN_TEMPERATURE
+    )
     if top_k is not None:
         threshold = ops.top_k(logits, top_k)[0][:, -1:]
         logits = ops.where(logits < threshold, -np.inf, logits)
@@ -123,6 +127,8 @@ def sample_from_logits(logits: Tensor, uniform: Tensor) -> Tensor:
 class Sampler:
     """Sample code grids from a trained PixelCNN; compiled once per batch size.
 
+    `with_limits` returns a sampler of another temperature and top-p without compiling again.
+
     Args:
         model: a built `PixelCNN`.
         temperature: positive float, divides the logits.
@@ -153,25 +159,44 @@ class Sampler:
         top_k: int | None = None,
         top_p: float | None = None,
     ):
-        if not 0 < temperature < np.inf:
-            raise InputError(
-                f"`temperature` must be a positive number. Received: temperature={temperature}."
-            )
-        if top_k is not None and not 1 <= top_k <= model.num_embeddings:
-            raise InputError(
-                f"`top_k` must be from 1 to {model.num_embeddings}, the size of the codebook. "
-                f"Received: top_k={top_k}."
-            )
-        if top_p is not None and not 0 < top_p <= 1:
-            raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
+        _check_limits(model, temperature, top_k, top_p)
         self.model = model
         self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self.sample_grids = compiled(self._sample_grids, model)
+        self._sample_rows = compiled(functools.partial(_sample_rows, model, top_k), model)
+
+    def with_limits(self, temperature: float = 1.0, top_p: float | None = None) -> "Sampler":
+        """Return a sampler of other limits and the same `top_k` that shares the compiled loop."""
+        limits = {"temperature": temperature, "top_k": self.limits["top_k"], "top_p": top_p}
+        _check_limits(self.model, **limits)
+        sampler = copy.copy(self)
+        sampler.limits = limits
+        return sampler
 
     def __call__(
         self, position: np.ndarray, uniform: np.ndarray, observed: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Sample a batch of grids."""
+        (grids,) = self.partial_grids(position, uniform, observed, self.model.scan_shape[0])
+        return grids
+
+    def partial_grids(
+        self,
+        position: np.ndarray,
+        uniform: np.ndarray,
+        observed: np.ndarray | None = None,
+        rows: int = 1,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Sample a batch of grids, and yield them after every few rows of the scan.
+
+        Args:
+            position: as in a call.
+            uniform: as in a call.
+            observed: as in a call.
+            rows: rows of the scan between two results.
+
+        Yields:
+            What a call returns; codes that are not sampled yet are `MASKED`.
+        """
         if observed is None:
             observed = np.full(np.shape(uniform), MASKED)
         low, high = np.min(observed), np.max(observed)
@@ -180,12 +205,16 @@ class Sampler:
                 f"`observed` must hold codes below {self.model.num_embeddings}, or {MASKED} where "
                 f"masked. Received: values from {low} to {high}."
             )
-        codes, log_prob = self.sample_grids(
+        inputs = (
             np.asarray(position, "float32"),
             np.asarray(uniform, "float32"),
             np.asarray(observed, "int32"),
         )
-        return {"codes": np.asarray(codes), "log_prob": np.asarray(log_prob)}
+        state = self._start(len(position))
+        for first in range(0, self.model.scan_shape[0], rows):
+            state, grids = self._advance(inputs, state, first, first + rows)
+            codes, log_prob = map(np.asarray, grids)
+            yield {"codes": codes, "log_prob": log_prob}
 
     def batches(
         self,
@@ -224,52 +253,92 @@ class Sampler:
                 progress_bar.update(size)
                 yield {name: values[:size] for name, values in samples.items()}
 
-    def _sample_grids(self, position, uniform, observed):
-        model, cache = self.model, RowCache(self.model, position)
-        uniform, observed = model.to_scan(uniform), model.to_scan(observed)
+    def sample_grids(
+        self, position: Tensor, uniform: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sample a batch of grids from tensors, also inside a graph; arguments as in a call.
 
-        def sample_row(row, loop_state):
-            vertical_state, grids = loop_state
-            values, vertical_state = self._sample_row(
-                cache,
-                row,
-                vertical_state,
-                ops.take(uniform, row, axis=1),
-                ops.take(observed, row, axis=1),
-            )
-            grids = tuple(
-                ops.slice_update(grid, [0, row, 0], value[:, None])
-                for grid, value in zip(grids, values, strict=True)
-            )
-            return vertical_state, grids
+        Returns:
+            The codes and their log-probabilities, as in a call.
+        """
+        inputs, rows = (position, uniform, observed), self.model.scan_shape[0]
+        return self._advance(inputs, self._start(position.shape[0]), 0, rows)[1]
 
-        grids = (ops.zeros_like(observed), ops.zeros_like(uniform))
-        _, grids = ops.fori_loop(0, cache.rows, sample_row, (cache.start(), grids))
-        return tuple(model.from_scan(grid) for grid in grids)
+    def _start(self, batch):
+        """Return the state before the first row: of the vertical stack, and the grids."""
+        shape = (batch, *self.model.scan_shape)
+        grids = (ops.full(shape, MASKED, "int32"), ops.zeros(shape, "float32"))
+        return start_state(self.model, batch), grids
 
-    def _sample_row(self, cache, row, vertical_state, uniform, observed):
-        """Return the codes and log-probabilities of a row, (batch, cols), and the new state."""
-        from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
+    def _advance(self, inputs, state, first, last):
+        """Sample rows of the scan; return the new state, and the grids in their own order."""
+        # As arrays: a Python number would be compiled as a constant.
+        span = np.array([first, min(last, self.model.scan_shape[0])], "int32")
+        top_p = self.limits["top_p"]
+        limits = (
+            np.array(self.limits["temperature"], "float32"),
+            None if top_p is None else np.array(top_p, "float32"),
+        )
+        state = self._sample_rows(*inputs, span, limits, state)
+        return state, tuple(self.model.from_scan(grid) for grid in state[1])
 
-        def sample_code(col, loop_state):
-            row_state, codes, log_prob = loop_state
-            cell_input = ops.take(from_vertical, col, axis=2)
-            logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
-            noise = ops.take(uniform, col, axis=1)
-            sampled = sample_from_logits(filter_logits(logits, **self.limits), noise)
-            fixed = ops.take(observed, col, axis=1)
-            code = ops.where(fixed == MASKED, sampled, fixed)
-            is_here = ops.arange(cache.cols) == col
-            return (
-                cache.append_code(row_state, code),
-                ops.where(is_here, code[:, None], codes),
-                ops.where(is_here, -self.model.nats(code, logits)[:, None], log_prob),
-            )
 
-        empty = (ops.zeros_like(observed), ops.zeros_like(uniform))
-        loop_state = (cache.start_row(), *empty)
-        _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
-        return (codes, log_prob), cache.append_row(vertical_state, codes)
+def _check_limits(model, temperature, top_k, top_p):
+    if not 0 < temperature < np.inf:
+        raise InputError(
+            f"`temperature` must be a positive number. Received: temperature={temperature}."
+        )
+    if top_k is not None and not 1 <= top_k <= model.num_embeddings:
+        raise InputError(
+            f"`top_k` must be from 1 to {model.num_embeddings}, the size of the codebook. "
+            f"Received: top_k={top_k}."
+        )
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
+
+
+def _sample_rows(model, top_k, position, uniform, observed, span, limits, state):
+    """Sample the rows of the scan from `span[0]` up to `span[1]`; return the new state."""
+    cache = RowCache(model, position)
+    uniform, observed = model.to_scan(uniform), model.to_scan(observed)
+
+    def choose(logits, noise):
+        return sample_from_logits(filter_logits(logits, limits[0], top_k, limits[1]), noise)
+
+    def sample_row(row, loop_state):
+        vertical_state, grids = loop_state
+        inputs = (ops.take(uniform, row, axis=1), ops.take(observed, row, axis=1))
+        values, vertical_state = _sample_row(cache, choose, row, vertical_state, *inputs)
+        grids = tuple(
+            ops.slice_update(grid, [0, row, 0], value[:, None])
+            for grid, value in zip(grids, values, strict=True)
+        )
+        return vertical_state, grids
+
+    return ops.fori_loop(span[0], span[1], sample_row, state)
+
+
+def _sample_row(cache, choose, row, vertical_state, uniform, observed):
+    """Return the codes and log-probabilities of a row, (batch, cols), and the new state."""
+    from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
+
+    def sample_code(col, loop_state):
+        row_state, codes, log_prob = loop_state
+        cell_input = ops.take(from_vertical, col, axis=2)
+        logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
+        fixed = ops.take(observed, col, axis=1)
+        code = ops.where(fixed == MASKED, choose(logits, ops.take(uniform, col, axis=1)), fixed)
+        is_here = ops.arange(cache.cols) == col
+        return (
+            cache.append_code(row_state, code),
+            ops.where(is_here, code[:, None], codes),
+            ops.where(is_here, -cache.model.nats(code, logits)[:, None], log_prob),
+        )
+
+    empty = (ops.zeros_like(observed), ops.zeros_like(uniform))
+    loop_state = (cache.start_row(), *empty)
+    _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
+    return (codes, log_prob), cache.append_row(vertical_state, codes)
 
 
 def compiled(function: Callable, model: keras.Model) -> Callable:

@@ -1,7 +1,7 @@
 """Novel brain slices from a trained prior and the decoder of its codes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pixelcnn.generate import Samples, decode_batches, spread_positions
 from pixelcnn.inpainting import inpaint_codes, most_likely_position
 from pixelcnn.model import PixelCNN
 from pixelcnn.provenance import Provenance, load_provenance
-from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, uniform_noise
 
 __all__ = ["SlicePrior"]
 
@@ -119,18 +119,57 @@ class SlicePrior:
         # Codes (uint16), their log-probabilities and the noise (float32) of all samples.
         codes = sampling.count * int(np.prod(self.model.grid_shape))
         check_needed(f"count={sampling.count}", memory=codes * 10)
-        positions = spread_positions(
-            sampling.count, self.provenance.positions, sampling.position, per_position
-        )
-        given = self.model.with_conditions(positions, parse_request(sampling.condition))
+        positions, given = self._conditioned(sampling, per_position)
         batches = self._get_sampler(sampling).batches(given, sampling.seed, sampling.batch_size)
         batches = decode_batches(batches, self.decoder.decode_codes)
         return Samples(batches, positions, self._metadata(sampling))
 
+    def partial_grids(
+        self,
+        count: int,
+        position: float | Sequence[float] | None = None,
+        *,
+        rows: int = 1,
+        shared_noise: bool = False,
+        conditions: Mapping[str, object] | None = None,
+        **options: Any,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Sample one batch of code grids, and yield it after every few rows of the scan.
+
+        Args:
+            count: number of grids, at most `batch_size`.
+            position: as for `sample`.
+            rows: rows of the scan between two results.
+            shared_noise: give all grids the noise of the first, so that they differ only by their
+                position.
+            conditions: as for `sample`.
+            **options: `temperature`, `top_k`, `top_p`, `seed` and `batch_size` of `sample`.
+
+        Yields:
+            What `Sampler.partial_grids` yields, and `positions`, float32 of shape (count,).
+        """
+        condition = _as_texts(conditions)
+        sampling = SamplingConfig(count, _as_tuple(position), condition=condition, **options)
+        positions, given = self._conditioned(sampling)
+        count = len(positions)
+        # Padded to the size that is compiled.
+        padded = np.minimum(np.arange(max(sampling.batch_size, count)), count - 1)
+        noise_indices = [0] * len(padded) if shared_noise else padded.tolist()
+        noise = uniform_noise(sampling.seed, noise_indices, self.model.grid_shape)
+        for grids in self._get_sampler(sampling).partial_grids(given[padded], noise, rows=rows):
+            yield {"positions": positions} | {name: grids[name][:count] for name in grids}
+
+    def _conditioned(self, sampling, per_position=1):
+        """Return the positions of samples, alone and with the conditions."""
+        positions = spread_positions(
+            sampling.count, self.provenance.positions, sampling.position, per_position
+        )
+        return positions, self.model.with_conditions(positions, parse_request(sampling.condition))
+
     def inpaint(
         self,
         image: np.ndarray,
-        hidden: tuple[int, int, int, int] | None = None,
+        hidden: tuple[int, int, int, int] | np.ndarray | None = None,
         position: float | None = None,
         count: int = 1,
         seed: int = 0,
@@ -141,7 +180,8 @@ class SlicePrior:
 
         Args:
             image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1).
-            hidden: (top, left, rows, cols) of the hidden part, in pixels; None for the lower half.
+            hidden: (top, left, rows, cols) of the hidden part, in pixels; or a bool array of shape
+                (rows, cols), true where hidden; None for the lower half.
             position: slice position; None estimates it by maximum likelihood.
             count: number of inpainted images.
             seed: seed of the samples.
@@ -162,7 +202,7 @@ class SlicePrior:
     def inpainted(
         self,
         image: np.ndarray,
-        hidden: tuple[int, int, int, int] | None,
+        hidden: tuple[int, int, int, int] | np.ndarray | None,
         sampling: SamplingConfig,
     ) -> Samples:
         """Inpaint as `inpaint` does; return the codes and log-probabilities too.
@@ -224,11 +264,10 @@ class SlicePrior:
         return np.asarray(self.model.log_prob(codes, positions)).sum(axis=(1, 2))
 
     def _get_sampler(self, sampling):
-        """Return the sampler of some options; the last one is reused, since it is compiled."""
-        limits = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
-        if self._sampler is None or self._sampler.limits != limits:
-            self._sampler = Sampler(self.model, **limits)
-        return self._sampler
+        """Return the sampler of some options; it shares what the last one has compiled."""
+        if self._sampler is None or self._sampler.limits["top_k"] != sampling.top_k:
+            self._sampler = Sampler(self.model, top_k=sampling.top_k)
+        return self._sampler.with_limits(sampling.temperature, sampling.top_p)
 
     def _metadata(self, sampling):
         names = ("seed", "temperature", "top_k", "top_p")
