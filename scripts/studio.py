@@ -67,7 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     engine = Engine(prior, archive)
     print("compiling the models; the page opens when they are ready", flush=True)
     engine.warm_up()
-    page = build(engine, f"Prior {arguments.run.resolve().name}")
+
+    def page():
+        return build(engine, f"Prior {arguments.run.resolve().name}")
 
     def ready(address: str) -> None:
         print(f"{address} is ready; Ctrl-C stops it", flush=True)

@@ -10,7 +10,8 @@ from brainslices.studio.sample_tab import sample_tab
 __all__ = ["CSS", "build", "theme"]
 
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto; }
+.gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
+.slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
 .status table { font-variant-numeric: tabular-nums; }
 """
 NOTE = "For research on methods only, never for diagnosis."

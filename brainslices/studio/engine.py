@@ -24,7 +24,7 @@ BATCH = 8
 STEPS = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sampling:
     """Slices, complete or while they are sampled.
 
@@ -48,7 +48,7 @@ class Sampling:
         return -self.log_prob.sum(axis=(1, 2), dtype="float64") / math.log(2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reconstruction:
     """A slice, its codes and what they decode to.
 
@@ -125,7 +125,7 @@ class Engine:
         rows, scores = self.nearest(images)
         slices = self.crop.cut(self.nearest.archive.load(rows)[..., 0])
         ids = [self.nearest.archive.index[row].slice_id for row in rows]
-        captions = [f"{name}, SSIM {score:.3f}" for name, score in zip(ids, scores, strict=True)]
+        captions = [f"SSIM {score:.3f}, {name}" for name, score in zip(ids, scores, strict=True)]
         return list(zip(slices, captions, strict=True))
 
     def example(self, seed: int) -> Upload:

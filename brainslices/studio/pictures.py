@@ -6,10 +6,16 @@ from PIL import Image, ImageDraw
 
 from brainslices.data.crop import CropBox
 
-__all__ = ["cell_at", "code_grid", "grey", "hidden_mask", "partial", "similarity"]
+__all__ = ["cell_at", "code_grid", "grey", "hidden_mask", "large", "partial", "similarity"]
 
+COLUMN = 520  # pixels
 CELL = 16  # pixels of a code's cell
 PENDING = 0.16  # intensity where nothing is sampled yet
+
+
+def large(image: np.ndarray) -> Image.Image:
+    """Convert as `grey` does, and enlarge to the width of a page's column."""
+    return _enlarged(grey(image))
 
 
 def grey(image: np.ndarray) -> Image.Image:
@@ -18,8 +24,8 @@ def grey(image: np.ndarray) -> Image.Image:
 
 
 def similarity(values: np.ndarray) -> Image.Image:
-    """Colour an SSIM map, float (rows, cols): yellow is 1, dark blue 0 or below."""
-    return Image.fromarray(_colours(np.clip(values, 0, 1)))
+    """Colour an SSIM map, float (rows, cols), and enlarge it: yellow is 1, dark blue 0 or less."""
+    return _enlarged(Image.fromarray(_colours(np.clip(values, 0, 1))))
 
 
 def code_grid(codes: np.ndarray, num_embeddings: int, selected: tuple[int, int]) -> Image.Image:
@@ -80,6 +86,11 @@ def hidden_mask(layers: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
         alpha = Image.fromarray(layer[..., 3])
         mask |= np.asarray(alpha.resize(shape[::-1], Image.Resampling.NEAREST)) > 127
     return mask
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = max(1, round(COLUMN / picture.width))
+    return picture.resize((picture.width * factor, picture.height * factor))
 
 
 def _colours(values: np.ndarray) -> np.ndarray:

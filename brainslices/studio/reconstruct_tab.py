@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from brainslices.studio.engine import Engine, Reconstruction
-from brainslices.studio.pictures import cell_at, code_grid, grey, similarity
+from brainslices.studio.pictures import cell_at, code_grid, large, similarity
 from brainslices.studio.widgets import PICTURE, pick, show_errors, source, table
 
 __all__ = ["reconstruct_tab"]
@@ -19,15 +19,11 @@ def reconstruct_tab(engine: Engine) -> None:
         with gr.Column(scale=1, min_width=280):
             upload, number = source(engine)
             scores = gr.Markdown("Upload a slice to reconstruct it.", elem_classes="status")
-        with gr.Column(scale=2, min_width=320):
-            with gr.Row():
-                slider = gr.ImageSlider(
-                    label="Original (left) and reconstruction (right)", max_height=420, **PICTURE
-                )
-                ssim_map = gr.Image(label="SSIM map: yellow 1, dark blue 0", **PICTURE)
-            avif = gr.ImageSlider(
-                label="Reconstruction (left) and AVIF of the same bits (right)", **PICTURE
-            )
+        with gr.Column(scale=1, min_width=280):
+            slider = gr.ImageSlider(label="Original | reconstruction", **PICTURE)
+            ssim_map = gr.Image(label="SSIM map: yellow 1, dark blue 0", **PICTURE)
+        with gr.Column(scale=1, min_width=280):
+            avif = gr.ImageSlider(label="Reconstruction | AVIF at the same bits", **PICTURE)
     reconstruction = gr.State(None, time_to_live=3600)
     codes, cell, draw_grid = _editor(engine, reconstruction)
 
@@ -72,7 +68,7 @@ def _editor(engine, reconstruction):
             reset = gr.Button("Undo all changes")
             told = gr.Markdown(elem_classes="status")
         with gr.Column(scale=1, min_width=280):
-            edited = gr.ImageSlider(label="Before (left) and after (right)", **PICTURE)
+            edited = gr.ImageSlider(label="Before | after", **PICTURE)
 
     def draw(codes, cell):
         if codes is None:
@@ -120,7 +116,7 @@ def _cut(engine, image):
 
 
 def _shown(engine, image):
-    return grey(_cut(engine, image))
+    return large(_cut(engine, image))
 
 
 def _report(engine: Engine, result: Reconstruction, prior=None, avif=None) -> str:

@@ -96,7 +96,10 @@ def _sampler(engine, variables, is_strip):
         for sampling in engine.sample(int(count), position, **options):
             off = gr.DownloadButton(interactive=False)
             yield _status(sampling), _pictures(sampling), [], off, off
-        files = (gr.DownloadButton(str(p), interactive=True) for p in write_downloads(sampling))
+        files = (
+            gr.DownloadButton(value=str(path), interactive=True)
+            for path in write_downloads(sampling)
+        )
         nearest = [(grey(image), text) for image, text in engine.nearest_slices(sampling)]
         yield _status(sampling), _pictures(sampling), nearest, *files
 
@@ -123,7 +126,7 @@ def _pictures(sampling: Sampling) -> list:
 
 def write_downloads(sampling: Sampling) -> tuple[Path, Path]:
     """Write a zip of PNGs, and an NPZ with `images`, `codes`, `log_prob` and `positions`."""
-    folder = Path(tempfile.mkdtemp(dir=tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp())
     png, npz = folder / "slices.zip", folder / "slices.npz"
     with zipfile.ZipFile(png, "w") as file:
         for index, image in enumerate(sampling.images):

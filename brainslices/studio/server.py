@@ -1,6 +1,7 @@
 """The server of the browser app: who may reach it, and what it may send."""
 
 import ipaddress
+import os
 import secrets
 import sys
 import tempfile
@@ -86,17 +87,17 @@ class OriginGuard:
 
 
 def serve(
-    page: gr.Blocks,
+    build: Callable[[], gr.Blocks],
     host: str,
     port: int,
     password: str | None,
     open_browser: bool,
     ready: Callable[[str], None],
 ) -> None:
-    """Serve the page until interrupted.
+    """Serve a page until interrupted.
 
     Args:
-        page: the page.
+        build: lays out the page.
         host: address to bind.
         port: port to bind.
         password: what visitors log in with, or None.
@@ -105,8 +106,9 @@ def serve(
     """
     hosts = LOOPBACK_NAMES if is_loopback(host) else ()
     with tempfile.TemporaryDirectory(prefix="brainslices-studio-") as folder:
-        # Uploads and downloads live here, and end with the server.
-        page.GRADIO_CACHE = tempfile.tempdir = folder
+        # Uploads and downloads are here, and end with the server.
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
+        page = build()
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,

@@ -31,7 +31,7 @@ OTHER = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Upload:
     """Slices to look at.
 

@@ -36,7 +36,7 @@ def gallery(label: str, columns: int = 4) -> gr.Gallery:
         columns=columns,
         format="png",
         object_fit="contain",
-        height="auto",
+        elem_classes="slices",
         interactive=False,
         buttons=["download", "fullscreen"],
     )
@@ -50,7 +50,7 @@ def source(engine: Engine) -> tuple[gr.State, gr.Slider]:
         another upload is loaded too.
     """
     upload = gr.State(None, time_to_live=3600)
-    file = gr.File(label="PNG or NIfTI (.nii, .nii.gz)", height=120, type="filepath")
+    file = gr.File(label="PNG or NIfTI (.nii, .nii.gz)", height=160, type="filepath")
     example = gr.Button("Take a slice of the test split", visible=engine.archive is not None)
     seed = gr.State(0)
     number = gr.Slider(0, 1, 0, step=1, label="Slice of the volume", visible=False)
