@@ -72,7 +72,7 @@ def test_values_of_a_condition_share_their_noise_and_are_rows_of_the_sheet(tmp_p
         np.testing.assert_array_equal(prior.decoder.encode_to_codes(images), codes[row])
     assert (codes[:3] != codes[3:]).any()
     with pytest.raises(InputError, match="`evaluate` measures slices of one value"):
-        write_samples(tmp_path, samples, CropBox(0, 0, 8, 10), object(), evaluate=True)
+        write_samples(tmp_path / "out", samples, CropBox(0, 0, 8, 10), object(), evaluate=True)
 
 
 def test_samples_are_the_decoded_codes_of_the_sampler(prior):
