@@ -253,7 +253,7 @@ def _nearest_slices(images, archive, crop, neighbours):
     return list(zip(crop.cut(archive.load(rows)[..., 0]), labels, strict=True))
 
 
-def summary(metrics: Mapping[str, object]) -> str:
+def summary(metrics: Mapping[str, Any]) -> str:
     """Describe a sampling: one line, and a table of the scores if it was evaluated.
 
     Args:
