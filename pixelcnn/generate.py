@@ -1,5 +1,6 @@
 """Sampled slices as files: PNGs, contact sheet, codes and scores."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from PIL import Image
 
 from brainslices.data.archive import SliceArchive
 from brainslices.data.crop import CropBox
+from brainslices.data.subject_table import is_numeric
 from brainslices.errors import InputError
+from brainslices.evaluation.condition_slopes import condition_slopes, known_values
 from brainslices.evaluation.generation_metrics import check_comparable, evaluate_samples
 from brainslices.evaluation.nearest import nearest_train
 from brainslices.resources import check_needed
@@ -43,15 +46,26 @@ class Samples:
     Args:
         batches: of `{"codes", "log_prob", "images"}`: int array and float32 array of shape (batch,
             r, c), and float32 array of shape (batch, rows, cols, 1) in [0, 1]. Read once.
-        positions: float32 array of shape (samples,), rising.
+        positions: float32 array of shape (samples,), rising within each group.
         metadata: how the slices are sampled, for `metrics.json`; `seed` and `temperature` included.
         original: float32 array of shape (rows, cols), the image that is inpainted.
+        groups: labels of groups of equal size, each a row of the contact sheet; empty for none.
     """
 
     batches: Iterable[Mapping[str, np.ndarray]]
     positions: np.ndarray
     metadata: dict[str, Any]
     original: np.ndarray | None = None
+    groups: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The group and position of each sample."""
+        groups = np.repeat(self.groups or [""], len(self.positions) // (len(self.groups) or 1))
+        return [
+            ", ".join(filter(None, (group, f"position {position:.2f}")))
+            for group, position in zip(groups, self.positions, strict=True)
+        ]
 
 
 def spread_positions(
@@ -136,7 +150,8 @@ def write_samples(
 
     Returns:
         The metrics: `samples`, the metadata, `nats_per_code_samples` unless inpainted, and with
-        `evaluate` the scores of `evaluate_samples`.
+        `evaluate` the scores of `evaluate_samples`; of several values of a condition instead
+        `condition_slopes`, by its name.
 
     Raises:
         InputError: if the folder holds unexpected files, or the archive too few slices to compare.
@@ -152,32 +167,54 @@ def write_samples(
 
 
 def _write(folder, samples, crop, archive, evaluate, nearest):
-    # Positions rise: the sheet shows samples from the whole range.
-    count = len(samples.positions)
-    shown = np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int)
+    # Positions rise: the sheet shows samples from the whole range, of each group the same.
+    count, groups = len(samples.positions), len(samples.groups) or 1
+    size = count // groups
+    columns = max(min(size, MAX_SHOWN // groups), 1)
+    in_group = np.linspace(0, size - 1, columns).round().astype(int)
+    shown = np.concatenate([in_group + group * size for group in range(groups)])
     # To save memory, images that are neither measured nor on the sheet are only written.
     held = np.arange(count) if evaluate else shown
     codes, log_prob, images = _write_images(folder / "slices", samples, held)
     metrics, neighbours = {"samples": count, **samples.metadata}, None
     if samples.original is None:  # else most codes are observed
         metrics["nats_per_code_samples"] = float(-log_prob.mean())
-    if evaluate:
-        seed = samples.metadata["seed"]
+    seed = samples.metadata["seed"]
+    if evaluate and samples.groups:
+        name, values = _condition_values(samples.groups)
+        slopes = condition_slopes(images, samples.positions[:size], values, archive, name, seed)
+        metrics["condition_slopes"] = {name: slopes}
+        images = images[shown]
+    elif evaluate:
         metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
         neighbours = [values[shown] for values in metrics.pop("nearest")]
         images = images[shown]
     beside = _beside(images, samples, crop, archive if nearest else None, neighbours)
-    labels = [f"position {position:.2f}" for position in samples.positions[shown]]
-    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside)
+    labels = [samples.labels[index] for index in shown]
+    columns = columns if samples.groups else None
+    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside, columns)
     np.savez(folder / "codes.npz", codes=codes, positions=samples.positions, log_prob=log_prob)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
+def _condition_values(groups: Sequence[str]) -> tuple[str, list[float]]:
+    """Return the name and the values of a numeric condition from the labels of its groups."""
+    names, values = zip(*(group.rsplit(" ", 1) for group in groups), strict=True)
+    if not is_numeric(values) or len(set(values)) < 2:
+        raise InputError(
+            "`evaluate` compares several values of a numeric condition, or samples of one value. "
+            f"Received: {', '.join(groups)}."
+        )
+    return names[0], [float(value) for value in values]
+
+
 def _check_archive(archive, samples, evaluate):
     if archive is None:
         raise InputError("`archive` must be a slice archive to compare with. Received: None.")
-    if evaluate:
+    if evaluate and samples.groups:
+        known_values(archive, _condition_values(samples.groups)[0])
+    elif evaluate:
         check_comparable(samples.positions, archive, samples.metadata["seed"])
 
 
@@ -185,9 +222,11 @@ def _write_images(folder, samples, held):
     """Write all images; return all codes and log-probabilities, and the images of `held`."""
     folder.mkdir()
     codes, log_prob, images, index = [], [], [], 0
+    names = [re.sub(r"\W+", "_", f"{group} ") for group in samples.groups] or [""]
+    groups = np.repeat(names, len(samples.positions) // len(names))
     for batch in samples.batches:
         for image in np.rint(batch["images"][..., 0] * 255).astype("uint8"):
-            name = f"sample_{index:04d}_position_{samples.positions[index]:.3f}.png"
+            name = f"sample_{index:04d}_{groups[index]}position_{samples.positions[index]:.3f}.png"
             Image.fromarray(image).save(folder / name)
             if index in held:
                 images.append(image)
@@ -214,7 +253,7 @@ def _nearest_slices(images, archive, crop, neighbours):
     return list(zip(crop.cut(archive.load(rows)[..., 0]), labels, strict=True))
 
 
-def summary(metrics: Mapping[str, object]) -> str:
+def summary(metrics: Mapping[str, Any]) -> str:
     """Describe a sampling: one line, and a table of the scores if it was evaluated.
 
     Args:
@@ -229,6 +268,8 @@ def summary(metrics: Mapping[str, object]) -> str:
         )
     nats = f"{metrics['nats_per_code_samples']:.3f} nats per code"
     line = f"{metrics['samples']} samples {temperature}, {nats}"
+    for name, slopes in metrics.get("condition_slopes", {}).items():
+        return f"{line}; change of a slice with {name}, 95 % intervals\n{_slope_table(slopes)}"
     if "frechet_distance" not in metrics:
         return line
     rows = [
@@ -237,3 +278,15 @@ def summary(metrics: Mapping[str, object]) -> str:
     ]
     table = format_table([(None, "samples", "real"), *rows], "<>")
     return f"{line}; real: real slices at the same positions\n{table}"
+
+
+def _slope_table(slopes):
+    def interval(slope, name):
+        low, value, high = (slope[f"{name}{suffix}"] for suffix in ("_low", "", "_high"))
+        return f"{value:.5f} [{low:.5f}, {high:.5f}]"
+
+    rows = [
+        (name.replace("_", " "), interval(slope, "slope"), interval(slope, "slope_real"))
+        for name, slope in slopes.items()
+    ]
+    return format_table([(None, "samples", "real subjects"), *rows], "<>")

@@ -6,7 +6,6 @@ bits crosses a threshold of the sampling.
 """
 
 import copy
-import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -16,6 +15,7 @@ from keras import ops
 from brainslices.errors import InputError
 from brainslices.progress import bar
 from brainslices.types import Tensor
+from pixelcnn.conditions import UNKNOWN
 from pixelcnn.model import PixelCNN
 from pixelcnn.row_cache import RowCache, start_state
 
@@ -25,8 +25,10 @@ __all__ = [
     "Sampler",
     "compiled",
     "filter_logits",
+    "guide",
     "sample_from_logits",
     "uniform_noise",
+    "with_unknown",
 ]
 
 # Stands for a masked code.
@@ -59,6 +61,37 @@ def uniform_noise(seed: int, samples: Sequence[int], grid_shape: tuple[int, int]
     )
 
 
+def with_unknown(position: Tensor) -> Tensor:
+    """Append to a batch of positions with conditions the same with unknown conditions.
+
+    Args:
+        position: float32 tensor of shape (batch, 1 + conditions).
+
+    Returns:
+        float32 tensor of shape (2 batch, 1 + conditions).
+    """
+    unknown = UNKNOWN * ops.ones_like(position[:, 1:])
+    return ops.concatenate([position, ops.concatenate([position[:, :1], unknown], axis=1)])
+
+
+def guide(logits: Tensor, guidance: float) -> Tensor:
+    """Apply classifier-free guidance: unknown + guidance * (conditional - unknown).
+
+    Args:
+        logits: float32 tensor of shape (2 batch, ..., num_embeddings), of a batch that
+            `with_unknown` made.
+        guidance: 1 gives the conditional logits, 0 those of unknown conditions.
+
+    Returns:
+        float32 tensor of shape (batch, ..., num_embeddings).
+
+    Reference:
+        Ho and Salimans 2022, arXiv 2207.12598, equation 6, with guidance = 1 + w.
+    """
+    conditional, unknown = ops.split(logits, 2)
+    return unknown + guidance * (conditional - unknown)
+
+
 def filter_logits(
     logits: Tensor,
     temperature: float | Tensor = 1.0,
@@ -82,9 +115,8 @@ def filter_logits(
         Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
     """
     # At most 0, so that no temperature overflows.
-    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / ops.maximum(
-        temperature, MIN_TEMPERATURE
-    )
+    logits = logits - ops.max(logits, axis=-1, keepdims=True)
+    logits = logits / ops.maximum(temperature, MIN_TEMPERATURE)
     if top_k is not None:
         threshold = ops.top_k(logits, top_k)[0][:, -1:]
         logits = ops.where(logits < threshold, -np.inf, logits)
@@ -134,6 +166,8 @@ class Sampler:
         temperature: positive float, divides the logits.
         top_k: int from 1 to num_embeddings, or None.
         top_p: float in (0, 1], or None.
+        guidance: weight of classifier-free guidance, as in `guide`; 1 for none. Other weights need
+            a model with conditions, and sample at half the speed.
 
     Call arguments:
         position: float array of shape (batch,), in [0, 1], or with conditions.
@@ -145,11 +179,11 @@ class Sampler:
     Returns:
         `{"codes", "log_prob"}`: int32 array of shape (batch, r, c); and float32 array of the same
         shape, the model's log-probability (nats) of each code given the codes before it, without
-        temperature, top-k and top-p.
+        guidance, temperature, top-k and top-p.
 
     Raises:
-        InputError: if `temperature`, `top_k` or `top_p` is out of its range, or `observed` holds
-            invalid codes.
+        InputError: if `temperature`, `top_k`, `top_p` or `guidance` is out of its range, or
+            `observed` holds invalid codes.
     """
 
     def __init__(
@@ -158,15 +192,27 @@ class Sampler:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 1.0,
     ):
         _check_limits(model, temperature, top_k, top_p)
-        self.model = model
+        if not 0 <= guidance < np.inf:
+            raise InputError(f"`guidance` must be at least 0. Received: guidance={guidance}.")
+        if guidance != 1 and not model.condition_variables:
+            raise InputError(
+                "`guidance` needs a prior with conditions (train_pixelcnn.py --conditions). "
+                f"Received: guidance={guidance} for a prior without."
+            )
+        self.model, self.guidance = model, guidance
         self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self._sample_rows = compiled(functools.partial(_sample_rows, model, top_k), model)
+        self._compiled_rows = compiled(self._sample_rows, model)
 
     def with_limits(self, temperature: float = 1.0, top_p: float | None = None) -> "Sampler":
-        """Return a sampler of other limits and the same `top_k` that shares the compiled loop."""
-        limits = {"temperature": temperature, "top_k": self.limits["top_k"], "top_p": top_p}
+        """Return a sampler that differs by these limits alone and shares what is compiled.
+
+        Raises:
+            InputError: if a limit is out of its range.
+        """
+        limits = {**self.limits, "temperature": temperature, "top_p": top_p}
         _check_limits(self.model, **limits)
         sampler = copy.copy(self)
         sampler.limits = limits
@@ -205,16 +251,48 @@ class Sampler:
                 f"`observed` must hold codes below {self.model.num_embeddings}, or {MASKED} where "
                 f"masked. Received: values from {low} to {high}."
             )
-        inputs = (
-            np.asarray(position, "float32"),
-            np.asarray(uniform, "float32"),
-            np.asarray(observed, "int32"),
-        )
+        position = np.asarray(position, "float32")
+        if self.guidance != 1 and position.ndim == 1:
+            position = self.model.with_conditions(position)
+        inputs = position, np.asarray(uniform, "float32"), np.asarray(observed, "int32")
         state = self._start(len(position))
         for first in range(0, self.model.scan_shape[0], rows):
             state, grids = self._advance(inputs, state, first, first + rows)
             codes, log_prob = map(np.asarray, grids)
             yield {"codes": codes, "log_prob": log_prob}
+
+    def sample_grids(
+        self, position: Tensor, uniform: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sample a batch of grids from tensors, also inside a graph.
+
+        Args:
+            position: as in a call.
+            uniform: as in a call.
+            observed: as in a call.
+
+        Returns:
+            The codes and their log-probabilities, as in a call.
+        """
+        inputs, rows = (position, uniform, observed), self.model.scan_shape[0]
+        return self._advance(inputs, self._start(position.shape[0]), 0, rows)[1]
+
+    def _start(self, batch):
+        """Return the state before the first row: of the vertical stack, and the grids."""
+        shape = (batch, *self.model.scan_shape)
+        grids = (ops.full(shape, MASKED, "int32"), ops.zeros(shape, "float32"))
+        return start_state(self.model, batch if self.guidance == 1 else 2 * batch), grids
+
+    def _advance(self, inputs, state, first, last):
+        """Sample rows of the scan; return the new state, and the grids in their own order."""
+        # As arrays: numbers would be compiled as constants.
+        span = np.array([first, min(last, self.model.scan_shape[0])], "int32")
+        limits = {
+            name: None if self.limits[name] is None else np.array(self.limits[name], "float32")
+            for name in ("temperature", "top_p")
+        }
+        state = self._compiled_rows(*inputs, span, limits, state)
+        return state, tuple(self.model.from_scan(grid) for grid in state[1])
 
     def batches(
         self,
@@ -253,34 +331,63 @@ class Sampler:
                 progress_bar.update(size)
                 yield {name: values[:size] for name, values in samples.items()}
 
-    def sample_grids(
-        self, position: Tensor, uniform: Tensor, observed: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Sample a batch of grids from tensors, also inside a graph; arguments as in a call.
+    def _sample_rows(self, position, uniform, observed, span, limits, state):
+        """Sample the rows of the scan from `span[0]` up to `span[1]`; return the new state."""
+        model, is_guided = self.model, self.guidance != 1
+        cache = RowCache(model, with_unknown(position) if is_guided else position)
+        uniform, observed = model.to_scan(uniform), model.to_scan(observed)
 
-        Returns:
-            The codes and their log-probabilities, as in a call.
-        """
-        inputs, rows = (position, uniform, observed), self.model.scan_shape[0]
-        return self._advance(inputs, self._start(position.shape[0]), 0, rows)[1]
+        def sample_row(row, loop_state):
+            vertical_state, grids = loop_state
+            values, vertical_state = self._sample_row(
+                cache,
+                row,
+                limits,
+                vertical_state,
+                ops.take(uniform, row, axis=1),
+                ops.take(observed, row, axis=1),
+            )
+            grids = tuple(
+                ops.slice_update(grid, [0, row, 0], value[:, None])
+                for grid, value in zip(grids, values, strict=True)
+            )
+            return vertical_state, grids
 
-    def _start(self, batch):
-        """Return the state before the first row: of the vertical stack, and the grids."""
-        shape = (batch, *self.model.scan_shape)
-        grids = (ops.full(shape, MASKED, "int32"), ops.zeros(shape, "float32"))
-        return start_state(self.model, batch), grids
+        return ops.fori_loop(span[0], span[1], sample_row, state)
 
-    def _advance(self, inputs, state, first, last):
-        """Sample rows of the scan; return the new state, and the grids in their own order."""
-        # As arrays: a Python number would be compiled as a constant.
-        span = np.array([first, min(last, self.model.scan_shape[0])], "int32")
-        top_p = self.limits["top_p"]
-        limits = (
-            np.array(self.limits["temperature"], "float32"),
-            None if top_p is None else np.array(top_p, "float32"),
-        )
-        state = self._sample_rows(*inputs, span, limits, state)
-        return state, tuple(self.model.from_scan(grid) for grid in state[1])
+    def _sample_row(self, cache, row, limits, vertical_state, uniform, observed):
+        """Return the codes and log-probabilities of a row, (batch, cols), and the new state."""
+        from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
+
+        def sample_code(col, loop_state):
+            row_state, codes, log_prob = loop_state
+            cell_input = ops.take(from_vertical, col, axis=2)
+            logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
+            noise = ops.take(uniform, col, axis=1)
+            logits_left = filter_logits(self.guided(logits), top_k=self.limits["top_k"], **limits)
+            sampled = sample_from_logits(logits_left, noise)
+            fixed = ops.take(observed, col, axis=1)
+            code = ops.where(fixed == MASKED, sampled, fixed)
+            nats = self.model.nats(code, logits[: ops.shape(code)[0]])
+            is_here = ops.arange(cache.cols) == col
+            return (
+                cache.append_code(row_state, self._for_cache(code)),
+                ops.where(is_here, code[:, None], codes),
+                ops.where(is_here, -nats[:, None], log_prob),
+            )
+
+        empty = (ops.zeros_like(observed), ops.zeros_like(uniform))
+        loop_state = (cache.start_row(), *empty)
+        _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
+        return (codes, log_prob), cache.append_row(vertical_state, self._for_cache(codes))
+
+    def guided(self, logits: Tensor) -> Tensor:
+        """Apply `guide` to the logits of a model, if there is guidance."""
+        return logits if self.guidance == 1 else guide(logits, self.guidance)
+
+    def _for_cache(self, codes):
+        """The codes once more for the unknown conditions, if there is guidance."""
+        return codes if self.guidance == 1 else ops.concatenate([codes, codes])
 
 
 def _check_limits(model, temperature, top_k, top_p):
@@ -295,50 +402,6 @@ def _check_limits(model, temperature, top_k, top_p):
         )
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
-
-
-def _sample_rows(model, top_k, position, uniform, observed, span, limits, state):
-    """Sample the rows of the scan from `span[0]` up to `span[1]`; return the new state."""
-    cache = RowCache(model, position)
-    uniform, observed = model.to_scan(uniform), model.to_scan(observed)
-
-    def choose(logits, noise):
-        return sample_from_logits(filter_logits(logits, limits[0], top_k, limits[1]), noise)
-
-    def sample_row(row, loop_state):
-        vertical_state, grids = loop_state
-        inputs = (ops.take(uniform, row, axis=1), ops.take(observed, row, axis=1))
-        values, vertical_state = _sample_row(cache, choose, row, vertical_state, *inputs)
-        grids = tuple(
-            ops.slice_update(grid, [0, row, 0], value[:, None])
-            for grid, value in zip(grids, values, strict=True)
-        )
-        return vertical_state, grids
-
-    return ops.fori_loop(span[0], span[1], sample_row, state)
-
-
-def _sample_row(cache, choose, row, vertical_state, uniform, observed):
-    """Return the codes and log-probabilities of a row, (batch, cols), and the new state."""
-    from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
-
-    def sample_code(col, loop_state):
-        row_state, codes, log_prob = loop_state
-        cell_input = ops.take(from_vertical, col, axis=2)
-        logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
-        fixed = ops.take(observed, col, axis=1)
-        code = ops.where(fixed == MASKED, choose(logits, ops.take(uniform, col, axis=1)), fixed)
-        is_here = ops.arange(cache.cols) == col
-        return (
-            cache.append_code(row_state, code),
-            ops.where(is_here, code[:, None], codes),
-            ops.where(is_here, -cache.model.nats(code, logits)[:, None], log_prob),
-        )
-
-    empty = (ops.zeros_like(observed), ops.zeros_like(uniform))
-    loop_state = (cache.start_row(), *empty)
-    _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
-    return (codes, log_prob), cache.append_row(vertical_state, codes)
 
 
 def compiled(function: Callable, model: keras.Model) -> Callable:

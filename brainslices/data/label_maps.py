@@ -128,7 +128,7 @@ def is_tissue_map(name: str, voxels: np.ndarray) -> bool:
         >>> is_tissue_map("c1_T1w.nii", np.array([0, 412, 977.0]))
         False
     """
-    return bool(_SPM_TISSUE.match(name)) and voxels.min() >= 0 and voxels.max() <= 1 + 1e-3
+    return bool(_SPM_TISSUE.match(name) and voxels.min() >= 0 and voxels.max() <= 1 + 1e-3)
 
 
 def is_lossy_mask(pixels: np.ndarray) -> bool:
