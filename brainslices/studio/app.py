@@ -12,6 +12,9 @@ __all__ = ["CSS", "build", "theme"]
 CSS = """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
+@media (max-width: 640px) {
+  .slices .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+}
 .status table { font-variant-numeric: tabular-nums; }
 """
 NOTE = "For research on methods only, never for diagnosis."

@@ -61,8 +61,13 @@ def _editor(engine, reconstruction):
         with gr.Column(scale=1, min_width=280):
             grid = gr.Image(label="Code grid", elem_id="code-grid", **PICTURE)
         with gr.Column(scale=1, min_width=200):
-            row = gr.Number(0, minimum=0, maximum=rows - 1, precision=0, label="Row")
-            col = gr.Number(0, minimum=0, maximum=cols - 1, precision=0, label="Column")
+            with gr.Row():
+                row, col = (
+                    gr.Number(
+                        0, minimum=0, maximum=side - 1, precision=0, label=label, min_width=90
+                    )
+                    for side, label in ((rows, "Row"), (cols, "Column"))
+                )
             code = gr.Slider(0, last_code, 0, step=1, label="Code")
             change = gr.Button("Change the code", variant="primary")
             reset = gr.Button("Undo all changes")
