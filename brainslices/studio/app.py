@@ -7,7 +7,7 @@ from brainslices.studio.inpaint_tab import inpaint_tab
 from brainslices.studio.reconstruct_tab import reconstruct_tab
 from brainslices.studio.sample_tab import sample_tab
 
-__all__ = ["CSS", "build", "theme"]
+__all__ = ["CSS", "JS", "build", "theme"]
 
 CSS = """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
@@ -17,6 +17,13 @@ CSS = """
 }
 .status table { font-variant-numeric: tabular-nums; }
 """
+# Gradio labels an empty block without a role, so that screen readers skip it.
+JS = """() => {
+  const repair = () => document.querySelectorAll("div.empty[aria-label]:not([role])")
+    .forEach((block) => block.setAttribute("role", "img"));
+  new MutationObserver(repair).observe(document.body, { childList: true, subtree: true });
+  repair();
+}"""
 NOTE = "For research on methods only, never for diagnosis."
 
 
@@ -34,8 +41,19 @@ def build(engine: Engine, title: str) -> gr.Blocks:
 
 
 def theme() -> gr.themes.Base:
-    """Return a theme whose fonts are those of the system, so that none is fetched."""
-    fonts = ["system-ui", "sans-serif"]
+    """Return a theme with the system's own fonts, so that none is fetched, and contrast AA."""
     return gr.themes.Default(
-        primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_cancel_background_fill="*neutral_200",
+        button_cancel_background_fill_hover="*neutral_300",
+        button_cancel_text_color="*neutral_900",
+        button_cancel_background_fill_dark="*neutral_600",
     )

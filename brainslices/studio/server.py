@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from brainslices.errors import InputError
-from brainslices.studio.app import CSS, theme
+from brainslices.studio.app import CSS, JS, theme
 from brainslices.studio.uploads import MAX_BYTES
 
 __all__ = ["USER", "OriginGuard", "check_host", "is_loopback", "serve"]
@@ -129,6 +129,7 @@ def serve(
             footer_links=[],
             theme=theme(),
             css=CSS,
+            js=JS,
             app_kwargs={
                 "middleware": [Middleware(OriginGuard, hosts=hosts)],
                 "docs_url": None,
