@@ -16,6 +16,7 @@ CSS = """
   .slices .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
 }
 .status table { font-variant-numeric: tabular-nums; }
+.status td:not(:first-child), .status th { white-space: nowrap; }
 """
 # Gradio labels an empty block without a role, so that screen readers skip it.
 JS = """() => {
