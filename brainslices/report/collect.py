@@ -1,6 +1,6 @@
 """What a report shows, read from the files of runs, reconstructions and samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -78,8 +78,8 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
-        return self.run.path.resolve().name
+        """Name of the folder and of the one that it is in."""
+        return "/".join(self.run.path.resolve().parts[-2:])
 
     @property
     def kind(self) -> str:
@@ -101,6 +101,16 @@ class RunRecord:
             return f"half trained: {self.epochs} of {planned} epochs"
         stopped = f" of {planned}, stopped early" if self.epochs != planned else ""
         return f"trained, {self.epochs} epochs{stopped}"
+
+    @property
+    def score_so_far(self) -> str:
+        """Validation score of the best finished epoch, in words; empty without any."""
+        best: dict[str, Callable] = {"val_ssim_foreground": max, "val_nats_per_code": min}
+        for name, choose in best.items():
+            if values := [x for x in self.history.get(name, ()) if x == x]:
+                words = name.removeprefix("val_").replace("_", " ", 2 * name.count("nats"))
+                return f"{words} {choose(values):.3f} in validation"
+        return ""
 
     @cached_property
     def model_hash(self) -> str | None:

@@ -170,13 +170,11 @@ def _content_box(sampling):
     return tuple(sides)
 
 
-def _number(value: object, digits: int = 3) -> str:
-    """Format a value of a table: a dash for none, floats with significant digits."""
+def _number(value: object) -> str:
+    """Format a value of a table: a dash for none, four digits of a float."""
     if value is None or value == "":
         return "–"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.{digits}f}" if 0.01 <= abs(value) < 1000 else f"{value:.{digits}g}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _picture(image: np.ndarray) -> str:

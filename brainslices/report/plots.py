@@ -159,17 +159,24 @@ def parallel_coordinates(search: Search) -> Figure:
         "reversescale": lowest_is_best,
         "showscale": True,
     }
-    axes = [_axis(name, [row.get(name) for row in rows]) for name in (*search.dimensions, *metrics)]
-    trace = {"type": "parcoords", "line": line, "dimensions": axes}
+    shown = (*search.dimensions, *metrics)
+    axes = [_axis(name, [row.get(name) for row in rows]) for name in shown]
+    trace = {"type": "parcoords", "line": line, "dimensions": axes, "labelangle": -12}
     title = f"Values of the trials; colour: {search.objective[0]}"
-    return {"data": [trace], "layout": {"title": {"text": title}, "margin": {"t": 90, "l": 80}}}
+    return {
+        "data": [trace],
+        "layout": {"title": {"text": title}, "margin": {"t": 110, "l": 90, "b": 30}},
+    }
 
 
 def _axis(name, values):
     numbers = all(isinstance(value, int | float) for value in values)
     if numbers and len(set(values)) > 6:
-        return {"label": name, "values": values}
+        return {"label": name, "values": values, "tickformat": ".4g"}
     # A few numbers are powers of two, as codebook sizes are: evenly spaced like categories.
     levels = sorted(set(values), key=lambda value: value if numbers else str(value))
-    ticks = {"tickvals": [*range(len(levels))], "ticktext": [str(level) for level in levels]}
+    ticks = {
+        "tickvals": [*range(len(levels))],
+        "ticktext": [f"{level:.4g}" if numbers else str(level) for level in levels],
+    }
     return {"label": name, "values": [levels.index(value) for value in values], **ticks}

@@ -77,12 +77,9 @@ def judge(
 
 def _reconstruction_parts(runs, reconstruction):
     if reconstruction is None:
-        scores = [
-            f"{run.name} has a validation ssim_foreground of {run.metrics['ssim_foreground']:.3f}"
-            for run in runs
-            if run.metrics.get("ssim_foreground") is not None
-        ]
-        text = f"{'; '.join(scores)}; no floors were measured. " if scores else "Not measured. "
+        stage_one = [run for run in runs if run.kind == "vqvae" and run.score_so_far]
+        scores = "; ".join(f"{run.name}: {run.score_so_far}" for run in stage_one)
+        text = f"{scores}, without floors. " if scores else "Not measured. "
         return [text + "Run reconstruct.py and pass its folder as --reconstruction."]
     metrics = reconstruction.metrics
     score, floor = metrics["ssim_foreground"], metrics["floor_mean_image"]["ssim_foreground"]
@@ -108,7 +105,7 @@ def _reconstruction_parts(runs, reconstruction):
     )
     where = f"{metrics.get('split') or 'given'} slices of {metrics['subjects']} subjects"
     parts = [f"{metrics['slices']} {where} are reconstructed with an ssim_foreground of "]
-    parts += [similarity, f" where the mean training image scores {floor:.3f}"]
+    parts += [similarity, f", where the mean training image scores {floor:.3f}"]
     for name, codec in reconstruction.codecs.items():
         parts += [f", {name} at the same rate "]
         parts.append(_codec_check(name, score, codec["ssim_foreground"]))
@@ -130,7 +127,10 @@ def _prior_parts(runs):
     priors = [run for run in runs if run.kind == "pixelcnn"]
     measured = [run for run in priors if run.metrics.get("splits")]
     if not measured:
-        half = [f"{run.name} is not trained to its end: {run.status}." for run in priors]
+        half = [
+            f"{run.name}: {run.status}{', ' * bool(run.score_so_far)}{run.score_so_far}."
+            for run in priors
+        ]
         text = " ".join(half) or "No prior was given. Run train_pixelcnn.py and pass it in --runs."
         return [text]
     metrics = measured[0].metrics

@@ -9,12 +9,12 @@ function themed(layout) {
     ...layout,
     xaxis: { ...axis, ...layout.xaxis },
     yaxis: { ...axis, ...layout.yaxis },
-    margin: { l: 55, r: 20, t: 45, b: 45, ...layout.margin },
+    margin: { l: 55, r: 20, t: 45, b: 85, ...layout.margin },
     font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
     paper_bgcolor: colour("--card"),
     plot_bgcolor: colour("--card"),
     hoverlabel: { bgcolor: colour("--back"), font: { color: colour("--ink") } },
-    legend: { orientation: "h", y: -0.25 },
+    legend: { orientation: "h", yref: "container", y: 0.01, yanchor: "bottom" },
   };
 }
 
@@ -29,6 +29,17 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 
 for (const input of document.querySelectorAll(".compare input")) {
   input.addEventListener("input", () => input.parentElement.style.setProperty("--cut", input.value + "%"));
+}
+
+// Keep a tooltip inside the window.
+for (const check of document.querySelectorAll(".check")) {
+  const shift = () => {
+    const tip = check.querySelector(".tip");
+    tip.style.marginLeft = 0;
+    tip.style.marginLeft = Math.min(0, innerWidth - 16 - tip.getBoundingClientRect().right) + "px";
+  };
+  check.addEventListener("mouseenter", shift);
+  check.addEventListener("focusin", shift);
 }
 
 document.getElementById("search")?.on("plotly_click", ({ points }) => {
