@@ -1,6 +1,6 @@
-"""Write one HTML file about runs, their reconstructions and samples, and a search.
+r"""Write one HTML file about runs, their reconstructions and samples, and a search.
 
-    python scripts/report.py --runs runs/vqvae runs/prior --reconstruction outputs/test \\
+    python scripts/report.py --runs runs/vqvae runs/prior --reconstruction outputs/test \
         --samples outputs/samples --out report.html --open
     python scripts/report.py --runs runs/narrow runs/wide --out compared.html
     python scripts/report.py --search outputs/search --out search.html

@@ -35,7 +35,7 @@ class Arguments:
     workers: int = 1
     """Number of trials that run at the same time, each on a GPU of its own if there are several."""
     report: bool = False
-    """Write OUT/report.html when the search has ended: its table, plane and parallel coordinates."""
+    """Write OUT/report.html when the search has ended: table, plane and parallel coordinates."""
 
     def __post_init__(self):
         check_field(self, "workers", lambda value: value >= 1, "at least 1")

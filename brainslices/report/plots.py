@@ -155,7 +155,7 @@ def parallel_coordinates(search: Search) -> Figure:
     lowest_is_best = search.objective[1] == "min"
     line = {
         "color": scores,
-        "colorscale": "Viridis",
+        "colorscale": [[0, COLOURS[4]], [1, COLOURS[0]]],
         "reversescale": lowest_is_best,
         "showscale": True,
     }
