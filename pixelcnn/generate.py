@@ -1,6 +1,7 @@
 """Sampled slices as files: PNGs, contact sheet, codes and scores."""
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +53,26 @@ class Samples:
     Args:
         batches: of `{"codes", "log_prob", "images"}`: int array and float32 array of shape (batch,
             r, c), and float32 array of shape (batch, rows, cols, 1) in [0, 1]. Read once.
-        positions: float32 array of shape (samples,), rising.
+        positions: float32 array of shape (samples,), rising within each group.
         metadata: how the slices are sampled, for `metrics.json`; `seed` and `temperature` included.
         original: float32 array of shape (rows, cols), the image that is inpainted.
+        groups: labels of groups of equal size, each a row of the contact sheet; empty for none.
     """
 
     batches: Iterable[Mapping[str, np.ndarray]]
     positions: np.ndarray
     metadata: dict[str, Any]
     original: np.ndarray | None = None
+    groups: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The group and position of each sample."""
+        groups = np.repeat(self.groups or [""], len(self.positions) // (len(self.groups) or 1))
+        return [
+            ", ".join(filter(None, (group, f"position {position:.2f}")))
+            for group, position in zip(groups, self.positions, strict=True)
+        ]
 
 
 def spread_positions(
@@ -163,9 +175,12 @@ def write_samples(
 
 
 def _write(folder, samples, crop, archive, evaluate, nearest):
-    # Positions rise: the sheet shows samples from the whole range.
-    count = len(samples.positions)
-    shown = np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int)
+    # Positions rise: the sheet shows samples from the whole range, of each group the same.
+    count, groups = len(samples.positions), len(samples.groups) or 1
+    size = count // groups
+    columns = max(min(size, MAX_SHOWN // groups), 1)
+    in_group = np.linspace(0, size - 1, columns).round().astype(int)
+    shown = np.concatenate([in_group + group * size for group in range(groups)])
     # To save memory, images that are neither measured nor on the sheet are only written.
     held = np.arange(count) if evaluate else shown
     names, codes, log_prob, images = _write_images(folder / "slices", samples, held)
@@ -183,8 +198,9 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
         sheet = np.isin(held, shown)
         images, neighbours = images[sheet], [values[sheet] for values in neighbours]
     beside = _beside(images, samples, crop, archive if nearest else None, neighbours)
-    labels = [f"position {position:.2f}" for position in samples.positions[shown]]
-    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside)
+    labels = [samples.labels[index] for index in shown]
+    columns = columns if samples.groups else None
+    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside, columns)
     np.savez(folder / "codes.npz", codes=codes, positions=samples.positions, log_prob=log_prob)
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -193,6 +209,11 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
 def _check_archive(archive, samples, evaluate):
     if archive is None:
         raise InputError("`archive` must be a slice archive to compare with. Received: None.")
+    if evaluate and samples.groups:
+        raise InputError(
+            "`evaluate` measures slices of one value of a condition. Received: "
+            f"{', '.join(samples.groups)}. Sample each value in a folder of its own."
+        )
     if evaluate:
         check_comparable(samples.positions, archive, samples.metadata["seed"])
 
@@ -201,10 +222,13 @@ def _write_images(folder, samples, held):
     """Write all images; return all names, codes, log-probabilities, and the images of `held`."""
     folder.mkdir()
     names, codes, log_prob, images = [], [], [], []
+    groups = [re.sub(r"\W+", "_", f"{group} ") for group in samples.groups] or [""]
+    groups = np.repeat(groups, len(samples.positions) // len(groups))
     for batch in samples.batches:
         for image in np.rint(batch["images"][..., 0] * 255).astype("uint8"):
             index = len(names)
-            names.append(f"sample_{index:04d}_position_{samples.positions[index]:.3f}.png")
+            position = f"position_{samples.positions[index]:.3f}"
+            names.append(f"sample_{index:04d}_{groups[index]}{position}.png")
             Image.fromarray(image).save(folder / names[-1])
             if index in held:
                 images.append(image)

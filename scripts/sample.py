@@ -3,6 +3,7 @@
     python scripts/sample.py --run runs/prior --count 64 --out outputs/samples
     python scripts/sample.py --run runs/prior --position 0.5 --temperature 0.9 --out middle
     python scripts/sample.py --run runs/aged --condition age=80 sex=F --out outputs/aged
+    python scripts/sample.py --run runs/aged --condition age=45,60,75 --count 4 --out ages
     python scripts/sample.py --run runs/prior --count 256 --evaluate --nearest --out measured
     python scripts/sample.py --run runs/prior --count 8 --complete slice.png --out inpainted
 

@@ -155,10 +155,9 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class SampledSlice:
-    """One sample: its pixels, uint8 of shape (rows, cols), its position and its nearest slice."""
+    """One sample: its pixels, uint8 of shape (rows, cols), its label and its nearest slice."""
 
-    name: str
-    position: float
+    label: str
     image: np.ndarray
     nearest_id: str = ""
     nearest_ssim: float = float("nan")
@@ -276,15 +275,13 @@ def read_sampling(path: PathLike) -> Sampling:
 
 def _read_sample(path, file, nearest):
     with reading(file, "sample", "Run sample.py again."):
-        position = float(file.stem.rpartition("_")[2])
-        sample = SampledSlice(file.name, position, _read_pixels(file))
+        label = file.stem.split("_", 2)[2].replace("_", " ")  # without "sample" and its number
+        sample = SampledSlice(label, _read_pixels(file))
     if file.name not in nearest:
         return sample
     other = path / "nearest" / file.name
     with reading(other, "nearest slice", "Run sample.py again."):
-        return SampledSlice(
-            file.name, position, sample.image, *nearest[file.name], _read_pixels(other)
-        )
+        return SampledSlice(label, sample.image, *nearest[file.name], _read_pixels(other))
 
 
 def _read_pixels(file):
