@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fresh machine to result: own .venv, install, phantom brains, training of both stages, reconstruction
-# of brains that the model has not seen, novel ones, and a report of them all. Five minutes on two cores after the
+# of brains that the model has not seen, novel ones, and a report. Five minutes on two cores after the
 # install. Needs no data.
 #   bash scripts/demo.sh [OUT]        (default: outputs/demo)
 set -euo pipefail
@@ -21,7 +21,7 @@ run scripts/report.py --runs "$out/vqvae" "$out/prior" --reconstruction "$out/re
   --out "$out/report.html"
 cat <<END
 
-The report: open $PWD/${out#"$PWD"/}/report.html in a web browser.
+The report: open $(realpath "$out/report.html") in a web browser.
 The studio, to sample and edit in the browser:
     $PYTHON -m pip install --constraint scripts/constraints.txt --editable ".[studio]"
     $PYTHON scripts/studio.py --run $out/prior

@@ -57,7 +57,7 @@ def sheet(monkeypatch):
     """The arguments of the contact sheet, which is replaced by a small image."""
     arguments = {}
 
-    def draw(path, images, labels, nearest=None):
+    def draw(path, images, labels, nearest=None, columns=None):
         arguments.update(images=images, labels=labels, nearest=nearest)
         save_image(path)
 
