@@ -12,7 +12,9 @@ from PIL import Image
 
 from brainslices.data.archive import SliceArchive
 from brainslices.data.crop import CropBox
+from brainslices.data.subject_table import is_numeric
 from brainslices.errors import InputError
+from brainslices.evaluation.condition_slopes import condition_slopes, known_values
 from brainslices.evaluation.generation_metrics import check_comparable, evaluate_samples
 from brainslices.evaluation.nearest import nearest_train
 from brainslices.resources import check_needed
@@ -159,7 +161,8 @@ def write_samples(
 
     Returns:
         The metrics: `samples`, the metadata, `nats_per_code_samples` unless inpainted, and with
-        `evaluate` the scores of `evaluate_samples`.
+        `evaluate` the scores of `evaluate_samples`; of several values of a condition instead
+        `condition_slopes`, by its name.
 
     Raises:
         InputError: if the folder holds unexpected files, or the archive too few slices to compare.
@@ -187,8 +190,13 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
     metrics, neighbours = {"samples": count, **samples.metadata}, None
     if samples.original is None:  # else most codes are observed
         metrics["nats_per_code_samples"] = float(-log_prob.mean())
-    if evaluate:
-        seed = samples.metadata["seed"]
+    seed = samples.metadata["seed"]
+    if evaluate and samples.groups:
+        name, values = _condition_values(samples.groups)
+        slopes = condition_slopes(images, samples.positions[:size], values, archive, name, seed)
+        metrics["condition_slopes"] = {name: slopes}
+        images = images[shown]
+    elif evaluate:
         metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
         neighbours = metrics.pop("nearest")
     elif nearest:
@@ -206,15 +214,23 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
     return metrics
 
 
+def _condition_values(groups: Sequence[str]) -> tuple[str, list[float]]:
+    """Return the name and the values of a numeric condition from the labels of its groups."""
+    names, values = zip(*(group.rsplit(" ", 1) for group in groups), strict=True)
+    if not is_numeric(values) or len(set(values)) < 2:
+        raise InputError(
+            "`evaluate` compares several values of a numeric condition, or samples of one value. "
+            f"Received: {', '.join(groups)}."
+        )
+    return names[0], [float(value) for value in values]
+
+
 def _check_archive(archive, samples, evaluate):
     if archive is None:
         raise InputError("`archive` must be a slice archive to compare with. Received: None.")
     if evaluate and samples.groups:
-        raise InputError(
-            "`evaluate` measures slices of one value of a condition. Received: "
-            f"{', '.join(samples.groups)}. Sample each value in a folder of its own."
-        )
-    if evaluate:
+        known_values(archive, _condition_values(samples.groups)[0])
+    elif evaluate:
         check_comparable(samples.positions, archive, samples.metadata["seed"])
 
 
@@ -267,7 +283,7 @@ def _nearest_slices(archive, crop, neighbours):
     return list(zip(crop.cut(archive.load(rows)[..., 0]), labels, strict=True))
 
 
-def summary(metrics: Mapping[str, object]) -> str:
+def summary(metrics: Mapping[str, Any]) -> str:
     """Describe a sampling: one line, and a table of the scores if it was evaluated.
 
     Args:
@@ -282,6 +298,8 @@ def summary(metrics: Mapping[str, object]) -> str:
         )
     nats = f"{metrics['nats_per_code_samples']:.3f} nats per code"
     line = f"{metrics['samples']} samples {temperature}, {nats}"
+    for name, slopes in metrics.get("condition_slopes", {}).items():
+        return f"{line}; change of a slice with {name}, 95 % intervals\n{_slope_table(slopes)}"
     if "frechet_distance" not in metrics:
         return line
     rows = [
@@ -290,3 +308,15 @@ def summary(metrics: Mapping[str, object]) -> str:
     ]
     table = format_table([(None, "samples", "real"), *rows], "<>")
     return f"{line}; real: real slices at the same positions\n{table}"
+
+
+def _slope_table(slopes):
+    def interval(slope, name):
+        low, value, high = (slope[f"{name}{suffix}"] for suffix in ("_low", "", "_high"))
+        return f"{value:.5f} [{low:.5f}, {high:.5f}]"
+
+    rows = [
+        (name.replace("_", " "), interval(slope, "slope"), interval(slope, "slope_real"))
+        for name, slope in slopes.items()
+    ]
+    return format_table([(None, "samples", "real subjects"), *rows], "<>")

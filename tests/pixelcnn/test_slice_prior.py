@@ -11,7 +11,7 @@ from brainslices.runs.run import Run
 from pixelcnn import SlicePrior
 from pixelcnn.conditions import Variable
 from pixelcnn.config import SamplingConfig
-from pixelcnn.generate import write_samples
+from pixelcnn.generate import Samples, write_samples
 from pixelcnn.provenance import Provenance
 from pixelcnn.sampling import Sampler
 from vqvae.model import VQVAE
@@ -71,7 +71,12 @@ def test_values_of_a_condition_share_their_noise_and_are_rows_of_the_sheet(tmp_p
         images = prior.sample(3, conditions={"age": age}, **options)
         np.testing.assert_array_equal(prior.decoder.encode_to_codes(images), codes[row])
     assert (codes[:3] != codes[3:]).any()
-    with pytest.raises(InputError, match="`evaluate` measures slices of one value"):
+
+
+def test_values_that_are_no_numbers_have_no_slope(tmp_path):
+    groups = ("sex F", "sex M")
+    samples = Samples([], np.zeros(4, "float32"), {"seed": 0, "temperature": 1}, groups=groups)
+    with pytest.raises(InputError, match="`evaluate` compares several values of a numeric"):
         write_samples(tmp_path / "out", samples, CropBox(0, 0, 8, 10), object(), evaluate=True)
 
 
