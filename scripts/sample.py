@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.report:
         from brainslices.report.page import write_report
 
-        runs, out = [prior.provenance.run, arguments.run], arguments.out
+        runs, out = [prior.provenance.run.path, arguments.run], arguments.out
         print(write_report(out / "report.html", runs, samples=out))
 
 

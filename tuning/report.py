@@ -140,7 +140,8 @@ def read_search(out: PathLike) -> Search:
     completed = [trial for trial in trials if trial.status == "completed"]
     shared = [name for name in METRICS if all(name in trial.metrics for trial in completed)]
     rate = next((name for name in RATES if completed and name in shared), "")
-    points = [[trial.metrics[name] for trial in completed] for name in (rate, QUALITY) if rate]
+    names = (rate, QUALITY) if rate else ()
+    points = [np.array([trial.metrics[name] for trial in completed]) for name in names]
     best = best_trial(trials, OBJECTIVES[objective])
     return Search(
         path=out,
@@ -154,7 +155,7 @@ def read_search(out: PathLike) -> Search:
         ],
         rate=rate,
         best=best.name if best else "",
-        front=[completed[row].name for row in pareto_front(*points)] if rate else [],
+        front=[completed[row].name for row in pareto_front(*points)] if points else [],
     )
 
 

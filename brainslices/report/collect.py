@@ -250,10 +250,9 @@ def read_reconstruction(path: PathLike) -> Reconstruction:
             check_fields(metrics[name], SCORES)
         for name in ("codec_avif", "codec_jpeg2000"):
             check_fields(metrics.get(name, {}), CODEC, () if name in metrics else CODEC)
-    examples, counts = [], np.zeros(0, int)
-    if (path / "examples.npz").exists():
-        examples, counts = read_examples(path / "examples.npz")
-    return Reconstruction(path, metrics, examples, counts)
+    file = path / "examples.npz"
+    examples = read_examples(file) if file.exists() else ([], np.zeros(0, int))
+    return Reconstruction(path, metrics, *examples)
 
 
 def read_sampling(path: PathLike) -> Sampling:

@@ -137,7 +137,8 @@ def search_plane(search: Search) -> Figure:
         for name, (members, mode, colour) in groups.items()
         if members
     ]
-    traces[-1]["marker"] |= {"symbol": "circle-open", "size": 18, "line": {"width": 3}}
+    ring = {"symbol": "circle-open", "size": 18, "line": {"width": 3}}
+    traces[-1]["marker"] = {"color": COLOURS[2], **ring}
     labels = LABELS[search.rate], LABELS[search.quality]
     return {"data": traces, "layout": _layout("Trials: click one for its row", *labels)}
 

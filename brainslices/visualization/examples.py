@@ -31,7 +31,8 @@ def write_examples(path: PathLike, rows: Sequence[ReconstructionRow], counts: np
     for name in IMAGES:
         arrays[name] = np.rint(np.clip(arrays[name], 0, 1) * 255).astype("uint8")
     arrays["codes"] = arrays["codes"].astype("uint16")
-    np.savez_compressed(path, **arrays, code_counts=counts.astype("int64"))
+    arrays["code_counts"] = counts.astype("int64")
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def read_examples(path: PathLike) -> tuple[list[ReconstructionRow], np.ndarray]:
