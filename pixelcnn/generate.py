@@ -1,5 +1,6 @@
 """Sampled slices as files: PNGs, contact sheet, codes and scores."""
 
+import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,15 @@ from brainslices.visualization.contact_sheets import contact_sheet
 
 __all__ = ["FILES", "Samples", "decode_batches", "spread_positions", "summary", "write_samples"]
 
-FILES = ("metrics.json", "contact_sheet.png", "codes.npz", "slices")
+FILES = (
+    "metrics.json",
+    "contact_sheet.png",
+    "codes.npz",
+    "slices",
+    "nearest",
+    "nearest.csv",
+    "report.html",
+)
 # The most positions that samples are spread over, and the most images on a contact sheet.
 MAX_POSITIONS, MAX_SHOWN = 32, 96
 # A file takes at least a block of the file system.
@@ -141,7 +150,9 @@ def write_samples(
 
     Args:
         out: new or empty folder, or an earlier sampling to replace, for `slices/` (8-bit PNGs),
-            `contact_sheet.png` (at most 96 slices), `codes.npz` and `metrics.json`.
+            `contact_sheet.png` (at most 96 slices), `codes.npz` and `metrics.json`; with `evaluate`
+            or `nearest` also the training slice nearest to each sample (to each on the sheet):
+            `nearest.csv` and, under the sample's name, `nearest/`.
         samples: the slices.
         crop: the part of an image that the contact sheet shows.
         archive: the training slices, required by `evaluate` and `nearest`.
@@ -175,7 +186,7 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
     shown = np.concatenate([in_group + group * size for group in range(groups)])
     # To save memory, images that are neither measured nor on the sheet are only written.
     held = np.arange(count) if evaluate else shown
-    codes, log_prob, images = _write_images(folder / "slices", samples, held)
+    names, codes, log_prob, images = _write_images(folder / "slices", samples, held)
     metrics, neighbours = {"samples": count, **samples.metadata}, None
     if samples.original is None:  # else most codes are observed
         metrics["nats_per_code_samples"] = float(-log_prob.mean())
@@ -187,8 +198,13 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
         images = images[shown]
     elif evaluate:
         metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
-        neighbours = [values[shown] for values in metrics.pop("nearest")]
-        images = images[shown]
+        neighbours = metrics.pop("nearest")
+    elif nearest:
+        neighbours = nearest_train(images, archive)
+    if neighbours:
+        _write_nearest(folder, [names[index] for index in held], archive, *neighbours)
+        sheet = np.isin(held, shown)
+        images, neighbours = images[sheet], [values[sheet] for values in neighbours]
     beside = _beside(images, samples, crop, archive if nearest else None, neighbours)
     labels = [samples.labels[index] for index in shown]
     columns = columns if samples.groups else None
@@ -219,33 +235,47 @@ def _check_archive(archive, samples, evaluate):
 
 
 def _write_images(folder, samples, held):
-    """Write all images; return all codes and log-probabilities, and the images of `held`."""
+    """Write all images; return all names, codes, log-probabilities, and the images of `held`."""
     folder.mkdir()
-    codes, log_prob, images, index = [], [], [], 0
-    names = [re.sub(r"\W+", "_", f"{group} ") for group in samples.groups] or [""]
-    groups = np.repeat(names, len(samples.positions) // len(names))
+    names, codes, log_prob, images = [], [], [], []
+    groups = [re.sub(r"\W+", "_", f"{group} ") for group in samples.groups] or [""]
+    groups = np.repeat(groups, len(samples.positions) // len(groups))
     for batch in samples.batches:
         for image in np.rint(batch["images"][..., 0] * 255).astype("uint8"):
-            name = f"sample_{index:04d}_{groups[index]}position_{samples.positions[index]:.3f}.png"
-            Image.fromarray(image).save(folder / name)
+            index = len(names)
+            position = f"position_{samples.positions[index]:.3f}"
+            names.append(f"sample_{index:04d}_{groups[index]}{position}.png")
+            Image.fromarray(image).save(folder / names[-1])
             if index in held:
                 images.append(image)
-            index += 1
         codes.append(batch["codes"].astype("uint16"))
         log_prob.append(batch["log_prob"])
-    return np.concatenate(codes), np.concatenate(log_prob), np.stack(images) / np.float32(255)
+    images = np.stack(images) / np.float32(255)
+    return names, np.concatenate(codes), np.concatenate(log_prob), images
+
+
+def _write_nearest(folder, names, archive, rows, scores):
+    """Write the nearest training slice of each named sample, and their table."""
+    (folder / "nearest").mkdir()
+    pixels = archive.images
+    with (folder / "nearest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["sample", "slice_id", "ssim"])
+        for name, row, score in zip(names, rows, scores.tolist(), strict=True):
+            writer.writerow([name, archive.index[row].slice_id, score])
+            Image.fromarray(pixels[row]).save(folder / "nearest" / name)
 
 
 def _beside(images, samples, crop, archive, neighbours):
     """Return what the sheet shows beside each image: the original, or a training slice."""
     if samples.original is not None:
         return [(crop.cut(samples.original[None])[0], "original")] * len(images)
-    return archive and _nearest_slices(images, archive, crop, neighbours)
+    return archive and _nearest_slices(archive, crop, neighbours)
 
 
-def _nearest_slices(images, archive, crop, neighbours):
+def _nearest_slices(archive, crop, neighbours):
     """Return the nearest training slice of each image, and its label."""
-    rows, scores = neighbours or nearest_train(images, archive)
+    rows, scores = neighbours
     labels = [
         f"{archive.index[row].slice_id}\nSSIM {score:.3f}"
         for row, score in zip(rows, scores, strict=True)

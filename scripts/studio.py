@@ -11,6 +11,7 @@ compiled, after about half a minute on two cores.
 import importlib.util
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 
     with cli.suppress_backend_logs():
+        from brainslices.report.page import write_report
         from brainslices.studio.app import build
         from brainslices.studio.engine import Engine
         from brainslices.studio.server import check_host, serve
@@ -64,12 +66,15 @@ def main(argv: list[str] | None = None) -> None:
             raise
         archive = None
         print(f"No nearest training slices: {error}")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [prior.provenance.run, arguments.run]
+        report = write_report(Path(folder) / "report.html", runs).read_text("utf-8")
     engine = Engine(prior, archive)
     print("compiling the models; the page opens when they are ready", flush=True)
     engine.warm_up()
 
     def page():
-        return build(engine, f"Prior {arguments.run.resolve().name}")
+        return build(engine, f"Prior {arguments.run.resolve().name}", report)
 
     def ready(address: str) -> None:
         print(f"{address} is ready; Ctrl-C stops it", flush=True)

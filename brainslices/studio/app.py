@@ -1,5 +1,7 @@
 """The page of the browser app."""
 
+import html
+
 import gradio as gr
 
 from brainslices.studio.engine import Engine
@@ -12,6 +14,7 @@ __all__ = ["CSS", "JS", "build", "theme"]
 CSS = """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
+.report { width: 100%; height: 80vh; border: 0; }
 @media (max-width: 640px) {
   .slices .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
 }
@@ -28,8 +31,14 @@ JS = """() => {
 NOTE = "For research on methods only, never for diagnosis."
 
 
-def build(engine: Engine, title: str) -> gr.Blocks:
-    """Lay out the page; every visitor has states of their own."""
+def build(engine: Engine, title: str, report: str) -> gr.Blocks:
+    """Lay out the page; every visitor has states of their own.
+
+    Args:
+        engine: what computes.
+        title: names the runs.
+        report: the HTML page about the runs.
+    """
     with gr.Blocks(title="brainslices studio", analytics_enabled=False) as page:
         gr.Markdown(f"# brainslices studio\n{title}. {NOTE}")
         with gr.Tab("Sample"):
@@ -38,7 +47,19 @@ def build(engine: Engine, title: str) -> gr.Blocks:
             reconstruct_tab(engine)
         with gr.Tab("Inpaint"):
             inpaint_tab(engine)
+        with gr.Tab("Runs") as runs:
+            shown = gr.HTML("The report is loading.")
+        # Sent when it is looked at: it holds a library of several megabytes.
+        runs.select(lambda: _framed(report), None, shown, api_visibility="private")
     return page.queue(default_concurrency_limit=2, max_size=32)
+
+
+def _framed(page: str) -> str:
+    """Return a frame that shows a page, isolated from the app's."""
+    return (
+        f'<iframe title="Report of the runs" class="report" sandbox="allow-scripts allow-popups" '
+        f'srcdoc="{html.escape(page)}"></iframe>'
+    )
 
 
 def theme() -> gr.themes.Base:

@@ -263,12 +263,19 @@ def test_painted_part_is_filled_in(window):
 
 
 @browser_test
+def test_report_of_the_runs_is_shown(window):
+    page = window()
+    open_tab(page, "Runs")
+    page.frame_locator("iframe.report").get_by_text("The report").wait_for()
+
+
+@browser_test
 @pytest.mark.parametrize("width", [1440, 390])
 def test_pages_are_accessible_and_fit_the_window(window, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="wants axe").Axe()
     page = window(width, 900)
     serious = {}
-    for name in ("Sample", "Reconstruct", "Inpaint"):
+    for name in ("Sample", "Reconstruct", "Inpaint", "Runs"):
         open_tab(page, name)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -16,7 +16,7 @@ from brainslices.studio.server import serve  # noqa: E402
 def main(port, archive, delay_s, password=None):
     engine = Engine(FakePrior(float(delay_s)), SliceArchive.open(archive))
     serve(
-        lambda: build(engine, "A made-up prior"),
+        lambda: build(engine, "A made-up prior", "<h1>The report</h1>"),
         "127.0.0.1",
         int(port),
         password,
