@@ -55,21 +55,13 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.studio.engine import Engine
         from brainslices.studio.server import check_host, serve
         from pixelcnn.slice_prior import SlicePrior
-        from vqvae.encode import linked_archive
 
     check_host(arguments.host, arguments.password)
     prior = SlicePrior.from_run(arguments.run, arguments.vqvae)
-    try:
-        archive = linked_archive(prior.provenance.run, arguments.data)
-    except InputError as error:
-        if arguments.data:
-            raise
-        archive = None
-        print(f"No nearest training slices: {error}")
     with tempfile.TemporaryDirectory() as folder:
         runs = [prior.provenance.run, arguments.run]
         report = write_report(Path(folder) / "report.html", runs).read_text("utf-8")
-    engine = Engine(prior, archive)
+    engine = Engine(prior, _archive(prior.provenance.run, arguments.data))
     print("compiling the models; the page opens when they are ready", flush=True)
     engine.warm_up()
 
@@ -80,6 +72,19 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{address} is ready; Ctrl-C stops it", flush=True)
 
     serve(page, arguments.host, arguments.port, arguments.password, arguments.open, ready)
+
+
+def _archive(vqvae, data):
+    """Open the slice archive; None if it was moved and not given."""
+    from vqvae.encode import linked_archive
+
+    try:
+        return linked_archive(vqvae, data)
+    except InputError as error:
+        if data:
+            raise
+        print(f"No test slices and no nearest training slices: {error}")
+        return None
 
 
 if __name__ == "__main__":

@@ -53,27 +53,9 @@ def reconstruct_tab(engine: Engine) -> None:
 
 def _editor(engine, reconstruction):
     """Lay out the editor of codes; return its states, and the event that draws the grid."""
-    rows, cols = engine.decoder.code_grid_shape
     last_code = engine.prior.model.num_embeddings - 1
     codes, cell = gr.State(None, time_to_live=3600), gr.State((0, 0))
-    gr.Markdown("### Edit codes\nClick a cell of the grid, or give its row and column.")
-    with gr.Row():
-        with gr.Column(scale=1, min_width=280):
-            grid = gr.Image(label="Code grid", elem_id="code-grid", **PICTURE)
-        with gr.Column(scale=1, min_width=200):
-            with gr.Row():
-                row, col = (
-                    gr.Number(
-                        0, minimum=0, maximum=side - 1, precision=0, label=label, min_width=90
-                    )
-                    for side, label in ((rows, "Row"), (cols, "Column"))
-                )
-            code = gr.Slider(0, last_code, 0, step=1, label="Code")
-            change = gr.Button("Change the code", variant="primary")
-            reset = gr.Button("Undo all changes")
-            told = gr.Markdown(elem_classes="status")
-        with gr.Column(scale=1, min_width=280):
-            edited = gr.ImageSlider(label="Before | after", **PICTURE)
+    grid, row, col, code, change, reset, told, edited = _editor_layout(engine, last_code)
 
     def draw(codes, cell):
         if codes is None:
@@ -82,7 +64,7 @@ def _editor(engine, reconstruction):
         return picture, cell[0], cell[1], int(codes[cell])
 
     def select(event: gr.SelectData):
-        return cell_at(*event.index, (rows, cols))
+        return cell_at(*event.index, engine.decoder.code_grid_shape)
 
     @show_errors
     def apply(result, codes, row, col, code):
@@ -102,6 +84,28 @@ def _editor(engine, reconstruction):
     undone = reset.click(undo, reconstruction, [codes, edited, told], **OPTIONS)
     undone.then(*draw_grid, **OPTIONS)
     return codes, cell, draw_grid
+
+
+def _editor_layout(engine, last_code):
+    rows, cols = engine.decoder.code_grid_shape
+    gr.Markdown("### Edit codes\nClick a cell of the grid, or give its row and column.")
+    with gr.Row():        with gr.Column(scale=1, min_width=280):
+            grid = gr.Image(label="Code grid", elem_id="code-grid", **PICTURE)
+        with gr.Column(scale=1, min_width=200):
+            with gr.Row():
+                row, col = (
+                    gr.Number(
+                        0, minimum=0, maximum=side - 1, precision=0, label=label, min_width=90
+                    )
+                    for side, label in ((rows, "Row"), (cols, "Column"))
+                )
+            code = gr.Slider(0, last_code, 0, step=1, label="Code")
+            change = gr.Button("Change the code", variant="primary")
+            reset = gr.Button("Undo all changes")
+            told = gr.Markdown(elem_classes="status")
+        with gr.Column(scale=1, min_width=280):
+            edited = gr.ImageSlider(label="Before | after", **PICTURE)
+    return grid, row, col, code, change, reset, told, edited
 
 
 def _change(engine: Engine, result: Reconstruction, codes):

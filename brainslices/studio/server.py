@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -23,6 +24,21 @@ __all__ = ["USER", "OriginGuard", "check_host", "is_loopback", "serve"]
 
 USER = "studio"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+NO_API_PAGES = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+LAUNCH: dict[str, Any] = {
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "show_error": True,
+    "share": False,
+    "allowed_paths": [],
+    "max_file_size": MAX_BYTES,
+    "strict_cors": True,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "run_history": False,
+    "footer_links": [],
+}
 
 
 def is_loopback(host: str) -> bool:
@@ -104,38 +120,22 @@ def serve(
         open_browser: open the page in the user's browser.
         ready: called with the page's address when it can be opened.
     """
-    hosts = LOOPBACK_NAMES if is_loopback(host) else ()
     with tempfile.TemporaryDirectory(prefix="brainslices-studio-") as folder:
         # Uploads and downloads are here, and end with the server.
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
         page = build()
+        guard = Middleware(OriginGuard, hosts=LOOPBACK_NAMES if is_loopback(host) else ())
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,
             auth=password and _check_login(password),
             auth_message=f"The user name is {USER}.",
             inbrowser=open_browser,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=True,
-            share=False,
-            allowed_paths=[],
-            max_file_size=MAX_BYTES,
-            strict_cors=True,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            run_history=False,
-            footer_links=[],
+            app_kwargs={**NO_API_PAGES, "middleware": [guard]},
             theme=theme(),
             css=CSS,
             js=JS,
-            app_kwargs={
-                "middleware": [Middleware(OriginGuard, hosts=hosts)],
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
+            **LAUNCH,
         )
         try:
             ready(address)
