@@ -89,7 +89,8 @@ def _editor(engine, reconstruction):
 def _editor_layout(engine, last_code):
     rows, cols = engine.decoder.code_grid_shape
     gr.Markdown("### Edit codes\nClick a cell of the grid, or give its row and column.")
-    with gr.Row():        with gr.Column(scale=1, min_width=280):
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
             grid = gr.Image(label="Code grid", elem_id="code-grid", **PICTURE)
         with gr.Column(scale=1, min_width=200):
             with gr.Row():
