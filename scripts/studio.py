@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     check_host(arguments.host, arguments.password)
     prior = SlicePrior.from_run(arguments.run, arguments.vqvae)
     with tempfile.TemporaryDirectory() as folder:
-        runs = [prior.provenance.run, arguments.run]
+        runs = [prior.provenance.run.path, arguments.run]
         report = write_report(Path(folder) / "report.html", runs).read_text("utf-8")
     engine = Engine(prior, _archive(prior.provenance.run, arguments.data))
     print("compiling the models; the page opens when they are ready", flush=True)

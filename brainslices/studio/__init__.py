@@ -1,3 +1,3 @@
 """The browser app: play with a trained prior and its VQ-VAE."""
 
-__all__: list[str] = []
+__all__ = []

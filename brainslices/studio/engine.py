@@ -78,7 +78,7 @@ class Engine:
     def __init__(self, prior: Any, archive: SliceArchive | None = None):
         self.prior, self.decoder, self.archive = prior, prior.decoder, archive
         self.crop = CropBox(*self.decoder.crop)
-        self.nearest = archive and NearestTrain(archive)
+        self.nearest = NearestTrain(archive) if archive else None
         self.pixels = math.prod(self.decoder.image_shape)
 
     def warm_up(self) -> None:
@@ -179,7 +179,8 @@ class Engine:
         The position is the likeliest of `BATCH` ones that spread over the trained range; the
         conditions are unknown.
         """
-        positions = np.linspace(*self.prior.provenance.positions, BATCH)
+        low, high = self.prior.provenance.positions
+        positions = np.linspace(low, high, BATCH)
         grids = np.repeat(codes[None], BATCH, axis=0)
         given = self.prior.model.with_conditions(positions)
         log_prob = np.asarray(self.prior.model.log_prob(grids, given))

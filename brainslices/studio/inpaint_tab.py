@@ -6,11 +6,9 @@ import gradio as gr
 
 from brainslices.studio.engine import Engine
 from brainslices.studio.pictures import grey, hidden_mask
-from brainslices.studio.widgets import gallery, pick, show_errors, source
+from brainslices.studio.widgets import OPTIONS, gallery, pick, show_errors, source
 
 __all__ = ["inpaint_tab"]
-
-OPTIONS: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
 
 def inpaint_tab(engine: Engine) -> None:
@@ -48,9 +46,10 @@ def inpaint_tab(engine: Engine) -> None:
     triggers = [upload.change, number.release]
     gr.on(triggers, show, [upload, number], editor, trigger_mode="always_last", **OPTIONS)
     inputs, outputs = [upload, number, editor, count, seed], [status, completions]
-    limits = {"concurrency_limit": 2, "concurrency_id": "sample"}
-    run = start.click(fill_in, inputs, outputs, **limits, **OPTIONS)
-    cancel.click(lambda: "Cancelled.", None, status, cancels=run, api_visibility="private")
+    run: Any = start.click(
+        fill_in, inputs, outputs, concurrency_limit=2, concurrency_id="sample", **OPTIONS
+    )
+    cancel.click(lambda: "Cancelled.", None, status, cancels=[run], api_visibility="private")
 
 
 def _editor(canvas_size):

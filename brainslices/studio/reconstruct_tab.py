@@ -1,16 +1,12 @@
 """The tab that reconstructs a slice and edits its codes."""
 
-from typing import Any
-
 import gradio as gr
 
-from brainslices.studio.engine import Engine, Reconstruction
+from brainslices.studio.engine import Engine
 from brainslices.studio.pictures import cell_at, code_grid, large, similarity
-from brainslices.studio.widgets import PICTURE, pick, show_errors, source, table
+from brainslices.studio.widgets import OPTIONS, PICTURE, pick, show_errors, source, table
 
 __all__ = ["reconstruct_tab"]
-
-OPTIONS: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
 
 def reconstruct_tab(engine: Engine) -> None:
@@ -63,8 +59,9 @@ def _editor(engine, reconstruction):
         picture = code_grid(codes, last_code + 1, cell)
         return picture, cell[0], cell[1], int(codes[cell])
 
-    def select(event: gr.SelectData):
-        return cell_at(*event.index, engine.decoder.code_grid_shape)
+    def select(event: gr.SelectData) -> tuple[int, int]:
+        x, y = event.index
+        return cell_at(x, y, engine.decoder.code_grid_shape)
 
     @show_errors
     def apply(result, codes, row, col, code):
@@ -109,7 +106,7 @@ def _editor_layout(engine, last_code):
     return grid, row, col, code, change, reset, told, edited
 
 
-def _change(engine: Engine, result: Reconstruction, codes):
+def _change(engine, result, codes):
     """Return the reconstruction before and after, and what has changed in words."""
     after = engine.compare(result.original, codes)
     pixels = int((abs(after.image - result.image) > 1 / 255).sum())
@@ -129,7 +126,7 @@ def _shown(engine, image):
     return large(_cut(engine, image))
 
 
-def _report(engine: Engine, result: Reconstruction, prior=None, avif=None) -> str:
+def _report(engine, result, prior=None, avif=None):
     """Return the scores and rates as a Markdown table; "..." stands for what is not there yet."""
     pending = ("...",) * 3
     rate = engine.decoder.bits_per_pixel_raw

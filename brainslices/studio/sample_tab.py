@@ -47,7 +47,7 @@ def sample_tab(engine: Engine) -> None:
     outputs = [status, samples, nearest, png, npz]
     options: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "sample"}
     options |= {"show_progress": "hidden", "api_visibility": "private"}
-    runs = [
+    runs: Any = [
         button.click(_sampler(engine, variables, shared), inputs, outputs, **options)
         for button, shared in ((start, False), (strip, True))
     ]

@@ -128,7 +128,7 @@ def serve(
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,
-            auth=password and _check_login(password),
+            auth=_check_login(password) if password else None,
             auth_message=f"The user name is {USER}.",
             inbrowser=open_browser,
             app_kwargs={**NO_API_PAGES, "middleware": [guard]},

@@ -1,7 +1,7 @@
 """Pieces that the tabs of the browser app share."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,8 +11,9 @@ from brainslices.errors import InputError
 from brainslices.studio.engine import Engine
 from brainslices.studio.uploads import Upload, read_upload
 
-__all__ = ["PICTURE", "gallery", "pick", "show_errors", "source", "table"]
+__all__ = ["OPTIONS", "PICTURE", "gallery", "pick", "show_errors", "source", "table"]
 
+OPTIONS: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 PICTURE: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["fullscreen"]}
 
 
@@ -55,7 +56,7 @@ def source(engine: Engine) -> tuple[gr.State, gr.Slider]:
     seed = gr.State(0)
     number = gr.Slider(0, 1, 0, step=1, label="Slice of the volume", visible=False)
 
-    def slider(read: Upload):
+    def slider(read):
         last = len(read.slices) - 1
         return gr.Slider(maximum=max(last, 1), value=last // 2, visible=last > 0)
 
@@ -69,9 +70,8 @@ def source(engine: Engine) -> tuple[gr.State, gr.Slider]:
         read = engine.example(seed)
         yield read, slider(read), seed + 1
 
-    hidden = {"api_visibility": "private", "show_progress": "minimal"}
-    file.upload(read_file, file, [upload, number], **hidden)
-    example.click(take_example, seed, [upload, number, seed], **hidden)
+    file.upload(read_file, file, [upload, number], **OPTIONS)
+    example.click(take_example, seed, [upload, number, seed], **OPTIONS)
     return upload, number
 
 
@@ -86,7 +86,7 @@ def pick(upload: Upload | None, number: int) -> np.ndarray:
     return upload.slices[min(int(number), len(upload.slices) - 1)]
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
