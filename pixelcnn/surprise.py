@@ -53,13 +53,15 @@ class Surprise:
         self.positions, self.subjects = np.asarray(positions, "float32"), np.asarray(subjects)
         self.reference_nats = self.nats(codes, positions, "validation slices")
 
-    def nats(self, codes: np.ndarray, positions: np.ndarray, description: str) -> np.ndarray:
+    def nats(
+        self, codes: np.ndarray, positions: np.ndarray, description: str | None = None
+    ) -> np.ndarray:
         """Compute the nats of each code given the codes before it.
 
         Args:
             codes: int array of shape (n, r, c).
             positions: float array of shape (n,), in [0, 1], or with conditions.
-            description: label of the progress bar.
+            description: label of the progress bar; None shows none.
 
         Returns:
             float32 array of shape (n, r, c).
@@ -144,14 +146,14 @@ def spread_over_pixels(
 
 
 def in_batches(
-    function: Callable, batch_size: int, description: str, *arrays: np.ndarray
+    function: Callable, batch_size: int, description: str | None, *arrays: np.ndarray
 ) -> np.ndarray:
     """Apply a function to batches of one size, the last one padded, with a progress bar.
 
     Args:
         function: batches of `arrays` -> array or tensor with an entry for each entry of a batch.
         batch_size: entries at a time.
-        description: label of the progress bar.
+        description: label of the progress bar; None shows none.
         *arrays: equally long.
 
     Returns:
@@ -159,7 +161,7 @@ def in_batches(
     """
     count, results = len(arrays[0]), []
     size = min(batch_size, count)
-    with bar(count, description, "slices") as progress:
+    with bar(count, description or "", "slices", silent=description is None) as progress:
         for start in range(0, count, size):
             # Another size would be compiled again.
             rows = np.minimum(np.arange(start, start + size), count - 1)

@@ -1,12 +1,15 @@
 """Score slices under a trained prior, and map what in them is unlike the trained brains.
 
     python scripts/score.py --run runs/prior --data data/oasis --split test --out outputs/scores
+    python scripts/score.py --run runs/prior --data data/oasis --restore 4 --out outputs/restored
+    python scripts/score.py --run runs/prior --data data/oasis --lesions --out outputs/lesions
     python scripts/score.py --run runs/prior --data /data/images --out outputs/mine
 
 Writes OUT/slices.csv (a row a slice: bits, percentile among validation slices of the same level,
 most surprising place), surprise_maps.npy (float16 of shape (slices, rows, cols): nats of the codes
 above what codes at that place and level cost on validation), surprise.png (the most, the median and
-the least surprising slices) and metrics.json. For research on methods only, never for diagnosis.
+the least surprising slices) and metrics.json; with --restore, restoration_maps.npy; with --lesions,
+lesions.csv. For research on methods only, never for diagnosis.
 """
 
 import sys
@@ -47,11 +50,15 @@ def main(argv: list[str] | None = None) -> None:
         from pixelcnn.score import score, summary
 
     data, selection = arguments.data, arguments.selection
-    if selection != FileSelection():
-        data = open_slices(data, arguments.split, selection)
-    metrics = score(arguments.run, data, arguments.out, arguments.split, arguments.scoring)
+    metrics = score(
+        arguments.run,
+        open_slices(data, arguments.split, selection) if selection != FileSelection() else data,
+        arguments.out,
+        arguments.split,
+        arguments.scoring,
+    )
     print(summary(metrics))
-    print(f"{arguments.out}: metrics.json, slices.csv, surprise_maps.npy, surprise.png")
+    print(f"{arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")
 
 
 if __name__ == "__main__":

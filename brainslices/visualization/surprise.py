@@ -47,8 +47,9 @@ def surprise_figure(path: PathLike, rows: Sequence[SurpriseRow]) -> None:
     if not rows:
         raise InputError("`rows` must hold at least one slice to draw. Received: none.")
     maps = {"Surprise": ("nats above validation", [row.surprise for row in rows])}
-    if rows[0].restoration is not None:
-        maps["Restoration"] = ("difference in intensity", [row.restoration for row in rows])
+    restorations = [row.restoration for row in rows if row.restoration is not None]
+    if restorations:
+        maps["Restoration"] = ("difference in intensity", restorations)
     image_rows, image_cols = rows[0].original.shape
     width = PANEL_INCHES * (1 + len(maps)) + 0.8 * len(maps) + 0.4
     height = (PANEL_INCHES * image_rows / image_cols + 0.25) * len(rows) + 0.3

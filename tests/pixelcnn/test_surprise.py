@@ -31,7 +31,7 @@ def test_nats_are_those_of_the_model_in_any_batch(surprise):
 
 def test_surprise_is_the_excess_over_the_nearest_validation_slices(surprise):
     codes, positions = random_codes(3, seed=1), np.float32([0.05, 0.5, 0.9])
-    nats = surprise.nats(codes, positions, "test")
+    nats = surprise.nats(codes, positions)
     found, percentiles = surprise.compare(nats, positions, np.array(["other", "case_3", "other"]))
     # At least 30 slices in whole levels of 9 (8 without the own subject): four of the five, or all
     # five where two are as far away.

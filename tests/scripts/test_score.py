@@ -31,7 +31,7 @@ def main():
 def scored(main, trained_prior, phantom_archive, tmp_path_factory):
     """The test split, in batches that do not divide it."""
     out = tmp_path_factory.mktemp("out") / "scores"
-    data = ("--data", phantom_archive.path, "--batch-size", 3)
+    data = ("--data", phantom_archive.path, "--batch-size", 3, "--restore", 2)
     assert call(main, "--run", trained_prior, *data, "--out", out) == 0
     return out
 
@@ -67,6 +67,9 @@ def test_maps_peak_at_the_most_surprising_place(scored):
         assert pixels[place] == pytest.approx(pixels.max(), abs=0.25 * np.ptp(pixels))
         assert pixels.max() <= float(row["most_surprise"]) + 0.01
         assert 0 <= float(row["percentile"]) <= 100
+    restored = np.load(scored / "restoration_maps.npy")
+    assert (restored.shape, restored.dtype) == ((8, 64, 64), np.float16)
+    assert 0 < restored.max() <= 1
     with Image.open(scored / "surprise.png") as image:
         assert image.format == "PNG"
 
@@ -81,6 +84,7 @@ def test_a_folder_of_images_is_scored_and_an_earlier_scoring_replaced(
     out = tmp_path / "out"
     for _ in range(2):
         assert call(main, "--run", trained_prior, "--data", tmp_path / "png", "--out", out) == 0
+    assert not (out / "restoration_maps.npy").exists()
     assert "all images" in capsys.readouterr().out
     bits = [[float(row["bits"]) for row in rows_of(folder)] for folder in (out, scored)]
     np.testing.assert_allclose(*bits, rtol=1e-4)
@@ -132,7 +136,8 @@ def test_unusable_data_and_folders_are_errors(error_of, tmp_path, tmp_path_facto
     assert "config.json" in error_of(run=thesis)
 
 
-def test_the_parser_rejects_an_empty_batch(error_of):
+@pytest.mark.parametrize("flag", [("--batch-size", 0), ("--restore", -1), ("--seed", -1)])
+def test_the_parser_rejects_values_out_of_range(main, tmp_path, flag):
     with pytest.raises(SystemExit) as stopped:
-        error_of("--batch-size", 0)
+        call(main, "--run", tmp_path, "--data", tmp_path, "--out", tmp_path / "out", *flag)
     assert stopped.value.code == 2
