@@ -8,8 +8,9 @@ from helpers import ROOT, save_image, script_main
 from PIL import Image
 
 from brainslices import cli
+from brainslices.evaluation.lesions import Lesion
 from brainslices.runs.json_files import read_json, write_json
-from pixelcnn import SlicePrior
+from pixelcnn import SlicePrior, lesion_scores
 from pixelcnn.score import FILES
 
 COMMAND = ROOT / "scripts" / "score.py"
@@ -31,13 +32,16 @@ def main():
 def scored(main, trained_prior, phantom_archive, tmp_path_factory):
     """The test split, in batches that do not divide it."""
     out = tmp_path_factory.mktemp("out") / "scores"
-    data = ("--data", phantom_archive.path, "--batch-size", 3, "--restore", 2)
-    assert call(main, "--run", trained_prior, *data, "--out", out) == 0
+    arguments = ("--batch-size", 3, "--restore", 2, "--lesions", "--out", out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lesion_scores, "LESIONS", [Lesion("bright", 12, 0.3)])
+        data = ("--data", phantom_archive.path)
+        assert call(main, "--run", trained_prior, *data, *arguments) == 0
     return out
 
 
-def rows_of(out):
-    with (out / "slices.csv").open(newline="") as file:
+def rows_of(out, name="slices.csv"):
+    with (out / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -72,6 +76,17 @@ def test_maps_peak_at_the_most_surprising_place(scored):
     assert 0 < restored.max() <= 1
     with Image.open(scored / "surprise.png") as image:
         assert image.format == "PNG"
+
+
+@pytest.mark.slow
+def test_lesions_are_measured_for_every_map(scored):
+    rows = rows_of(scored, "lesions.csv")
+    maps = ["surprise", "restoration", "reconstruction error", "intensity"]
+    assert [row["map"] for row in rows] == maps
+    stored = read_json(scored / "metrics.json")["lesions"]
+    for row, values in zip(rows, stored, strict=True):
+        assert row == {name: str(value) for name, value in values.items()}
+        assert 0 <= values["average_precision"] <= 1
 
 
 @pytest.mark.slow
