@@ -7,7 +7,6 @@ Every figure is computed from sums over subjects, so that a resample costs no pa
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 __all__ = ["PixelCounts", "subject_auroc"]
 
@@ -18,18 +17,21 @@ THRESHOLDS = 2048
 Interval = tuple[float, float, float]
 
 
-def _bootstrap(statistic: Callable[[np.ndarray], float], subjects: int, seed: int) -> Interval:
+def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], subjects: int, seed: int) -> Interval:
     """Return the statistic of all subjects, and its 2.5 and 97.5 % percentiles over resamples.
 
     Args:
-        statistic: how often each subject is taken, of shape (subjects,) -> value.
+        statistic: how often each subject is taken, of shape (resamples, subjects) -> values of
+            shape (resamples,).
         subjects: number of subjects.
         seed: seed of the resampling.
     """
-    draws = np.random.default_rng(seed).integers(0, subjects, (RESAMPLES, subjects))
-    counts = np.stack([np.bincount(row, minlength=subjects) for row in draws])
-    low, high = np.nanpercentile([statistic(row) for row in counts], (2.5, 97.5))
-    return statistic(np.ones(subjects)), float(low), float(high)
+    rng = np.random.default_rng(seed)
+    resamples = rng.multinomial(subjects, np.full(subjects, 1 / subjects), RESAMPLES)
+    with np.errstate(invalid="ignore"):  # NaN where a resample has no lesion
+        values = statistic(np.vstack([np.ones(subjects), resamples]))
+    low, high = np.nanpercentile(values[1:], (2.5, 97.5))
+    return float(values[0]), float(low), float(high)
 
 
 def subject_auroc(
@@ -51,17 +53,17 @@ def subject_auroc(
     Returns:
         The area, and its 2.5 and 97.5 % percentiles; 0.5 is chance.
     """
-    names, owners = np.unique(
-        np.concatenate([healthy_subjects, lesioned_subjects]), return_inverse=True
+    names = np.unique(np.concatenate([healthy_subjects, lesioned_subjects]))
+    is_healthy_of, is_lesioned_of = (
+        (names[:, None] == np.asarray(owners)).astype(float)
+        for owners in (healthy_subjects, lesioned_subjects)
     )
-    labels = np.repeat([0, 1], [len(healthy), len(lesioned)])
-    scores = np.concatenate([healthy, lesioned])
+    above = (lesioned > healthy[:, None]) + 0.5 * (lesioned == healthy[:, None])
+    wins = is_healthy_of @ above @ is_lesioned_of.T
+    pairs = np.outer(is_healthy_of.sum(axis=1), is_lesioned_of.sum(axis=1))
 
     def area(counts):
-        weights = counts[owners]
-        if not (weights[labels == 1].any() and weights[labels == 0].any()):
-            return np.nan
-        return float(roc_auc_score(labels, scores, sample_weight=weights))
+        return ((counts @ wins) * counts).sum(axis=1) / ((counts @ pairs) * counts).sum(axis=1)
 
     return _bootstrap(area, len(names), seed)
 
@@ -105,9 +107,8 @@ class PixelCounts:
 
         def precision(counts):
             hits, false = counts @ self._lesion, counts @ self._healthy
-            steps = np.diff(hits, prepend=0)
-            share = np.divide(hits, hits + false, out=np.zeros_like(hits), where=steps > 0)
-            return float(steps @ share / hits[-1]) if hits[-1] else np.nan
+            steps = np.diff(hits, prepend=0, axis=1)
+            return (steps * hits / np.maximum(hits + false, 1)).sum(axis=1) / hits[:, -1]
 
         return _bootstrap(precision, len(self._lesion), seed)
 
@@ -116,6 +117,6 @@ class PixelCounts:
 
         def dice(counts):
             hits, false = counts @ self._lesion, counts @ self._healthy
-            return float(np.max(2 * hits / (hits + false + hits[-1]))) if hits[-1] else np.nan
+            return np.max(2 * hits / (hits + false + hits[:, -1:]), axis=1)
 
         return _bootstrap(dice, len(self._lesion), seed)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from brainslices.evaluation import detection
 from brainslices.evaluation.detection import PixelCounts, subject_auroc
 
 
@@ -31,6 +32,25 @@ def test_average_precision_and_dice_are_those_of_every_threshold(shift):
     )
     assert counts.best_dice()[0] == pytest.approx(dice, abs=5e-3)
     assert counts.chance == pytest.approx(is_lesion.mean())
+
+
+def test_repeated_subjects_count_as_often():
+    """The figures of a resample are scikit-learn's with the subjects' counts as weights."""
+    counts = np.array([2, 0, 1])
+    scores, is_lesion, subjects = map(
+        np.concatenate, zip(*(pixels(k, 1.0) for k in range(3)), strict=True)
+    )
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            detection, "_bootstrap", lambda statistic, *_: seen.append(statistic(counts[None])[0])
+        )
+        PixelCounts(scores, is_lesion, subjects).average_precision()
+        healthy, lesioned = scores[~is_lesion], scores[is_lesion]
+        subject_auroc(healthy, lesioned, subjects[~is_lesion], subjects[is_lesion])
+    weights = {"sample_weight": counts[subjects]}
+    assert seen[0] == pytest.approx(average_precision_score(is_lesion, scores, **weights), abs=2e-3)
+    assert seen[1] == pytest.approx(roc_auc_score(is_lesion, scores, **weights))
 
 
 def test_scores_that_say_nothing_have_the_precision_of_chance():
