@@ -68,8 +68,9 @@ def test_maps_peak_at_the_most_surprising_place(scored):
     assert (maps.shape, maps.dtype) == ((8, 64, 64), np.float16)
     for row, pixels in zip(rows_of(scored), maps, strict=True):
         place = int(row["row"]), int(row["col"])
-        assert pixels[place] == pytest.approx(pixels.max(), abs=0.25 * np.ptp(pixels))
-        assert pixels.max() <= float(row["most_surprise"]) + 0.01
+        highest = float(pixels.max())
+        assert pixels[place] > highest - 0.25 * (highest - float(pixels.min()))
+        assert highest <= float(row["most_surprise"]) + 0.01
         assert 0 <= float(row["percentile"]) <= 100
     restored = np.load(scored / "restoration_maps.npy")
     assert (restored.shape, restored.dtype) == ((8, 64, 64), np.float16)
