@@ -16,7 +16,10 @@ setup(
         "brainslices_commands",
     ],
     package_dir={"brainslices_commands": "scripts"},
-    package_data={name: ["py.typed", "*.pyi"] for name in PACKAGES},
+    package_data={
+        **{name: ["py.typed", "*.pyi"] for name in PACKAGES},
+        "brainslices.report": ["templates/*"],
+    },
     entry_points={"console_scripts": ["brainslices = brainslices_commands.__main__:main"]},
     install_requires=[
         "tensorflow>=2.21,<2.23",
@@ -30,6 +33,8 @@ setup(
         "scikit-learn>=1.6,<2",
         "threadpoolctl>=3.5,<4",
         "matplotlib>=3.10,<4",
+        "jinja2>=3.1,<4",
+        "plotly>=6,<8",
         "pillow>=12,<15",
         "nibabel>=5.3,<6",
         "tyro>=1.0,<2",

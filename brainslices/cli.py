@@ -150,6 +150,10 @@ def print_error(error: InputError | OSError) -> int:
     """Print the message of an error that the user can fix to stderr; return the exit status."""
     message = str(error) if isinstance(error, InputError) else _describe(error)
     message = " ".join([message, *getattr(error, "__notes__", ())])
+    # Names of files may hold characters that move the cursor or colour the terminal.
+    message = "".join(
+        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message
+    )
     sys.stderr.write(_wrapped(f"error: {message}", sys.stderr) + "\n")
     return WRONG_USE
 

@@ -18,6 +18,7 @@ __all__ = [
     "as_variables",
     "encode_request",
     "encode_subjects",
+    "expand_request",
     "find_variables",
     "parse_request",
 ]
@@ -207,6 +208,36 @@ def parse_request(texts: Sequence[str]) -> dict[str, str]:
             f"Received: {' '.join(texts)}."
         )
     return conditions
+
+
+def expand_request(
+    variables: Sequence[Variable], texts: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Parse conditions, one of which may have several values, such as "age=45,60".
+
+    Returns:
+        Label of each value, such as "age 45" -> the conditions with this value. A single entry
+        with the label "" if no condition has several.
+
+    Raises:
+        InputError: as `parse_request`, and if several conditions have several values.
+    """
+    conditions = parse_request(texts)
+    # The name of a category may hold a comma.
+    categories = {value for variable in variables for value in variable.categories}
+    several = [
+        name for name, value in conditions.items() if "," in value and value not in categories
+    ]
+    if len(several) > 1:
+        raise InputError(
+            "`condition` can have several values for one name, not for "
+            f"{' and '.join(several)}. Received: {' '.join(texts)}."
+        )
+    if not several:
+        return {"": conditions}
+    (name,) = several
+    values = [value.strip() for value in conditions[name].split(",")]
+    return {f"{name} {value}": {**conditions, name: value} for value in values}
 
 
 def encode_request(variables: Sequence[Variable], conditions: Mapping[str, object]) -> np.ndarray:

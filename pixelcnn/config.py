@@ -103,7 +103,10 @@ class SamplingConfig:
     batch_size: int = 16
     """Slices sampled at a time; the samples do not depend on it."""
     condition: tuple[str, ...] = ()
-    """Conditions of a prior with conditions, such as age=80 sex=F; the others are unknown."""
+    """Conditions of a prior with conditions, such as age=80 sex=F; the others are unknown. One of
+    them may have several values, such as age=45,60,75: then COUNT slices of each."""
+    guidance: float = 1.0
+    """Weight of classifier-free guidance: above 1 the conditions have more effect."""
 
     def __post_init__(self):
         check_field(self, "count", lambda value: value >= 1, "at least 1")

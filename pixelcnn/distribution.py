@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from brainslices.errors import InputError
 from brainslices.types import Tensor
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits, with_unknown
 
 __all__ = ["CodePrior"]
 
@@ -17,9 +17,9 @@ class CodePrior(tfp.distributions.Distribution):
 
         p(codes) = product over the codes, in scan order, of p(code | codes before it, position)
 
-    `sample` is the cached exact sampler, `log_prob` one forward pass. Temperature, top-k and top-p
-    change the distribution itself: `log_prob` returns the log-probability with which `sample`
-    returns a grid.
+    `sample` is the cached exact sampler, `log_prob` one forward pass. Guidance, temperature, top-k
+    and top-p change the distribution itself: `log_prob` returns the log-probability with which
+    `sample` returns a grid.
 
     Args:
         model: a built `PixelCNN`.
@@ -27,13 +27,16 @@ class CodePrior(tfp.distributions.Distribution):
         temperature: positive float, divides the logits.
         top_k: int from 1 to num_embeddings, or None: only the k most likely codes are possible.
         top_p: float in (0, 1], or None: only the most likely codes that reach it are possible.
+        guidance: weight of classifier-free guidance; 1 for none.
+        conditions: float tensor of shape (..., conditions) as `PixelCNN.encode_conditions` returns
+            it, or None: unknown. Its leading axes broadcast with those of `position`.
         validate_args: bool, check positions and codes when the graph runs.
         allow_nan_stats: bool, as in `tfp.distributions.Distribution`.
         name: str.
 
     Raises:
-        InputError: if the backend is not TensorFlow, or `temperature`, `top_k` or `top_p` is out
-            of its range.
+        InputError: if the backend is not TensorFlow, `temperature`, `top_k`, `top_p` or `guidance`
+            is out of its range, or `conditions` is of another width than the prior's.
 
     Example:
         >>> prior = CodePrior(PixelCNN.from_run("runs/prior"), [0.25, 0.5])  # doctest: +SKIP
@@ -52,6 +55,8 @@ class CodePrior(tfp.distributions.Distribution):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 1.0,
+        conditions: Tensor | None = None,
         validate_args: bool = False,
         allow_nan_stats: bool = True,
         name: str = "CodePrior",
@@ -64,8 +69,16 @@ class CodePrior(tfp.distributions.Distribution):
             )
         with tf.name_scope(name) as name:
             self._model = model
-            self._sampler = Sampler(model, temperature, top_k, top_p)
+            self._sampler = Sampler(model, temperature, top_k, top_p, guidance)
             self._position = tf.convert_to_tensor(position, tf.float32, name="position")
+            if conditions is None:
+                conditions = model.encode_conditions()
+            self._conditions = tf.convert_to_tensor(conditions, tf.float32, name="conditions")
+            if self._conditions.shape[-1] != len(model.condition_variables):
+                raise InputError(
+                    f"`conditions` must have {len(model.condition_variables)} columns, as many as "
+                    f"the prior has conditions. Received: shape {self._conditions.shape}."
+                )
             super().__init__(
                 dtype=tf.int32,
                 reparameterization_type=tfp.distributions.NOT_REPARAMETERIZED,
@@ -77,7 +90,10 @@ class CodePrior(tfp.distributions.Distribution):
 
     @classmethod
     def _parameter_properties(cls, dtype: object, num_classes: int | None = None) -> dict:
-        return {"position": tfp.util.ParameterProperties()}
+        return {
+            "position": tfp.util.ParameterProperties(),
+            "conditions": tfp.util.ParameterProperties(event_ndims=1),
+        }
 
     @property
     def model(self) -> PixelCNN:
@@ -89,6 +105,20 @@ class CodePrior(tfp.distributions.Distribution):
         """Slice positions, a float32 tensor of the batch shape."""
         return self._position
 
+    @property
+    def conditions(self) -> tf.Tensor:
+        """Encoded conditions, a float32 tensor of shape (..., conditions)."""
+        return self._conditions
+
+    def _inputs(self, shape):
+        """The position of each grid, with its conditions if the prior has any, flattened."""
+        position = tf.reshape(tf.broadcast_to(self.position, shape), [-1])
+        width = len(self.model.condition_variables)
+        if not width:
+            return position
+        conditions = tf.broadcast_to(self.conditions, tf.concat([shape, [width]], axis=0))
+        return tf.concat([position[:, None], tf.reshape(conditions, [-1, width])], axis=1)
+
     def _event_shape(self):
         return tf.TensorShape(self.model.grid_shape)
 
@@ -97,13 +127,13 @@ class CodePrior(tfp.distributions.Distribution):
 
     def _sample_n(self, n, seed=None):
         shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
-        position = tf.reshape(tf.broadcast_to(self.position, shape), [-1])
+        position, count = self._inputs(shape), tf.reduce_prod(shape)
         uniform = tf.random.stateless_uniform(
-            [tf.size(position), *self.model.grid_shape], tfp.random.sanitize_seed(seed)
+            [count, *self.model.grid_shape], tfp.random.sanitize_seed(seed)
         )
         # Batches of one size, so that memory does not grow with the number of samples.
-        batches = -(-tf.size(position) // BATCH_SIZE)
-        padding = batches * BATCH_SIZE - tf.size(position)
+        batches = -(-count // BATCH_SIZE)
+        padding = batches * BATCH_SIZE - count
 
         def batched(values):
             values = tf.pad(values, [[0, padding]] + [[0, 0]] * (values.shape.rank - 1))
@@ -115,15 +145,17 @@ class CodePrior(tfp.distributions.Distribution):
             (batched(position), batched(uniform)),
             fn_output_signature=tf.int32,
         )
-        codes = tf.reshape(codes, [-1, *self.model.grid_shape])[: tf.size(position)]
+        codes = tf.reshape(codes, [-1, *self.model.grid_shape])[:count]
         return tf.reshape(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
 
     def _log_prob(self, codes):
         shape = tf.broadcast_dynamic_shape(tf.shape(codes)[:-2], self.batch_shape_tensor())
         grids = tf.broadcast_to(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
         grids = tf.reshape(grids, [-1, *self.model.grid_shape])
-        position = tf.reshape(tf.broadcast_to(self.position, shape), [-1])
-        logits = self.model({"codes": grids, "position": position})
+        position, codes = self._inputs(shape), grids
+        if self._sampler.guidance != 1:
+            position, codes = with_unknown(position), tf.concat([grids, grids], axis=0)
+        logits = self._sampler.guided(self.model({"codes": codes, "position": position}))
         logits = tf.reshape(logits, [-1, self.model.num_embeddings])
         logits = filter_logits(logits, **self._sampler.limits)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(grids, [-1]), logits)

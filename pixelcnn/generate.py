@@ -1,5 +1,7 @@
 """Sampled slices as files: PNGs, contact sheet, codes and scores."""
 
+import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,9 @@ from PIL import Image
 
 from brainslices.data.archive import SliceArchive
 from brainslices.data.crop import CropBox
+from brainslices.data.subject_table import is_numeric
 from brainslices.errors import InputError
+from brainslices.evaluation.condition_slopes import condition_slopes, known_values
 from brainslices.evaluation.generation_metrics import check_comparable, evaluate_samples
 from brainslices.evaluation.nearest import nearest_train
 from brainslices.resources import check_needed
@@ -22,7 +26,15 @@ from brainslices.visualization.contact_sheets import contact_sheet
 
 __all__ = ["FILES", "Samples", "decode_batches", "spread_positions", "summary", "write_samples"]
 
-FILES = ("metrics.json", "contact_sheet.png", "codes.npz", "slices")
+FILES = (
+    "metrics.json",
+    "contact_sheet.png",
+    "codes.npz",
+    "slices",
+    "nearest",
+    "nearest.csv",
+    "report.html",
+)
 # The most positions that samples are spread over, and the most images on a contact sheet.
 MAX_POSITIONS, MAX_SHOWN = 32, 96
 # A file takes at least a block of the file system.
@@ -43,15 +55,26 @@ class Samples:
     Args:
         batches: of `{"codes", "log_prob", "images"}`: int array and float32 array of shape (batch,
             r, c), and float32 array of shape (batch, rows, cols, 1) in [0, 1]. Read once.
-        positions: float32 array of shape (samples,), rising.
+        positions: float32 array of shape (samples,), rising within each group.
         metadata: how the slices are sampled, for `metrics.json`; `seed` and `temperature` included.
         original: float32 array of shape (rows, cols), the image that is inpainted.
+        groups: labels of groups of equal size, each a row of the contact sheet; empty for none.
     """
 
     batches: Iterable[Mapping[str, np.ndarray]]
     positions: np.ndarray
     metadata: dict[str, Any]
     original: np.ndarray | None = None
+    groups: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The group and position of each sample."""
+        groups = np.repeat(self.groups or [""], len(self.positions) // (len(self.groups) or 1))
+        return [
+            ", ".join(filter(None, (group, f"position {position:.2f}")))
+            for group, position in zip(groups, self.positions, strict=True)
+        ]
 
 
 def spread_positions(
@@ -127,7 +150,9 @@ def write_samples(
 
     Args:
         out: new or empty folder, or an earlier sampling to replace, for `slices/` (8-bit PNGs),
-            `contact_sheet.png` (at most 96 slices), `codes.npz` and `metrics.json`.
+            `contact_sheet.png` (at most 96 slices), `codes.npz` and `metrics.json`; with `evaluate`
+            or `nearest` also the training slice nearest to each sample (to each on the sheet):
+            `nearest.csv` and, under the sample's name, `nearest/`.
         samples: the slices.
         crop: the part of an image that the contact sheet shows.
         archive: the training slices, required by `evaluate` and `nearest`.
@@ -136,7 +161,8 @@ def write_samples(
 
     Returns:
         The metrics: `samples`, the metadata, `nats_per_code_samples` unless inpainted, and with
-        `evaluate` the scores of `evaluate_samples`.
+        `evaluate` the scores of `evaluate_samples`; of several values of a condition instead
+        `condition_slopes`, by its name.
 
     Raises:
         InputError: if the folder holds unexpected files, or the archive too few slices to compare.
@@ -152,61 +178,104 @@ def write_samples(
 
 
 def _write(folder, samples, crop, archive, evaluate, nearest):
-    # Positions rise: the sheet shows samples from the whole range.
-    count = len(samples.positions)
-    shown = np.linspace(0, count - 1, min(count, MAX_SHOWN)).round().astype(int)
+    # Positions rise: the sheet shows samples from the whole range, of each group the same.
+    count, groups = len(samples.positions), len(samples.groups) or 1
+    size = count // groups
+    columns = max(min(size, MAX_SHOWN // groups), 1)
+    in_group = np.linspace(0, size - 1, columns).round().astype(int)
+    shown = np.concatenate([in_group + group * size for group in range(groups)])
     # To save memory, images that are neither measured nor on the sheet are only written.
     held = np.arange(count) if evaluate else shown
-    codes, log_prob, images = _write_images(folder / "slices", samples, held)
+    names, codes, log_prob, images = _write_images(folder / "slices", samples, held)
     metrics, neighbours = {"samples": count, **samples.metadata}, None
     if samples.original is None:  # else most codes are observed
         metrics["nats_per_code_samples"] = float(-log_prob.mean())
-    if evaluate:
-        seed = samples.metadata["seed"]
-        metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
-        neighbours = [values[shown] for values in metrics.pop("nearest")]
+    seed = samples.metadata["seed"]
+    if evaluate and samples.groups:
+        name, values = _condition_values(samples.groups)
+        slopes = condition_slopes(images, samples.positions[:size], values, archive, name, seed)
+        metrics["condition_slopes"] = {name: slopes}
         images = images[shown]
+    elif evaluate:
+        metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
+        neighbours = metrics.pop("nearest")
+    elif nearest:
+        neighbours = nearest_train(images, archive)
+    if neighbours:
+        _write_nearest(folder, [names[index] for index in held], archive, *neighbours)
+        sheet = np.isin(held, shown)
+        images, neighbours = images[sheet], [values[sheet] for values in neighbours]
     beside = _beside(images, samples, crop, archive if nearest else None, neighbours)
-    labels = [f"position {position:.2f}" for position in samples.positions[shown]]
-    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside)
+    labels = [samples.labels[index] for index in shown]
+    columns = columns if samples.groups else None
+    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside, columns)
     np.savez(folder / "codes.npz", codes=codes, positions=samples.positions, log_prob=log_prob)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
+def _condition_values(groups: Sequence[str]) -> tuple[str, list[float]]:
+    """Return the name and the values of a numeric condition from the labels of its groups."""
+    names, values = zip(*(group.rsplit(" ", 1) for group in groups), strict=True)
+    if not is_numeric(values) or len(set(values)) < 2:
+        raise InputError(
+            "`evaluate` compares several values of a numeric condition, or samples of one value. "
+            f"Received: {', '.join(groups)}."
+        )
+    return names[0], [float(value) for value in values]
+
+
 def _check_archive(archive, samples, evaluate):
     if archive is None:
         raise InputError("`archive` must be a slice archive to compare with. Received: None.")
-    if evaluate:
+    if evaluate and samples.groups:
+        known_values(archive, _condition_values(samples.groups)[0])
+    elif evaluate:
         check_comparable(samples.positions, archive, samples.metadata["seed"])
 
 
 def _write_images(folder, samples, held):
-    """Write all images; return all codes and log-probabilities, and the images of `held`."""
+    """Write all images; return all names, codes, log-probabilities, and the images of `held`."""
     folder.mkdir()
-    codes, log_prob, images, index = [], [], [], 0
+    names, codes, log_prob, images = [], [], [], []
+    groups = [re.sub(r"\W+", "_", f"{group} ") for group in samples.groups] or [""]
+    groups = np.repeat(groups, len(samples.positions) // len(groups))
     for batch in samples.batches:
         for image in np.rint(batch["images"][..., 0] * 255).astype("uint8"):
-            name = f"sample_{index:04d}_position_{samples.positions[index]:.3f}.png"
-            Image.fromarray(image).save(folder / name)
+            index = len(names)
+            position = f"position_{samples.positions[index]:.3f}"
+            names.append(f"sample_{index:04d}_{groups[index]}{position}.png")
+            Image.fromarray(image).save(folder / names[-1])
             if index in held:
                 images.append(image)
-            index += 1
         codes.append(batch["codes"].astype("uint16"))
         log_prob.append(batch["log_prob"])
-    return np.concatenate(codes), np.concatenate(log_prob), np.stack(images) / np.float32(255)
+    images = np.stack(images) / np.float32(255)
+    return names, np.concatenate(codes), np.concatenate(log_prob), images
+
+
+def _write_nearest(folder, names, archive, rows, scores):
+    """Write the nearest training slice of each named sample, and their table."""
+    (folder / "nearest").mkdir()
+    pixels = archive.images
+    with (folder / "nearest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["sample", "slice_id", "ssim"])
+        for name, row, score in zip(names, rows, scores.tolist(), strict=True):
+            writer.writerow([name, archive.index[row].slice_id, score])
+            Image.fromarray(pixels[row]).save(folder / "nearest" / name)
 
 
 def _beside(images, samples, crop, archive, neighbours):
     """Return what the sheet shows beside each image: the original, or a training slice."""
     if samples.original is not None:
         return [(crop.cut(samples.original[None])[0], "original")] * len(images)
-    return archive and _nearest_slices(images, archive, crop, neighbours)
+    return archive and _nearest_slices(archive, crop, neighbours)
 
 
-def _nearest_slices(images, archive, crop, neighbours):
+def _nearest_slices(archive, crop, neighbours):
     """Return the nearest training slice of each image, and its label."""
-    rows, scores = neighbours or nearest_train(images, archive)
+    rows, scores = neighbours
     labels = [
         f"{archive.index[row].slice_id}\nSSIM {score:.3f}"
         for row, score in zip(rows, scores, strict=True)
@@ -214,7 +283,7 @@ def _nearest_slices(images, archive, crop, neighbours):
     return list(zip(crop.cut(archive.load(rows)[..., 0]), labels, strict=True))
 
 
-def summary(metrics: Mapping[str, object]) -> str:
+def summary(metrics: Mapping[str, Any]) -> str:
     """Describe a sampling: one line, and a table of the scores if it was evaluated.
 
     Args:
@@ -229,6 +298,8 @@ def summary(metrics: Mapping[str, object]) -> str:
         )
     nats = f"{metrics['nats_per_code_samples']:.3f} nats per code"
     line = f"{metrics['samples']} samples {temperature}, {nats}"
+    for name, slopes in metrics.get("condition_slopes", {}).items():
+        return f"{line}; change of a slice with {name}, 95 % intervals\n{_slope_table(slopes)}"
     if "frechet_distance" not in metrics:
         return line
     rows = [
@@ -237,3 +308,15 @@ def summary(metrics: Mapping[str, object]) -> str:
     ]
     table = format_table([(None, "samples", "real"), *rows], "<>")
     return f"{line}; real: real slices at the same positions\n{table}"
+
+
+def _slope_table(slopes):
+    def interval(slope, name):
+        low, value, high = (slope[f"{name}{suffix}"] for suffix in ("_low", "", "_high"))
+        return f"{value:.5f} [{low:.5f}, {high:.5f}]"
+
+    rows = [
+        (name.replace("_", " "), interval(slope, "slope"), interval(slope, "slope_real"))
+        for name, slope in slopes.items()
+    ]
+    return format_table([(None, "samples", "real subjects"), *rows], "<>")

@@ -180,6 +180,17 @@ class PixelCNN(keras.Model):
         self.nats_metric.update_state(nats, sample_weight=ops.shape(x["codes"])[0])
         return nats / replica_count()
 
+    def encode_conditions(self, conditions: Mapping[str, object] | None = None) -> np.ndarray:
+        """Encode conditions as numbers, float32 of shape (conditions,).
+
+        Args:
+            conditions: name -> value, of any subset; the others are unknown.
+
+        Raises:
+            InputError: if the prior has no such condition, or a value is invalid.
+        """
+        return encode_request(self.condition_variables, conditions or {})
+
     def with_conditions(
         self, positions: np.ndarray, conditions: Mapping[str, object] | None = None
     ) -> np.ndarray:
@@ -195,7 +206,7 @@ class PixelCNN(keras.Model):
         Raises:
             InputError: if the prior has no such condition, or a value is invalid.
         """
-        encoded = encode_request(self.condition_variables, conditions or {})
+        encoded = self.encode_conditions(conditions)
         positions = np.asarray(positions, "float32")
         if not encoded.size:
             return positions

@@ -11,7 +11,7 @@ from brainslices.resources import check_needed
 from brainslices.runs.loading import load_model
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
-from pixelcnn.conditions import parse_request
+from pixelcnn.conditions import expand_request, parse_request
 from pixelcnn.config import SamplingConfig
 from pixelcnn.generate import Samples, decode_batches, spread_positions
 from pixelcnn.inpainting import inpaint_codes, most_likely_position
@@ -46,6 +46,7 @@ class SlicePrior:
     def __init__(self, model: PixelCNN, decoder: Any, provenance: Provenance):
         self.model, self.decoder, self.provenance = model, decoder, provenance
         self._sampler: Sampler | None = None
+        self._sampler_options: dict[str, float | None] = {}
 
     @classmethod
     def from_run(cls, run: PathLike, decoder: Any = None) -> "SlicePrior":
@@ -75,11 +76,9 @@ class SlicePrior:
         count: int,
         position: float | Sequence[float] | None = None,
         temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int = 0,
-        batch_size: int = BATCH_SIZE,
         conditions: Mapping[str, object] | None = None,
+        **options: Any,
     ) -> np.ndarray:
         """Sample novel slices, the same as `scripts/sample.py` with the same arguments.
 
@@ -88,13 +87,10 @@ class SlicePrior:
             position: slice position from 0 (lowest) to 1 (highest), or several that the slices
                 take in turn; None spreads the slices evenly over the trained range.
             temperature: divides the logits of the prior.
-            top_k: sample each code from the k most likely codes; None for all.
-            top_p: sample each code from the fewest most likely codes that reach this total
-                probability; None for all.
-            seed: a sample depends on the seed, its index and its position only.
-            batch_size: slices sampled at a time.
+            seed: a sample depends on the seed, its index, its position and the conditions only.
             conditions: name -> value, of any subset of the prior's conditions, such as
                 `{"age": 80, "sex": "F"}`; the others are unknown.
+            **options: `top_k`, `top_p`, `guidance` and `batch_size` of `SamplingConfig`.
 
         Returns:
             float32 array of shape (count, rows, cols, 1), in [0, 1], ordered by position.
@@ -102,11 +98,8 @@ class SlicePrior:
         Raises:
             InputError: if an argument is out of its range.
         """
-        positions = _as_tuple(position)
-        condition = _as_texts(conditions)
-        sampling = SamplingConfig(
-            count, positions, temperature, top_k, top_p, seed, batch_size, condition
-        )
+        options |= {"temperature": temperature, "seed": seed, "condition": _as_texts(conditions)}
+        sampling = SamplingConfig(count, _as_tuple(position), **options)
         return _images(self.samples(sampling))
 
     def samples(self, sampling: SamplingConfig, per_position: int = 1) -> Samples:
@@ -116,16 +109,23 @@ class SlicePrior:
             sampling: number, positions and options of the slices.
             per_position: least number of slices at a position, if `sampling` names no positions.
         """
+        requests = expand_request(self.model.condition_variables, sampling.condition)
         # Codes (uint16), their log-probabilities and the noise (float32) of all samples.
-        codes = sampling.count * int(np.prod(self.model.grid_shape))
+        codes = sampling.count * len(requests) * int(np.prod(self.model.grid_shape))
         check_needed(f"count={sampling.count}", memory=codes * 10)
         positions = spread_positions(
             sampling.count, self.provenance.positions, sampling.position, per_position
         )
-        given = self.model.with_conditions(positions, parse_request(sampling.condition))
-        batches = self._get_sampler(sampling).batches(given, sampling.seed, sampling.batch_size)
+        given = [self.model.with_conditions(positions, request) for request in requests.values()]
+        # One noise for all values of a condition, so that nothing else changes along them.
+        noise_indices = np.tile(np.arange(sampling.count), len(requests))
+        batches = self._get_sampler(sampling).batches(
+            np.concatenate(given), sampling.seed, sampling.batch_size, noise_indices=noise_indices
+        )
         batches = decode_batches(batches, self.decoder.decode_codes)
-        return Samples(batches, positions, self._metadata(sampling))
+        positions = np.tile(positions, len(requests))
+        groups = tuple(label for label in requests if label)
+        return Samples(batches, positions, self._metadata(sampling), groups=groups)
 
     def inpaint(
         self,
@@ -146,7 +146,8 @@ class SlicePrior:
             count: number of inpainted images.
             seed: seed of the samples.
             conditions: as for `sample`.
-            **options: `temperature`, `top_k`, `top_p` and `batch_size` of `sample`.
+            **options: `temperature`, `top_k`, `top_p`, `guidance` and `batch_size` of
+                `SamplingConfig`.
 
         Returns:
             float32 array of shape (count, rows, cols, 1), in [0, 1]: the image outside of the
@@ -225,9 +226,10 @@ class SlicePrior:
 
     def _get_sampler(self, sampling):
         """Return the sampler of some options; the last one is reused, since it is compiled."""
-        limits = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
-        if self._sampler is None or self._sampler.limits != limits:
-            self._sampler = Sampler(self.model, **limits)
+        names = ("temperature", "top_k", "top_p", "guidance")
+        options = {name: getattr(sampling, name) for name in names}
+        if self._sampler is None or self._sampler_options != options:
+            self._sampler, self._sampler_options = Sampler(self.model, **options), options
         return self._sampler
 
     def _metadata(self, sampling):
@@ -235,6 +237,7 @@ class SlicePrior:
         metadata = {name: getattr(sampling, name) for name in names} | self.provenance.metadata
         if sampling.condition:
             metadata["conditions"] = parse_request(sampling.condition)
+            metadata["guidance"] = sampling.guidance
         return metadata
 
 

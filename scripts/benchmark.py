@@ -34,7 +34,7 @@ class Arguments:
     """Folder of images, to time making an archive of them."""
     only: tuple[str, ...] = ()
     """Measurements to run, all by default: machine, pauses; start, archive, memory, seed, default,
-    evaluation, slices, quantizer, codes; sampling, growth, sampling_memory, prior."""
+    evaluation, slices, quantizer, codes; sampling, conditions, growth, sampling_memory, prior."""
     quick: bool = False
     """Measure too little for stable values, only to check that the benchmark runs."""
 
@@ -57,10 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     _find_benchmarks(Path(__file__).parent)
 
-    from benchmarks.harness import Setting, draw_growth, format_rows, measure_all
+    from benchmarks.harness import Setting, measure_all
 
     from brainslices.data.archive import SliceArchive
-    from brainslices.runs.json_files import write_json
     from brainslices.runs.provenance import environment
 
     # Measurements in processes of their own share the GPU's memory with this one.
@@ -87,7 +86,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         measurements |= pixelcnn_benchmarks.MEASUREMENTS
         rows = measure_all(measurements, setting, arguments.only)
     metadata = environment(archive_hash=archive.content_hash, quick=arguments.quick)
-    seconds = time.perf_counter() - start
+    _write(arguments, rows, metadata, time.perf_counter() - start)
+
+
+def _write(arguments, rows, metadata, seconds):
+    from benchmarks.harness import draw_growth, format_rows
+
+    from brainslices.runs.json_files import write_json
+
     values = {"environment": metadata, "seconds": seconds, "rows": [row.as_dict() for row in rows]}
     write_json(arguments.out, values)
     for name, unit in (("time", "s"), ("memory", "GB")):

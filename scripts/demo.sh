@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fresh machine to result: own .venv, install, phantom brains, training of both stages, reconstruction
-# of brains that the model has not seen, and novel ones. Five minutes on two cores after the
+# of brains that the model has not seen, novel ones, and a report. Five minutes on two cores after the
 # install. Needs no data.
 #   bash scripts/demo.sh [OUT]        (default: outputs/demo)
 set -euo pipefail
@@ -17,3 +17,12 @@ run scripts/train_pixelcnn.py --vqvae "$out/vqvae" --run "$out/prior" --epochs 2
   --conditions age sex
 run scripts/sample.py --run "$out/prior" --count 64 --evaluate --nearest --out "$out/samples"
 run scripts/sample.py --run "$out/prior" --count 16 --condition age=85 --out "$out/aged"
+run scripts/report.py --runs "$out/vqvae" "$out/prior" --reconstruction "$out/reconstruction" --samples "$out/samples" \
+  --out "$out/report.html"
+cat <<END
+
+The report: open $(realpath "$out/report.html") in a web browser.
+The studio, to sample and edit in the browser:
+    $PYTHON -m pip install --constraint scripts/constraints.txt --editable ".[studio]"
+    $PYTHON scripts/studio.py --run $out/prior
+END

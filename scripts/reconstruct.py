@@ -5,7 +5,8 @@
 
 Writes OUT/metrics.json (scores with 95 % intervals by subject, beside their floors), slices.csv
 (a row a slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the best,
-the median and the worst slices) and, with --pictures, pictures/ (8-bit PNGs of the source size).
+the median and the worst slices), examples.npz (the same as arrays) and, with --pictures, pictures/
+(8-bit PNGs of the source size); with --report also report.html.
 """
 
 import sys
@@ -40,6 +41,8 @@ class Arguments:
     """Write the reconstructions too, as 8-bit grey PNGs."""
     codecs: bool = False
     """Code the same slices with AVIF and JPEG 2000 too, at the model's rate. Takes minutes."""
+    report: bool = False
+    """Write OUT/report.html: the slices with a slider between original and reconstruction."""
     selection: FileSelection = FileSelection()
 
 
@@ -62,8 +65,16 @@ def main(argv: list[str] | None = None) -> None:
         codecs=arguments.codecs,
     )
     print(reconstruction_summary(metrics))
-    files = "metrics.json, slices.csv, reconstruction.png" + ", pictures/" * arguments.pictures
+    files = (
+        "metrics.json, slices.csv, reconstruction.png, examples.npz"
+        + ", pictures/" * arguments.pictures
+    )
     print(f"{arguments.out}: {files}")
+    if arguments.report:
+        from brainslices.report.page import write_report
+
+        out = arguments.out
+        print(write_report(out / "report.html", [arguments.run], reconstruction=out))
 
 
 if __name__ == "__main__":

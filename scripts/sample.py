@@ -3,10 +3,12 @@
     python scripts/sample.py --run runs/prior --count 64 --out outputs/samples
     python scripts/sample.py --run runs/prior --position 0.5 --temperature 0.9 --out middle
     python scripts/sample.py --run runs/aged --condition age=80 sex=F --out outputs/aged
+    python scripts/sample.py --run runs/aged --condition age=45,60,75 --count 4 --out ages
     python scripts/sample.py --run runs/prior --count 256 --evaluate --nearest --out measured
     python scripts/sample.py --run runs/prior --count 8 --complete slice.png --out inpainted
 
-Writes OUT/slices/ (8-bit PNGs of the source's size), contact_sheet.png, codes.npz and metrics.json.
+Writes OUT/slices/ (8-bit PNGs of the source's size), contact_sheet.png, codes.npz and metrics.json;
+with --evaluate or --nearest also nearest.csv and nearest/, with --report report.html.
 On two cores 64 slices of 572 codes took 21 seconds, 256 with --evaluate 73.
 """
 
@@ -44,6 +46,8 @@ class Arguments:
     """Run folder of the VQ-VAE, if it was moved after training."""
     data: Path | None = None
     """Slice archive of the VQ-VAE, if it was moved; for --evaluate and --nearest."""
+    report: bool = False
+    """Write OUT/report.html: the runs of both stages, and the samples."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,7 +78,13 @@ def main(argv: list[str] | None = None) -> None:
     crop = CropBox(*prior.decoder.crop)
     metrics = write_samples(arguments.out, samples, crop, archive, **comparison)
     print(summary(metrics))
-    print(f"{arguments.out}: slices/, contact_sheet.png, codes.npz, metrics.json")
+    nearest = ", nearest.csv, nearest/" * is_compared
+    print(f"{arguments.out}: slices/, contact_sheet.png, codes.npz, metrics.json{nearest}")
+    if arguments.report:
+        from brainslices.report.page import write_report
+
+        runs, out = [prior.provenance.run.path, arguments.run], arguments.out
+        print(write_report(out / "report.html", runs, samples=out))
 
 
 if __name__ == "__main__":

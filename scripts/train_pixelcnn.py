@@ -40,6 +40,8 @@ class Arguments:
     """Slice archive of the VQ-VAE, if it was moved."""
     codes: Path | None = None
     """File of the code grids, for a VQ-VAE run that cannot be written; by default in that run."""
+    report: bool = False
+    """Write RUN/report.html, of both stages, when the training has ended."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,6 +65,10 @@ def main(argv: list[str] | None = None) -> None:
         metrics = train(grids, arguments.run, arguments.model, arguments.training, subjects)
     print(summary(metrics))
     print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
+    if arguments.report:
+        from brainslices.report.page import write_report
+
+        print(write_report(arguments.run / "report.html", [arguments.vqvae, arguments.run]))
 
 
 def _subjects(arguments):

@@ -34,6 +34,8 @@ class Arguments:
     selection: PresetSelection
     model: VQVAEConfig
     training: VQVAETraining
+    report: bool = False
+    """Write RUN/report.html when the training has ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
     )
     print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
+    if arguments.report:
+        from brainslices.report.page import write_report
+
+        print(write_report(arguments.run / "report.html", [arguments.run]))
 
 
 if __name__ == "__main__":

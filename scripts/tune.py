@@ -34,6 +34,8 @@ class Arguments:
     search: SearchConfig
     workers: int = 1
     """Number of trials that run at the same time, each on a GPU of its own if there are several."""
+    report: bool = False
+    """Write OUT/report.html when the search has ended: table, plane and parallel coordinates."""
 
     def __post_init__(self):
         check_field(self, "workers", lambda value: value >= 1, "at least 1")
@@ -57,6 +59,12 @@ def main(argv: list[str] | None = None) -> None:
     cli.print_wrapped(run(arguments.data, arguments.out, arguments.search, arguments.workers))
     if not is_distributed:
         print(f"{arguments.out}: trials.csv, best_config.json, figures/, runs/")
+        if arguments.report:
+            from brainslices.report.page import write_report
+            from tuning.report import read_search
+
+            search_table = read_search(arguments.out)
+            print(write_report(arguments.out / "report.html", search=search_table))
 
 
 if __name__ == "__main__":

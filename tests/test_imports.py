@@ -24,6 +24,7 @@ MAY_IMPORT_INSIDE = {
     "evaluation": {"", "runs", "data"},
     "visualization": {"", "runs", "data"},
     "training": {"", "runs", "distributed", "data", "evaluation", "visualization"},
+    "report": {"", "runs", "data", "evaluation", "visualization"},
 }
 # Only inside functions: the JAX backend works without TensorFlow, and --help stays fast.
 NEVER_AT_TOP = {"tensorflow", "tensorflow_probability", "jax", "tensorboard"}

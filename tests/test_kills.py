@@ -27,7 +27,7 @@ from brainslices.runs.json_files import read_json
 # SIGKILL during a write and at any time; SIGTERM as a cluster sends it, SIGINT as Ctrl-C does.
 STOPS = ("WRITE", "TERM", "KILL", "WRITE", "INT", "KILL")
 # More epochs than a process finishes before it is stopped.
-EPOCHS_PER_STOP = 12
+EPOCHS_PER_STOP = 6
 MAX_DELAY_S = 0.7
 STOP_TIMEOUT_S = 30
 

@@ -12,17 +12,20 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from brainslices.errors import InputError
+from brainslices.report.collect import Search
 from brainslices.runs.json_files import write_json
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
 from brainslices.visualization.figures import BLUE, INK, ORANGE, figure_panels
-from tuning.config import OBJECTIVES, SearchConfig
+from tuning.config import METRICS, OBJECTIVES, SearchConfig
 from tuning.records import TrialRecord, best_trial, finished_trials, read_trials, write_table
+from tuning.resume import read_description
 from tuning.trial import trial_config, trial_folder
 from vqvae.config import VQVAEConfig
 
-__all__ = ["SearchResult", "describe_best", "pareto_front", "write_report"]
+__all__ = ["SearchResult", "describe_best", "pareto_front", "read_search", "write_report"]
 
+QUALITY = "val_ssim_foreground"
 GREY, GREEN = "#b5b5b5", "#3f8f5b"
 # Downsampling -> color and marker.
 STYLES = {8: (BLUE, "o"), 4: (GREEN, "^")}
@@ -121,6 +124,39 @@ def write_report(out: PathLike, config: SearchConfig) -> str:
     if len(finished) < config.trials:
         summary += f" The space has no more than these; {config.trials} were requested."
     return f"{summary} {describe_best(result)}"
+
+
+def read_search(out: PathLike) -> Search:
+    """Read a search folder, also of a search that is running, for an HTML report.
+
+    Args:
+        out: search folder.
+
+    Raises:
+        InputError: if the folder is no search, or a file of it is corrupt.
+    """
+    out, objective = Path(out), read_description(out)["search"]["objective"]
+    trials = read_trials(out)
+    completed = [trial for trial in trials if trial.status == "completed"]
+    shared = [name for name in METRICS if all(name in trial.metrics for trial in completed)]
+    rate = next((name for name in RATES if completed and name in shared), "")
+    names = (rate, QUALITY) if rate else ()
+    points = [np.array([trial.metrics[name] for trial in completed]) for name in names]
+    best = best_trial(trials, OBJECTIVES[objective])
+    return Search(
+        path=out,
+        objective=(objective, OBJECTIVES[objective]),
+        dimensions=list(dict.fromkeys(name for trial in trials for name in trial.values)),
+        metrics=[name for name in METRICS if any(name in trial.metrics for trial in completed)],
+        rows=[
+            {"trial": trial.name, "status": trial.status, "score": trial.score}
+            | {**trial.values, **trial.metrics, "reason": trial.reason}
+            for trial in trials
+        ],
+        rate=rate,
+        best=best.name if best else "",
+        front=[completed[row].name for row in pareto_front(*points)] if points else [],
+    )
 
 
 def pareto_front(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:

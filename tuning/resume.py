@@ -16,13 +16,14 @@ from brainslices.runs.atomic import atomic_path, check_output_dir
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import FORMAT_VERSION
 from brainslices.schema import OBJECT, STRING
+from brainslices.types import PathLike
 from tuning.config import SearchConfig
 from tuning.records import REPAIR, check_records, read_trials
 from tuning.spaces import SPACES
 from tuning.trial import describe_search
 from tuning.workers import CallFailed, call
 
-__all__ = ["locked_search", "resumed_config"]
+__all__ = ["locked_search", "read_description", "resumed_config"]
 
 DESCRIPTION_FILE, SPACE_FILE = "search.json", "space.py"
 DESCRIPTION = {
@@ -60,7 +61,7 @@ def locked_search(
     try:
         with FileLock(Path(out) / ".lock", blocking=False):
             if path.exists():
-                previous = _read_description(out)
+                previous = read_description(out)
                 _check_resumable(out, previous, description)
                 check_records(out)
                 description["precision"] = previous["precision"]
@@ -82,7 +83,7 @@ def resumed_config(data: Path, out: Path, config: SearchConfig) -> SearchConfig:
     Raises:
         InputError: if anything is invalid or differs from the search in the folder.
     """
-    previous = _read_description(out)
+    previous = read_description(out)
     _check_resumable(out, previous, _describe(data, config))
     return _with_stored(out, config, previous["precision"])
 
@@ -104,7 +105,12 @@ def _describe(data: Path, config: SearchConfig, devices: int | None = None) -> d
     return {**header, **description}
 
 
-def _read_description(out):
+def read_description(out: PathLike) -> dict[str, Any]:
+    """Read `search.json`, what a search was started with.
+
+    Raises:
+        InputError: if it is missing or corrupt.
+    """
     path = Path(out) / DESCRIPTION_FILE
     return read_json(path, DESCRIPTION, hint=REPAIR)
 

@@ -23,6 +23,7 @@ from brainslices.runs.json_files import write_json
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
+from brainslices.visualization.examples import write_examples
 from brainslices.visualization.figures import (
     ReconstructionRow,
     pick_extremes,
@@ -33,7 +34,14 @@ from vqvae.model import VQVAE
 
 __all__ = ["reconstruct"]
 
-FILES = ("metrics.json", "slices.csv", "reconstruction.png", "pictures")
+FILES = (
+    "metrics.json",
+    "slices.csv",
+    "reconstruction.png",
+    "examples.npz",
+    "pictures",
+    "report.html",
+)
 
 
 def reconstruct(
@@ -52,8 +60,8 @@ def reconstruct(
         run: Run folder of a trained VQ-VAE.
         data: A slice archive, a folder of grey images, or opened slices.
         out: Folder to write: `metrics.json`, `slices.csv` (a row a slice), `reconstruction.png`
-            (the best, the median and the worst slices) and optionally `pictures/`. It appears
-            complete or not at all, and replaces an earlier reconstruction.
+            and `examples.npz` (the best, the median and the worst slices) and optionally
+            `pictures/`. It appears complete or not at all, and replaces an earlier reconstruction.
         split: As in `open_slices`; unused for opened slices.
         batch_size: Number of slices reconstructed at a time.
         pictures: Write the reconstructions too, as 8-bit grey PNGs of the source size.
@@ -85,6 +93,8 @@ def _write_reconstruction(folder, run, model, slices, batch_size, pictures, code
     write_slice_scores(folder / "slices.csv", slices.records, scores, floors)
     figure_rows = list(_figure_rows(model, slices, codes, scores))
     reconstruction_figure(folder / "reconstruction.png", figure_rows)
+    counts = np.bincount(codes.ravel(), minlength=model.config.num_embeddings)
+    write_examples(folder / "examples.npz", figure_rows, counts)
     metrics = summarize(scores, floors, slices.subjects)
     metrics["bits_per_pixel_raw"] = model.bits_per_pixel_raw
     metrics |= _codebook_scores(codes, model.config.num_embeddings)

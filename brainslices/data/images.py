@@ -12,6 +12,10 @@ from brainslices.types import PathLike
 
 __all__ = ["fit_image", "read_image"]
 
+# Share of the pixels in the upper half of a window that may reach its upper end: bone in a window
+# of the brain may, a whole head not.
+MAX_SATURATED = 0.9
+
 
 def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.ndarray:
     """Read a greyscale image, uint8 of shape (rows, cols), upright by its EXIF orientation.
@@ -25,7 +29,8 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
             any bit depth of one channel is accepted, but 8 bits only if it lies within them.
 
     Raises:
-        InputError: if the file is missing, corrupt, not an image, or an image of another kind.
+        InputError: if the file is missing, corrupt, not an image, or an image of another kind; if
+            nearly all of its bright pixels reach the window's upper end.
     """
     path = Path(path)
     with reading(path, "image", "Download it again or remove it."), Image.open(path) as file:
@@ -48,7 +53,14 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
             f"{path} has 8 bits, but the window exceeds them. Received: window={window}. "
             "Prepare the images of each bit depth separately."
         )
-    return np.rint(np.clip((grey - float(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
+    scaled = (grey - float(low)) / (high - low)
+    if np.count_nonzero(scaled >= 1) > MAX_SATURATED * np.count_nonzero(scaled >= 0.5):
+        raise InputError(
+            f"{path} would be white: nearly all of its bright pixels reach HIGH of the window. "
+            f"Received: window={window}, values up to {grey.max()}. Give a --window LOW HIGH that "
+            "holds the grey levels."
+        )
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

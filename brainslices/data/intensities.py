@@ -14,9 +14,11 @@ INTENSITY_RULE = (
 )
 # Padding fills at least this share of the volume's border, the outside of a masked head this one.
 PADDING_SHARE, MASK_SHARE = 0.05, 0.5
-# Padding, such as -1024, is a negative value at least this share of the range below the air, which
-# is at zero within the second share of it.
+# Padding, such as -1024 or 32767, is a value at least this share of the range above the brightest
+# voxels, or a negative one that far below the air, which is at zero within the second share of it,
+# or in CT at -1000 Hounsfield units.
 PADDING_GAP, ZERO_TOLERANCE = 0.4, 0.1
+CT_AIR, CT_TOLERANCE = -1000, 150
 
 
 def fill_outside(voxels: np.ndarray, path: PathLike) -> tuple[np.ndarray, float, float]:
@@ -74,12 +76,14 @@ def _outside_constants(voxels: np.ndarray) -> list[float]:
     if not inside.size or not constants.size:
         return []
     dark, bright = np.percentile(inside, (2, 98))
-    masked = values[(shares >= MASK_SHARE) & (values > dark)]
-    air = min([dark, *constants[constants >= 0]])
-    has_zero = abs(air) <= ZERO_TOLERANCE * bright
-    is_far = air - constants > PADDING_GAP * (bright - constants)
-    padding = constants[(constants < 0) & is_far & has_zero]
-    return [*masked.tolist(), *padding.tolist()]
+    masked = (shares >= MASK_SHARE) & (values > dark)
+    is_ct_air = np.abs(constants - CT_AIR) <= CT_TOLERANCE
+    is_ct_air[0] = False  # with no lower constant, it may be padding itself
+    air = min([dark, *constants[(constants >= 0) | is_ct_air]])
+    has_air = abs(air) <= ZERO_TOLERANCE * bright or abs(air - CT_AIR) <= CT_TOLERANCE
+    below = (values < 0) & (air - values > PADDING_GAP * (bright - air)) & has_air
+    above = values - bright > PADDING_GAP * (bright - dark)
+    return values[masked | ((below | above) & (shares >= PADDING_SHARE))].tolist()
 
 
 def _touching_border(mask: np.ndarray) -> np.ndarray:

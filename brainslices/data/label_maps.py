@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["FAINT_SPAN", "has_label_name", "is_faint", "is_label_map"]
+__all__ = [
+    "FAINT_SPAN",
+    "has_label_name",
+    "is_faint",
+    "is_label_map",
+    "is_lossy_mask",
+    "is_tissue_map",
+]
 
 # BIDS suffixes, tissue maps of FSL and the MNI template, FreeSurfer's files, Medical Segmentation
 # Decathlon's folders, and common words.
@@ -30,6 +37,9 @@ _BIDS_ENTITY = re.compile(
     re.IGNORECASE,
 )
 
+# SPM puts c1 to c6 before the name of the scan, and r, s, m, w before that.
+_SPM_TISSUE = re.compile(r"[rsmw]*c[1-6].", re.IGNORECASE)
+
 _FEW_VALUES = 16  # no scan and no slice of a scan has as few
 _MAX_LABELS = 512  # atlases have up to about 200 labels
 # Measured: 0.67 to 0.93 and 1.3 to 2.0 in label maps, 0.03 and 0.2 in scans of 8 bits; a smooth
@@ -38,6 +48,9 @@ _EQUAL_NEIGHBOURS = 0.4  # fraction of the pairs of neighbours
 _HISTOGRAM_JUMP = 0.9  # mean |log ratio| of the counts of adjacent values
 _PLANES = 9  # planes that a volume is first judged by
 FAINT_SPAN = 32  # grey levels
+# Share of the pixels off the background that lie this close to their most frequent value. Measured:
+# 0.85 and more in JPEG masks down to quality 20, at most 0.38 in slices of OASIS-1.
+_LOSSY_SPAN, _LOSSY_SHARE = 12, 0.65
 _FAINT_AREA = 0.01
 
 
@@ -104,6 +117,32 @@ def is_label_map(values: np.ndarray) -> bool:
     if len(distinct) <= 2:
         return len(distinct) == 2
     return len(distinct) <= _FEW_VALUES and _are_integers(distinct)
+
+
+def is_tissue_map(name: str, voxels: np.ndarray) -> bool:
+    """Return whether a volume is a tissue map of SPM: `c1` before its name, probabilities inside.
+
+    Example:
+        >>> is_tissue_map("c1sub-01_T1w.nii", np.array([0, 0.5, 1.0]))
+        True
+        >>> is_tissue_map("c1_T1w.nii", np.array([0, 412, 977.0]))
+        False
+    """
+    return bool(_SPM_TISSUE.match(name) and voxels.min() >= 0 and voxels.max() <= 1 + 1e-3)
+
+
+def is_lossy_mask(pixels: np.ndarray) -> bool:
+    """Return whether an image is a mask of two values, blurred by a lossy format such as JPEG.
+
+    Args:
+        pixels: uint8 of shape (rows, cols).
+    """
+    counts = np.bincount(pixels.ravel(), minlength=256)
+    background = counts.argmax()
+    counts[max(background - FAINT_SPAN, 0) : background + FAINT_SPAN + 1] = 0
+    peak = counts.argmax()
+    near = counts[max(peak - _LOSSY_SPAN, 0) : peak + _LOSSY_SPAN + 1].sum()
+    return bool(near > _LOSSY_SHARE * counts.sum() > 0)
 
 
 def is_faint(pixels: np.ndarray) -> bool:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from brainslices.data.discovery import SourceFiles, describe_excluded, only_label_maps
 from brainslices.data.file_selection import FileSelection
-from brainslices.data.label_maps import is_faint, is_label_map
+from brainslices.data.label_maps import is_faint, is_label_map, is_lossy_mask, is_tissue_map
 from brainslices.data.metadata import FileMetadata, read_metadata
 from brainslices.data.prefetch import prefetch
 from brainslices.data.source_table import SourceTable, read_table
@@ -128,7 +128,7 @@ def _judge_image(path: Path) -> str:
     channel = pixels[..., 0] if pixels.ndim == 3 else pixels
     if not channel.size or channel.min() == channel.max():
         return BLANK
-    if is_label_map(channel):
+    if is_label_map(channel) or (channel.dtype == np.uint8 and is_lossy_mask(channel)):
         return FAINT if is_faint(channel) else LABELS
     return SCAN
 
@@ -140,7 +140,7 @@ def _judge_volume(path: Path) -> str:
         voxels, _ = load_volume(path)
     except InputError:
         return UNREADABLE
-    return LABELS if is_label_map(voxels) else SCAN
+    return LABELS if is_label_map(voxels) or is_tissue_map(path.name, voxels) else SCAN
 
 
 def _listed_files(table: SourceTable, root: Path) -> list[Path]:

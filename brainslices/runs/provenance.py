@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,14 @@ def environment(**metadata: object) -> dict[str, Any]:
 
     import keras
 
-    packages = ("keras", "tensorflow", "jax", "numpy", "scikit-image")
+    packages = ("brainslices", "keras", "tensorflow", "jax", "numpy", "scikit-image")
     versions = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
+        # The first word may hold the subcommand: "brainslices train-vqvae".
+        "command": f"{sys.argv[0]} {shlex.join(sys.argv[1:])}".rstrip(),
         "python": platform.python_version(),
         "versions": versions,
         "backend": keras.backend.backend(),

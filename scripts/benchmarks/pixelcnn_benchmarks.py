@@ -18,6 +18,7 @@ from keras import ops
 
 from brainslices.data.code_grids import SplitCodes
 from brainslices.training.optimizer import compile_model
+from pixelcnn.conditions import Variable
 from pixelcnn.config import DEFAULT
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import Sampler, compiled, filter_logits, sample_from_logits, uniform_noise
@@ -33,6 +34,7 @@ CODES, SLICES, SIDE = 256, 16, 32
 # Full passes of the naive sampler that are timed: all of them would take minutes.
 NAIVE_CODES = 4
 MEMORY_SIDE, MEMORY_BATCHES = 16, 10
+CONDITIONS = (Variable("age", 20, 90), Variable("sex", categories=("F", "M")))
 # Code grid and codebook of the default VQ-VAE on 256 x 256 slices of OASIS.
 TRAINING_GRID, TRAINING_CODES, TRAINING_SLICES = (22, 26), 512, 512
 
@@ -95,6 +97,29 @@ def measure_sampling(setting: Setting) -> Iterator[Row]:
         note = "at most 2.5 times a pass"
         name = f"{name}, beside one pass"
         yield Row(name, "s", seconds["cached"], *baseline, at_least=1 / 2.5, note=note)
+
+
+def measure_conditions(setting: Setting) -> Iterator[Row]:
+    """Measure sampling with conditions, and with guidance, beside sampling without."""
+    side = 8 if setting.quick else SIDE
+    plain, conditioned = (_build_model(setting, side, conditions=c) for c in ((), CONDITIONS))
+    samplers = {
+        "plain": Sampler(plain),
+        "conditions": Sampler(conditioned),
+        "guidance": Sampler(conditioned, guidance=2.0),
+    }
+    position, noise = _sampler_inputs(SLICES, plain)
+    inputs = conditioned.with_conditions(position, {"age": 60, "sex": "F"})
+    candidates = {}
+    for name, sampler in samplers.items():
+        given = position if name == "plain" else inputs
+        sampler(given, noise)  # compiled before the clock starts
+        candidates[name] = partial(time_call, sampler, given, noise)
+    seconds = interleaved_medians(candidates, setting.rounds)
+    baseline = seconds["plain"], "no conditions"
+    name = f"sample {SLICES} slices of {side} x {side} codes"
+    yield Row(f"{name}, two conditions", "s", seconds["conditions"], *baseline, at_least=1 / 1.03)
+    yield Row(f"{name}, guidance", "s", seconds["guidance"], *baseline, at_least=1 / 2)
 
 
 def _forward_pass(model):
@@ -215,10 +240,12 @@ def _config(setting, **changes):
     return dataclasses.replace(DEFAULT.model, **changes)
 
 
-def _build_model(setting, side, attention_layers=0):
+def _build_model(setting, side, attention_layers=0, conditions=()):
     """Build an untrained prior of square grids."""
-    config = _config(setting, **NETWORK, attention_layers=attention_layers)
-    model = PixelCNN((side, side), 32 if setting.quick else CODES, **dataclasses.asdict(config))
+    names = tuple(variable.name for variable in conditions)
+    config = _config(setting, **NETWORK, attention_layers=attention_layers, conditions=names)
+    options = dataclasses.asdict(config) | {"condition_variables": conditions}
+    model = PixelCNN((side, side), 32 if setting.quick else CODES, **options)
     model.build()
     return model
 
@@ -230,6 +257,7 @@ def _sampler_inputs(count, model):
 
 MEASUREMENTS = {
     "sampling": measure_sampling,
+    "conditions": measure_conditions,
     "growth": measure_growth,
     "sampling_memory": measure_sampling_memory,
     "prior": measure_prior,

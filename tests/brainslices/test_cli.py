@@ -229,6 +229,11 @@ def test_a_file_that_cannot_be_read_is_not_said_to_lack_write_permission(
     assert capsys.readouterr().err.startswith(f"error: No permission to read ({path}).")
 
 
+def test_control_characters_of_a_name_are_escaped(capsys):
+    cli.print_error(InputError("no subject in a\rb\x1b[2Jé.png"))
+    assert capsys.readouterr().err == "error: no subject in a\\rb\\x1b[2Jé.png\n"
+
+
 def test_notes_of_an_error_are_printed(capsys):
     error = OSError(errno.ENOSPC, "No space left on device", "run/state.npz")
     error.add_note("The last good checkpoint is of epoch 2.")

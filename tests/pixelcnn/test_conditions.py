@@ -15,11 +15,12 @@ from pixelcnn.conditions import (
     as_variables,
     encode_request,
     encode_subjects,
+    expand_request,
     find_variables,
     parse_request,
 )
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, uniform_noise
+from pixelcnn.sampling import Sampler, filter_logits, sample_from_logits, uniform_noise
 from pixelcnn.training import CodeBatches, train
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
@@ -117,6 +118,48 @@ def test_cached_sampling_has_the_model_s_log_prob(model):
     drawn = Sampler(model)(position, uniform_noise(0, range(2), model.grid_shape))
     expected = model.log_prob(drawn["codes"], position)
     np.testing.assert_allclose(drawn["log_prob"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
+def test_guided_samples_follow_the_guided_logits(model, guidance):
+    """Each code is the one that the combined logits of two full passes give for its noise."""
+    position = model.with_conditions(np.float32([0.2, 0.7]), {"age": 75, "sex": "M"})
+    noise = uniform_noise(0, range(2), model.grid_shape)
+    drawn = Sampler(model, guidance=guidance)(position, noise)
+    codes = drawn["codes"]
+    conditional = np.asarray(model({"codes": codes, "position": position}))
+    unknown = np.asarray(model({"codes": codes, "position": position[:, 0]}))
+    guided = unknown + guidance * (conditional - unknown)
+    flat = filter_logits(guided.reshape(-1, model.num_embeddings))
+    expected = sample_from_logits(flat, noise.reshape(-1))
+    np.testing.assert_array_equal(codes.reshape(-1), expected)
+    np.testing.assert_allclose(drawn["log_prob"], model.log_prob(codes, position), atol=1e-4)
+
+
+def test_guidance_of_unknown_conditions_changes_nothing(model):
+    position, noise = np.float32([0.2, 0.7]), uniform_noise(0, range(2), model.grid_shape)
+    guided = Sampler(model, guidance=2.0)(position, noise)["codes"]
+    np.testing.assert_array_equal(guided, Sampler(model)(position, noise)["codes"])
+
+
+@pytest.mark.parametrize("guidance", [-1.0, np.nan, np.inf])
+def test_guidance_must_be_a_number_and_needs_conditions(model, guidance):
+    with pytest.raises(InputError, match="`guidance` must be at least 0"):
+        Sampler(model, guidance=guidance)
+    with pytest.raises(InputError, match="needs a prior with conditions"):
+        Sampler(tiny_pixelcnn(), guidance=2.0)
+
+
+def test_one_condition_may_have_several_values():
+    assert expand_request(VARIABLES, ["sex=F"]) == {"": {"sex": "F"}}
+    assert expand_request(VARIABLES, ["age=45, 60", "sex=F"]) == {
+        "age 45": {"age": "45", "sex": "F"},
+        "age 60": {"age": "60", "sex": "F"},
+    }
+    comma = (Variable("site", categories=("a,b", "c")),)
+    assert expand_request(comma, ["site=a,b"]) == {"": {"site": "a,b"}}
+    with pytest.raises(InputError, match="not for age and sex"):
+        expand_request(VARIABLES, ["age=45,60", "sex=F,M"])
 
 
 def test_file_keeps_the_variables(model, tmp_path):

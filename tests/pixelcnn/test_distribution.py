@@ -12,6 +12,7 @@ tfp = pytest.importorskip("tensorflow_probability")
 if keras.backend.backend() != "tensorflow":
     pytest.skip("CodePrior needs TensorFlow", allow_module_level=True)
 
+from pixelcnn.conditions import Variable  # noqa: E402
 from pixelcnn.distribution import CodePrior  # noqa: E402
 from pixelcnn.sampling import Sampler  # noqa: E402
 
@@ -151,3 +152,32 @@ def test_another_backend_raises(model, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(InputError, match="KERAS_BACKEND='jax'"):
         CodePrior(model, 0.5)
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    variables = (Variable("age", 40, 80), Variable("sex", categories=("F", "M")))
+    options = {"conditions": ("age", "sex"), "condition_variables": variables}
+    return tiny_pixelcnn((2, 2), 2, **SMALLEST, **options)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_conditions_are_part_of_the_batch(conditional, guidance):
+    conditions = [conditional.encode_conditions({"age": age}) for age in (45, 75)]
+    prior = CodePrior(conditional, [[0.5]] * 3, guidance=guidance, conditions=conditions)
+    assert prior.batch_shape == [3, 2]
+    log_prob = prior.log_prob(ALL_GRIDS[:, None])
+    np.testing.assert_allclose(np.exp(log_prob).sum(axis=0), np.ones((3, 2)), rtol=1e-5)
+    assert np.abs(log_prob[:, 0, 0] - log_prob[:, 0, 1]).max() > 1e-3
+    older = prior[0, 1]
+    assert older.batch_shape == []
+    np.testing.assert_allclose(older.log_prob(ALL_GRIDS[:, 0]), log_prob[:, 0, 1], rtol=1e-5)
+    sampled = frequencies(prior.sample(1000, seed=(0, 1)))
+    np.testing.assert_allclose(sampled, np.exp(log_prob), atol=0.06)
+
+
+def test_conditions_of_another_width_are_refused(conditional):
+    with pytest.raises(InputError, match="`conditions` must have 2 columns"):
+        CodePrior(conditional, 0.5, conditions=[0.5])
+    with pytest.raises(InputError, match="`conditions` must have 0 columns"):
+        CodePrior(tiny_pixelcnn(**SMALLEST), 0.5, conditions=[0.5])

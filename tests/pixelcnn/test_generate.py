@@ -6,6 +6,7 @@ import pytest
 from helpers import save_image
 from PIL import Image
 
+from brainslices.csv_files import read_rows
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
 from pixelcnn import generate
@@ -56,7 +57,7 @@ def sheet(monkeypatch):
     """The arguments of the contact sheet, which is replaced by a small image."""
     arguments = {}
 
-    def draw(path, images, labels, nearest=None):
+    def draw(path, images, labels, nearest=None, columns=None):
         arguments.update(images=images, labels=labels, nearest=nearest)
         save_image(path)
 
@@ -137,7 +138,7 @@ def test_count_must_be_positive(count):
 
 def test_folder_holds_the_samples(write):
     out, metrics = write(count=6)
-    assert {path.name for path in out.iterdir()} == set(FILES)
+    assert {path.name for path in out.iterdir()} == set(FILES[:4])
     with np.load(out / "codes.npz") as file:
         codes, positions, log_prob = (file[key] for key in ("codes", "positions", "log_prob"))
     for name, array in (("codes", codes), ("log_prob", log_prob)):
@@ -176,13 +177,15 @@ def test_contact_sheet_shows_the_written_images_cut_to_the_crop(write, sheet):
 
 
 @pytest.mark.parametrize("evaluate", [False, True])
-def test_contact_sheet_of_many_covers_all_positions(write, sheet, monkeypatch, evaluate):
+def test_contact_sheet_of_many_covers_all_positions(
+    write, sheet, monkeypatch, phantom_archive, evaluate
+):
     """Positions rise: the first samples would all be from the lowest positions."""
     monkeypatch.setattr(generate, "MAX_SHOWN", 5)
     scores = {"nearest": (np.arange(12), np.linspace(0, 1, 12)), "frechet_distance": 1.0}
     monkeypatch.setattr(generate, "evaluate_samples", lambda *_, **__: scores)
     monkeypatch.setattr(generate, "check_comparable", lambda *_: None)
-    out, _ = write(count=12, evaluate=evaluate, archive="unused")
+    out, _ = write(count=12, evaluate=evaluate, archive=phantom_archive)
     assert len(list((out / "slices").iterdir())) == 12
     assert sheet["labels"] == [f"position {k / 11:.2f}" for k in (0, 3, 6, 8, 11)]
     chosen = [read(path) for path in sorted((out / "slices").iterdir())]
@@ -216,11 +219,19 @@ def test_samples_that_cannot_be_compared_are_not_sampled(write, phantom_archive,
 
 def test_nearest_of_a_training_slice_is_itself(write, sheet, phantom_archive):
     options, rows = of_archive(phantom_archive, "train", 4)
-    _, metrics = write(count=4, nearest=True, crop=phantom_archive.crop, **options)
+    out, metrics = write(count=4, nearest=True, crop=phantom_archive.crop, **options)
     for row, image, (neighbour, label) in zip(rows, sheet["images"], sheet["nearest"], strict=True):
         assert label == f"{phantom_archive.index[row].slice_id}\nSSIM 1.000"
         np.testing.assert_allclose(neighbour, image, atol=1e-6)
     assert "nearest_train_ssim" not in metrics
+    assert {path.name for path in out.iterdir()} == set(FILES) - {"report.html"}
+    table = [*read_rows(out / "nearest.csv").values()]
+    names = [path.name for path in sorted((out / "slices").iterdir())]
+    assert [line["sample"] for line in table] == names
+    assert [line["slice_id"] for line in table] == [phantom_archive.index[r].slice_id for r in rows]
+    assert [float(line["ssim"]) for line in table] == pytest.approx([1] * 4)
+    for row, name in zip(rows, names, strict=True):
+        np.testing.assert_array_equal(read(out / "nearest" / name), phantom_archive.images[row])
 
 
 def test_nearest_sheet_is_wider_than_the_plain_one(write, phantom_archive):
@@ -248,6 +259,8 @@ def test_evaluation_reports_every_score_with_its_baseline(write, phantom_archive
     assert scores == {name + end for name in generate.MEASURES for end in ("", "_real")}
     assert metrics == json.loads((out / "metrics.json").read_text())
     assert all(np.isfinite(metrics[name]) for name in scores)
+    # The sheet shows no nearest slices here, but every sample's is known.
+    assert len(read_rows(out / "nearest.csv")) == len([*(out / "nearest").iterdir()]) == 16
     # The samples are the test slices: no distance to these, and each pair is one slice twice.
     assert metrics["pairwise_ms_ssim"] == pytest.approx(1)
     assert metrics["nearest_train_ssim"] == pytest.approx(metrics["nearest_train_ssim_real"])

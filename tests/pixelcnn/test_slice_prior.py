@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from tiny_prior import CODES, GRID, tiny_pixelcnn
 
+from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
 from brainslices.runs.run import Run
 from pixelcnn import SlicePrior
+from pixelcnn.conditions import Variable
 from pixelcnn.config import SamplingConfig
+from pixelcnn.generate import Samples, write_samples
 from pixelcnn.provenance import Provenance
 from pixelcnn.sampling import Sampler
 from vqvae.model import VQVAE
@@ -48,6 +51,33 @@ def prior():
     return SlicePrior(
         model, BlockDecoder(), Provenance(Run("none"), POSITIONS, {"prior_hash": "a"})
     )
+
+
+def test_values_of_a_condition_share_their_noise_and_are_rows_of_the_sheet(tmp_path):
+    options = {"conditions": ("age",), "condition_variables": (Variable("age", 40, 80),)}
+    model = tiny_pixelcnn(layers=1, attention_layers=0, **options)
+    prior = SlicePrior(model, BlockDecoder(), Provenance(Run("none"), POSITIONS, {}))
+    options = {"seed": 3, "guidance": 2.0, "batch_size": 4}
+    samples = prior.samples(SamplingConfig(3, condition=("age=45,75",), **options))
+    assert samples.groups == ("age 45", "age 75")
+    assert samples.labels[3] == "age 75, position 0.20"
+    metrics = write_samples(tmp_path / "out", samples, CropBox(0, 0, 8, 10))
+    assert (metrics["conditions"], metrics["guidance"]) == ({"age": "45,75"}, 2.0)
+    files = sorted(path.name for path in (tmp_path / "out" / "slices").iterdir())
+    assert files[3] == "sample_0003_age_75_position_0.200.png"
+    with np.load(tmp_path / "out" / "codes.npz") as file:
+        codes = file["codes"]
+    for row, age in ((slice(0, 3), 45), (slice(3, 6), 75)):
+        images = prior.sample(3, conditions={"age": age}, **options)
+        np.testing.assert_array_equal(prior.decoder.encode_to_codes(images), codes[row])
+    assert (codes[:3] != codes[3:]).any()
+
+
+def test_values_that_are_no_numbers_have_no_slope(tmp_path):
+    groups = ("sex F", "sex M")
+    samples = Samples([], np.zeros(4, "float32"), {"seed": 0, "temperature": 1}, groups=groups)
+    with pytest.raises(InputError, match="`evaluate` compares several values of a numeric"):
+        write_samples(tmp_path / "out", samples, CropBox(0, 0, 8, 10), object(), evaluate=True)
 
 
 def test_samples_are_the_decoded_codes_of_the_sampler(prior):

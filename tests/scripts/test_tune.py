@@ -131,9 +131,8 @@ def test_finished_search_is_only_reported_again(searched, run_here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_search_stopped_in_a_training_resumes_to_the_same_result(
     searched, phantom_archive, run_here, tmp_path, number
 ):

@@ -11,19 +11,22 @@ from helpers import ROOT, python
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from brainslices.csv_files import read_rows
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
+from brainslices.data.crop import CropBox
 from brainslices.data.file_selection import FileSelection
 from brainslices.data.slices import open_slices
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import mean_image, score_slices, summarize
 from brainslices.evaluation.reports import reconstruction_summary
 from brainslices.runs.run import Run
+from brainslices.visualization.examples import read_examples
 from vqvae import VQVAE
 from vqvae.evaluate import reconstruct
 
-FILES = ("metrics.json", "slices.csv", "reconstruction.png", "pictures/")
-WRITTEN = set(FILES[:3])
+FILES = ("metrics.json", "slices.csv", "reconstruction.png", "examples.npz", "pictures/")
+WRITTEN = set(FILES[:4])
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,27 @@ def test_codes_are_counted_over_the_whole_split(done, model, phantom_archive):
     assert metrics["codebook_usage"] == pytest.approx(len(used) / 32)
     assert metrics["perplexity"] == pytest.approx(np.exp(-(used * np.log(used)).sum()), rel=1e-4)
     assert metrics["bits_per_pixel_raw"] == pytest.approx(codes[0].size * 5 / 64**2)
+
+
+def test_examples_are_the_slices_of_the_figure(done, model, phantom_archive):
+    rows, counts = read_examples(done[0] / "examples.npz")
+    table = {row["slice_id"]: row for row in read_rows(done[0] / "slices.csv").values()}
+    scores = [float(table[row.slice_id]["ssim_foreground"]) for row in rows]
+    assert (
+        scores == sorted(scores, reverse=True) == pytest.approx([r.ssim_foreground for r in rows])
+    )
+    assert max(scores) == max(float(row["ssim_foreground"]) for row in table.values())
+    assert {row.label for row in rows} == {"best", "median", "worst"}
+    indices = phantom_archive.indices("test")
+    codes = np.asarray(model.encode_to_codes(phantom_archive.load(indices)))
+    np.testing.assert_array_equal(counts, np.bincount(codes.ravel(), minlength=32))
+    ids = [phantom_archive.index[index].slice_id for index in indices]
+    crop = CropBox(*model.crop)
+    for row in rows:
+        number = ids.index(row.slice_id)
+        original = phantom_archive.load(indices[number : number + 1])[..., 0]
+        np.testing.assert_array_equal(row.codes, codes[number])
+        np.testing.assert_allclose(row.original, crop.cut(original)[0], atol=1e-6)
 
 
 def test_metrics_file_holds_the_documented_keys(done, phantom_archive):

@@ -106,6 +106,16 @@ def test_eight_bit_image_is_refused_where_the_window_is_of_a_deeper_one(tmp_path
         read_image(path, (0, 4095))
 
 
+def test_window_far_below_the_grey_levels_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    head = np.where(np.arange(4096).reshape(64, 64) < 1500, rng.normal(1500, 400, (64, 64)), 20)
+    path = tmp_path / "deep.png"
+    Image.fromarray(head.clip(0, 4095).astype(np.uint16)).save(path)
+    assert 20 < read_image(path, (0, 3000)).mean() < 100
+    with pytest.raises(InputError, match=r"deep\.png would be white.*Received: window=\(0, 255\)"):
+        read_image(path, (0, 255))
+
+
 def test_image_is_turned_upright_by_its_exif_orientation(tmp_path):
     turned = Image.fromarray(np.rot90(GREY))
     exif = turned.getexif()

@@ -43,7 +43,7 @@ def test_zero_around_a_z_scored_head_is_black(tmp_path):
     assert np.corrcoef(received[core], expected[core])[0, 1] > 0.97
 
 
-@pytest.mark.parametrize("value", [-1024, -32768, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [-1024, -32768, 32767, np.nan, np.inf, -np.inf])
 def test_padding_changes_nothing(tmp_path, value):
     expected, received = slices(tmp_path, padded(0)), slices(tmp_path, padded(value))
     np.testing.assert_allclose(received, expected, atol=4)
@@ -53,6 +53,24 @@ def test_padding_beside_a_masked_outside_changes_nothing(tmp_path):
     voxels = head()
     voxels[:2] = -1024
     np.testing.assert_allclose(slices(tmp_path, voxels), slices(tmp_path, head()), atol=1)
+
+
+def ct(air, padding):
+    """Hounsfield units: tissue of 0 to 80, bone of 1,000, padding outside of the field of view."""
+    inside = binary_erosion(head() > 0, iterations=2)
+    voxels = np.where(head() > 0, 1000.0, air).astype(np.float32)
+    voxels[inside] = 80 * head()[inside] / head().max()
+    voxels[:4], voxels[-4:] = padding, padding
+    return voxels
+
+
+@pytest.mark.parametrize("padding", [-3024, -2000])
+@pytest.mark.parametrize("has_noise", [False, True])
+def test_padding_of_ct_is_as_dark_as_air(padding, has_noise):
+    noise = np.random.default_rng(0).normal(0, 5, head().shape) if has_noise else 0
+    filled, low, _ = fill_outside(ct(-1000 + noise, padding), "ct.nii")
+    assert low == pytest.approx(-1000, abs=20)
+    assert filled.min() == pytest.approx(-1000, abs=40)
 
 
 @pytest.mark.parametrize("voxels", [head(), head() - 400, with_air(), with_air() / 7 + 3])

@@ -1,8 +1,17 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
-from brainslices.data.label_maps import has_label_name, is_faint, is_label_map
+from brainslices.data.label_maps import (
+    has_label_name,
+    is_faint,
+    is_label_map,
+    is_lossy_mask,
+    is_tissue_map,
+)
 from brainslices.data.phantom import phantom_slices
 
 NAMES = [
@@ -138,6 +147,32 @@ def test_constant_and_probability_maps_are_no_label_maps():
     assert not is_label_map(np.zeros((9, 9, 9)))
     assert not is_label_map(np.full((9, 9), np.nan))
     assert not is_label_map(np.linspace(0, 1, 9**3).reshape(9, 9, 9))
+
+
+@pytest.mark.parametrize("quality", [20, 50, 75])
+def test_masks_are_known_in_jpeg_and_heads_are_none(quality):
+    def as_jpeg(image):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "jpeg", quality=quality)
+        return np.asarray(Image.open(file))
+
+    scan = head(256)[..., 128]
+    for grey in (90, 255):
+        assert is_lossy_mask(as_jpeg(((scan > 0) * grey).astype(np.uint8)))
+    assert not is_lossy_mask(as_jpeg(scan))
+    for image in phantom_slices(0, [0.2, 0.5, 0.8], (128, 128), 0):
+        assert not is_lossy_mask(as_jpeg(image))
+    assert not is_lossy_mask(np.zeros((9, 9), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "name", ["c1anat.nii", "wc2sub-01_T1w.nii.gz", "smwc3IXI002.nii", "rc6a.nii"]
+)
+def test_tissue_maps_of_spm_are_known_by_name_and_values(name):
+    probabilities = np.linspace(0, 1, 9**3).reshape(9, 9, 9)
+    assert is_tissue_map(name, probabilities)
+    assert not is_tissue_map(name, probabilities * 900)  # the scan of control 1
+    assert not is_tissue_map("case_1.nii", probabilities)
 
 
 def test_slices_above_the_head_are_faint_and_masks_are_not():

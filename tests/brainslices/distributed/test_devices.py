@@ -85,6 +85,7 @@ def assert_same_training(one, other):
                 assert np.abs(a[key] - b[key]).max() / scale < 10 * TOLERANCE, key
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_devices_of_tensorflow_train_as_one(phantom_archive, tmp_path):
     one = start_training(phantom_archive, tmp_path / "one", KERAS_BACKEND="tensorflow")
@@ -131,6 +132,7 @@ def wait_for_history(process, run):
         time.sleep(0.02)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_resume_after_an_interrupt(
     jax_alone, phantom_archive, tmp_path
@@ -213,7 +215,12 @@ sys.exit(cli.run(main))
             "run_on_primary", 1, ["KeyError", "KeyError in process 0"], marks=pytest.mark.long
         ),
         pytest.param("interrupt", 130, ["stopped.", "stopped."], marks=pytest.mark.long),
-        ("one_process", 2, [LOST_PEER, "error: The disk is full (/runs/one)"]),
+        pytest.param(
+            "one_process",
+            2,
+            [LOST_PEER, "error: The disk is full (/runs/one)"],
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_error_of_one_process_ends_both(case, status, messages):

@@ -2,10 +2,12 @@
 
 import importlib
 import itertools
+import json
 
 import numpy as np
 import pytest
 from helpers import ROOT, pictures, script_main
+from tiny_prior import tiny_inputs, tiny_pixelcnn
 
 from brainslices.errors import InputError
 from brainslices.runs.export import PACKAGES, Export, write_exports
@@ -53,6 +55,27 @@ def test_prior(tmp_path):
     inputs = {"codes": codes, "position": np.float32([0, 0.3, 1])}
     logits = run_onnx(tmp_path / "out" / "prior.onnx", **inputs)
     np.testing.assert_allclose(logits, model(inputs), atol=1e-4)
+
+
+def test_prior_with_conditions(tmp_path, monkeypatch):
+    import onnx
+
+    from pixelcnn.conditions import Variable
+    from pixelcnn.model import PixelCNN
+
+    variables = (Variable("age", 40, 80), Variable("sex", categories=("F", "M")))
+    model = tiny_pixelcnn(conditions=("age", "sex"), condition_variables=variables)
+    model.file_hash = "none"
+    monkeypatch.setattr(PixelCNN, "from_run", lambda run: model)
+    export(GOLDEN / "pixelcnn_run", tmp_path / "out")
+    path = tmp_path / "out" / "prior.onnx"
+    positions = model.with_conditions(np.float32([0, 0.5]), {"sex": "M"})
+    assert positions.shape == (2, 3)
+    inputs = {**tiny_inputs(2), "position": positions}
+    np.testing.assert_allclose(run_onnx(path, **inputs), model(inputs), atol=1e-4)
+    metadata = {item.key: item.value for item in onnx.load(path).metadata_props}
+    stored = json.loads(metadata["condition_variables"])
+    assert tuple(Variable(**item) for item in stored) == variables
 
 
 @pytest.mark.parametrize(("size", "target"), [(176, 208), (144, 176), (49, 7), (10, 10)])

@@ -21,6 +21,8 @@ SAMPLING_ROWS = {
     "sample 16 slices of 8 x 8 codes, 2 attention layers, beside one pass",
 }
 OTHER_ROWS = {
+    "sample 16 slices of 8 x 8 codes, two conditions",
+    "sample 16 slices of 8 x 8 codes, guidance",
     "sample a slice, 4 x 4 codes",
     "sample a slice, 8 x 8 codes",
     "sample a slice, 1 at a time",
@@ -68,7 +70,7 @@ def test_thresholds_of_sampling(monkeypatch, tmp_path):
     ("only", "expected"),
     [
         (("sampling",), SAMPLING_ROWS),
-        pytest.param(("growth", "prior"), OTHER_ROWS, marks=pytest.mark.long),
+        pytest.param(("conditions", "growth", "prior"), OTHER_ROWS, marks=pytest.mark.long),
         pytest.param(("sampling_memory",), MEMORY_ROWS, marks=pytest.mark.long),
     ],
     ids=["sampling", "growth and training", "memory"],

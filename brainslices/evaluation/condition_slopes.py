@@ -1,0 +1,141 @@
+"""Whether a condition has its real effect: slopes of picture statistics on it, in both.
+
+A prior conditioned on age must change what changes with age in real slices, and by as much.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+from scipy.stats import bootstrap
+
+from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
+from brainslices.data.subject_table import is_numeric
+from brainslices.errors import InputError
+
+__all__ = ["condition_slopes", "known_values", "slice_statistics"]
+
+# A pixel of the head below this share of the head's median is dark: mostly cerebrospinal fluid.
+DARK = 0.45
+QUANTILES = (0.25, 0.5, 0.75)
+RESAMPLES = 2000
+MIN_SUBJECTS = 3
+
+
+def slice_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute picture statistics of each slice.
+
+    Args:
+        images: float array of shape (n, rows, cols) in [0, 1].
+
+    Returns:
+        Name -> float64 array of shape (n,): `dark_share`, the share of the head (the foreground
+        with its holes filled) that is below 0.45 of its median; `foreground_area`, a share of the
+        image; and the quantiles of the foreground's intensities. NaN for a slice without
+        foreground.
+    """
+    names = ["dark_share", "foreground_area", *(f"intensity_{q:g}" for q in QUANTILES)]
+    return dict(zip(names, np.array([_statistics(image) for image in images]).T, strict=True))
+
+
+def _statistics(image: np.ndarray) -> list[float]:
+    foreground = image > FOREGROUND_THRESHOLD
+    if not foreground.any():
+        return [np.nan] * (2 + len(QUANTILES))
+    head = image[ndimage.binary_fill_holes(foreground)]
+    dark = np.mean(head < DARK * np.median(head))
+    return [dark, foreground.mean(), *np.quantile(image[foreground], QUANTILES)]
+
+
+def known_values(archive: SliceArchive, name: str) -> dict[str, float]:
+    """Return the value of a numeric column of the table of subjects, of those who have one.
+
+    Raises:
+        InputError: if fewer than three subjects have a value, or they are not numeric.
+    """
+    cells = {subject: row.get(name, "") for subject, row in archive.subjects.items()}
+    known = {subject: cell for subject, cell in cells.items() if cell}
+    if len(known) < MIN_SUBJECTS or not is_numeric(list(known.values())):
+        raise InputError(
+            f"`condition` {name} must be a number of at least {MIN_SUBJECTS} subjects of "
+            f"{archive.path} to evaluate its effect. Received: {len(known)} values, such as "
+            f"{next(iter(known.values()), 'none')}."
+        )
+    return {subject: float(cell) for subject, cell in known.items()}
+
+
+def condition_slopes(
+    images: np.ndarray,
+    positions: np.ndarray,
+    values: Sequence[float],
+    archive: SliceArchive,
+    name: str,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Compare the slopes of picture statistics on a numeric condition, in samples and in subjects.
+
+    Of each subject with a known value, of any split, the slices nearest to the positions of the
+    samples are taken.
+
+    Args:
+        images: float array of shape (values * m, rows, cols) in [0, 1]: m samples of the first
+            value, then m of the second, and so on, with the same noise and positions.
+        positions: float array of shape (m,).
+        values: of the condition, at least two different ones.
+        archive: the slice archive that the models were trained on.
+        name: column of its table of subjects.
+        seed: seed of the bootstrap.
+
+    Returns:
+        Statistic -> its `slope` in samples with a 95 % interval by sample (`_low`, `_high`), and
+        `slope_real` in real slices with its interval by subject, per unit of the condition.
+
+    Raises:
+        InputError: as `known_values`.
+    """
+    real_values, real = _real_statistics(archive, known_values(archive, name), positions)
+    # A unit is the samples of one noise, whose slope the values give by themselves.
+    centred = np.asarray(values, "float64") - np.mean(values)
+    weights = centred / (centred**2).sum()
+    slopes = {}
+    for key, statistic in slice_statistics(images).items():
+        of_noise = weights @ statistic.reshape(len(values), -1)
+        of_noise = of_noise[np.isfinite(of_noise)]
+        is_known = np.isfinite(real[key])
+        slopes[key] = {
+            **_interval("slope", np.mean, (of_noise,), seed),
+            **_interval("slope_real", _slope, (real_values[is_known], real[key][is_known]), seed),
+        }
+    return slopes
+
+
+def _real_statistics(archive, known, positions):
+    """The values of subjects, and each statistic's mean over their slices at the positions."""
+    rows_of = {subject: [] for subject in known}
+    for row, record in enumerate(archive.index):
+        if record.subject in rows_of:
+            rows_of[record.subject].append(row)
+    rows_of = {subject: np.array(rows) for subject, rows in rows_of.items() if rows}
+    means = []
+    for rows in rows_of.values():
+        levels = np.array([archive.index[row].position for row in rows])
+        nearest = rows[np.abs(levels[:, None] - np.unique(positions)).argmin(axis=0)]
+        statistics = slice_statistics(archive.load(np.unique(nearest))[..., 0])
+        means.append({name: np.nanmean(column) for name, column in statistics.items()})
+    values = np.array([known[subject] for subject in rows_of])
+    return values, {name: np.array([mean[name] for mean in means]) for name in means[0]}
+
+
+def _slope(values, statistic, axis=-1):
+    """Slope of the least-squares line."""
+    centred = values - values.mean(axis=axis, keepdims=True)
+    return (centred * statistic).sum(axis=axis) / (centred**2).sum(axis=axis)
+
+
+def _interval(name, statistic, data, seed):
+    estimate = float(statistic(*data, axis=-1))
+    if len(data[0]) == 1:  # SciPy resamples from two observations on
+        return {name: estimate, f"{name}_low": estimate, f"{name}_high": estimate}
+    options = {"n_resamples": RESAMPLES, "method": "percentile", "rng": seed, "paired": True}
+    low, high = bootstrap(data, statistic, **options).confidence_interval
+    return {name: estimate, f"{name}_low": float(low), f"{name}_high": float(high)}

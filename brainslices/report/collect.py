@@ -1,0 +1,288 @@
+"""What a report shows, read from the files of runs, reconstructions and samples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from brainslices.csv_files import read_rows
+from brainslices.data.archive import SliceArchive
+from brainslices.errors import InputError
+from brainslices.reading import reading
+from brainslices.runs.json_files import read_json
+from brainslices.runs.provenance import file_hash
+from brainslices.runs.run import Run
+from brainslices.schema import INTEGER, NATURAL, NUMBER, OBJECT, POSITIVE, check_fields
+from brainslices.types import PathLike
+from brainslices.visualization.examples import read_examples
+from brainslices.visualization.figures import ReconstructionRow
+
+__all__ = [
+    "Reconstruction",
+    "RunRecord",
+    "SampledSlice",
+    "Sampling",
+    "Search",
+    "read_reconstruction",
+    "read_run",
+    "read_sampling",
+]
+
+SCORES = dict.fromkeys(("ssim", "ssim_foreground", "psnr_db"), NUMBER)
+INTERVAL = dict.fromkeys(("ssim_foreground_low", "ssim_foreground_high"), NUMBER)
+RECONSTRUCTION = SCORES | INTERVAL | {"codebook_usage": NUMBER, "bits_per_pixel_raw": NUMBER}
+RECONSTRUCTION |= {"subjects": NATURAL, "slices": NATURAL, "num_embeddings": POSITIVE}
+RECONSTRUCTION |= {"floor_black": OBJECT, "floor_mean_image": OBJECT}
+CODEC = SCORES | {"bits_per_pixel": NUMBER}
+OPTIONAL_NUMBER = (lambda value: value is None or NUMBER[0](value), "a number or null")
+MEASURES = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
+SAMPLING = {"samples": NATURAL, "temperature": NUMBER, "seed": INTEGER}
+COMPARISON = {f"{name}{end}": OPTIONAL_NUMBER for name in MEASURES for end in ("", "_real")}
+RUN_SCORES = ("ssim", "ssim_foreground", "train_codebook_usage", "seconds")
+RUN = dict.fromkeys(RUN_SCORES, OPTIONAL_NUMBER)
+RUN |= dict.fromkeys(("entropy", "entropy_by_position", "nats_per_code"), OPTIONAL_NUMBER)
+MAX_SHOWN = 64
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One training.
+
+    Attributes:
+        run: the run folder.
+        config: `config.json`.
+        environment: `environment.json`, or nothing.
+        metrics: `metrics.json`, or nothing: the training has not ended.
+        history: column -> one value an epoch.
+        archive: path of the training slices, if it is known.
+        counts: split -> number of subjects and slices; None if the archive was moved.
+    """
+
+    run: Run
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: dict[str, Any]
+    history: dict[str, list[float]]
+    archive: str | None
+    counts: dict[str, dict[str, int]] | None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package -> version that the training ran with, Python included."""
+        python = {"Python": self.environment["python"]} if "python" in self.environment else {}
+        return python | self.environment.get("versions", {})
+
+    @property
+    def name(self) -> str:
+        """Name of the folder and of the one that it is in."""
+        return "/".join(self.run.path.resolve().parts[-2:])
+
+    @property
+    def kind(self) -> str:
+        """Kind of the model, "vqvae" or "pixelcnn"."""
+        return self.config["kind"]
+
+    @property
+    def epochs(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history.get("epoch", ()))
+
+    @property
+    def status(self) -> str:
+        """How far the training has come, in words."""
+        planned = self.config["training"].get("epochs", "?")
+        if not self.epochs:
+            return f"no epoch of {planned} has finished"
+        if not self.metrics or self.metrics.get("epochs") != self.epochs:
+            return f"half trained: {self.epochs} of {planned} epochs"
+        stopped = f" of {planned}, stopped early" if self.epochs != planned else ""
+        return f"trained, {self.epochs} epochs{stopped}"
+
+    @property
+    def score_so_far(self) -> str:
+        """Validation score of the best finished epoch, in words; empty without any."""
+        best: dict[str, Callable] = {"val_ssim_foreground": max, "val_nats_per_code": min}
+        for name, choose in best.items():
+            if values := [x for x in self.history.get(name, ()) if x == x]:
+                words = name.removeprefix("val_").replace("_", " ", 2 * name.count("nats"))
+                return f"{words} {choose(values):.3f} in validation"
+        return ""
+
+    @cached_property
+    def model_hash(self) -> str | None:
+        """SHA-256 of the trained model; None without one."""
+        path = self.run.model_path
+        return file_hash(path) if path.is_file() else None
+
+    @property
+    def command(self) -> str:
+        """Command that repeats the training into another folder."""
+        if recorded := self.environment.get("command"):
+            return recorded
+        source = f"--data {self.environment.get('archive', 'ARCHIVE')}"
+        if self.kind == "pixelcnn":
+            source = f"--vqvae {self.config['vqvae_run']}"
+        script = f"python scripts/train_{self.kind}.py"
+        return f"{script} {source} --config {self.run.config_path} --run NEW_RUN"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The result of reconstruct.py.
+
+    Attributes:
+        path: its folder.
+        metrics: `metrics.json`.
+        examples: the best, the median and the worst slices; none if an earlier version wrote it.
+        code_counts: how often each code was used, int64 of shape (num_embeddings,), or empty.
+    """
+
+    path: Path
+    metrics: dict[str, Any]
+    examples: Sequence[ReconstructionRow]
+    code_counts: np.ndarray
+
+    @property
+    def codecs(self) -> dict[str, dict[str, float]]:
+        """Name of each codec -> its scores and rate."""
+        names = {"codec_avif": "AVIF", "codec_jpeg2000": "JPEG 2000"}
+        return {name: self.metrics[key] for key, name in names.items() if key in self.metrics}
+
+
+@dataclass(frozen=True)
+class SampledSlice:
+    """One sample: its pixels, uint8 of shape (rows, cols), its label and its nearest slice."""
+
+    label: str
+    image: np.ndarray
+    nearest_id: str = ""
+    nearest_ssim: float = float("nan")
+    nearest_image: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The result of sample.py: `metrics.json`, and at most 64 slices by rising position."""
+
+    path: Path
+    metrics: dict[str, Any]
+    slices: Sequence[SampledSlice]
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the samples were compared with real slices."""
+        return "frechet_distance" in self.metrics
+
+
+@dataclass(frozen=True)
+class Search:
+    """The trials of a search.
+
+    Attributes:
+        path: its folder.
+        objective: name of the objective, and its direction, "min" or "max".
+        dimensions: the dimensions of the space.
+        metrics: the metrics, of which `rate` and `quality` span the plane.
+        rows: a trial each: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
+        best: name of the best trial; empty without any.
+        front: names of the trials on the Pareto front, by ascending rate.
+    """
+
+    path: Path
+    objective: tuple[str, str]
+    dimensions: Sequence[str]
+    metrics: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    rate: str
+    best: str = ""
+    front: Sequence[str] = field(default=())
+    quality: str = "val_ssim_foreground"
+
+
+def read_run(path: PathLike) -> RunRecord:
+    """Read the files of a run, trained or half trained.
+
+    Raises:
+        InputError: if the folder is no run, or a file of it is corrupt.
+    """
+    run = Run(path)
+    config, metrics = run.open_config(), run.read_metrics()
+    with reading(run.metrics_path, "metrics of a run", "Run the training command again."):
+        check_fields(metrics, RUN, RUN)
+    environment = run.read_environment()
+    archive = environment.get("archive")
+    if config["kind"] == "pixelcnn" and (Path(config["vqvae_run"]) / "environment.json").exists():
+        archive = Run(config["vqvae_run"]).read_environment().get("archive")
+    counts = _count_slices(archive, config["archive_hash"])
+    return RunRecord(run, config, environment, metrics, run.read_history(), archive, counts)
+
+
+def _count_slices(archive, content_hash):
+    """Count subjects and slices of each split; None if the archive has gone or changed."""
+    if not archive or not (Path(archive) / "archive.json").is_file():
+        return None
+    opened = SliceArchive.open(archive)
+    return opened.counts if opened.content_hash == content_hash else None
+
+
+def _read_metrics(path, script, rules, optional=()):
+    """Read the `metrics.json` that identifies the result of a script."""
+    file = Path(path) / "metrics.json"
+    if not file.is_file():
+        raise InputError(f"{path} has no metrics.json. Give the --out folder of {script}.")
+    return read_json(file, rules, optional, f"Give the --out folder of {script}, or run it again.")
+
+
+def read_reconstruction(path: PathLike) -> Reconstruction:
+    """Read the output folder of reconstruct.py.
+
+    Raises:
+        InputError: if it is none, or a file of it is corrupt.
+    """
+    path = Path(path)
+    metrics = _read_metrics(path, "reconstruct.py", RECONSTRUCTION)
+    with reading(path / "metrics.json", "metrics of a reconstruction", "Run reconstruct.py again."):
+        for name in ("floor_black", "floor_mean_image"):
+            check_fields(metrics[name], SCORES)
+        for name in ("codec_avif", "codec_jpeg2000"):
+            check_fields(metrics.get(name, {}), CODEC, () if name in metrics else CODEC)
+    file = path / "examples.npz"
+    examples = read_examples(file) if file.exists() else ([], np.zeros(0, int))
+    return Reconstruction(path, metrics, *examples)
+
+
+def read_sampling(path: PathLike) -> Sampling:
+    """Read the output folder of sample.py.
+
+    Raises:
+        InputError: if it is none, or a file of it is corrupt.
+    """
+    path = Path(path)
+    metrics = _read_metrics(path, "sample.py", SAMPLING | COMPARISON, COMPARISON)
+    table = path / "nearest.csv"
+    with reading(table, "table of nearest slices", "Run sample.py again."):
+        rows = read_rows(table).values() if table.exists() else ()
+        nearest = {row["sample"]: (row["slice_id"], float(row["ssim"])) for row in rows}
+    files = sorted((path / "slices").glob("sample_*_position_*.png"))
+    chosen = np.linspace(0, len(files) - 1, min(len(files), MAX_SHOWN)).round().astype(int)
+    return Sampling(path, metrics, [_read_sample(path, files[row], nearest) for row in chosen])
+
+
+def _read_sample(path, file, nearest):
+    with reading(file, "sample", "Run sample.py again."):
+        label = file.stem.split("_", 2)[2].replace("_", " ")  # without "sample" and its number
+        sample = SampledSlice(label, _read_pixels(file))
+    if file.name not in nearest:
+        return sample
+    other = path / "nearest" / file.name
+    with reading(other, "nearest slice", "Run sample.py again."):
+        return SampledSlice(label, sample.image, *nearest[file.name], _read_pixels(other))
+
+
+def _read_pixels(file):
+    with Image.open(file) as image:
+        return np.asarray(image.convert("L"))

@@ -1,0 +1,194 @@
+"""One HTML file with all it needs: pictures, plotly.js, style and script are in the file."""
+
+import base64
+import importlib.metadata
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from brainslices.errors import InputError
+from brainslices.report import plots
+from brainslices.report.collect import (
+    Reconstruction,
+    RunRecord,
+    Sampling,
+    Search,
+    read_reconstruction,
+    read_run,
+    read_sampling,
+)
+from brainslices.report.verdict import judge
+from brainslices.runs.atomic import atomic_path
+from brainslices.types import PathLike
+from brainslices.visualization.figures import ReconstructionRow
+
+__all__ = ["write_report"]
+
+MODELS = {"vqvae": "VQ-VAE", "pixelcnn": "PixelCNN prior"}
+# Metrics of a run, which are of its validation slices unless they say otherwise.
+MEASURES = {
+    "ssim_foreground": "ssim_foreground, validation",
+    "ssim": "ssim, validation",
+    "train_codebook_usage": "codebook usage, training",
+    "perplexity": "perplexity of the codes",
+    "bits_per_pixel_raw": "bits per pixel, raw",
+    "bits_per_pixel_prior": "bits per pixel under the prior, validation",
+    "nats_per_code": "nats per code, validation",
+    "entropy_by_position": "nats per code by position, without a prior",
+    "seconds": "seconds of training",
+}
+MARGIN = 4  # pixels around what is not black in any sample
+
+
+def write_report(
+    out: PathLike,
+    runs: Sequence[PathLike] = (),
+    *,
+    reconstruction: PathLike | None = None,
+    samples: PathLike | None = None,
+    search: Search | None = None,
+) -> Path:
+    """Write a report; what is not given, or not measured yet, is named in it.
+
+    Args:
+        out: the HTML file to write, or to replace.
+        runs: run folders of either stage, trained or half trained.
+        reconstruction: output folder of reconstruct.py.
+        samples: output folder of sample.py.
+        search: the trials of a search.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: if nothing is given, `out` does not end in .html, or an input is corrupt.
+    """
+    out = Path(out)
+    if out.suffix != ".html":
+        raise InputError(f"`out` must end in .html. Received: out={out}.")
+    if not (runs or reconstruction or samples or search):
+        raise InputError("`runs` must name at least one run folder. Received: none.")
+    text = _render(
+        [read_run(path) for path in runs],
+        read_reconstruction(reconstruction) if reconstruction else None,
+        read_sampling(samples) if samples else None,
+        search,
+    )
+    with atomic_path(out) as temporary:
+        temporary.write_text(text, "utf-8")
+    return out
+
+
+def _render(
+    runs: list[RunRecord],
+    reconstruction: Reconstruction | None,
+    sampling: Sampling | None,
+    search: Search | None,
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("brainslices.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "picture": _picture, "codes": _codes}
+    environment.filters["similarity"] = lambda values: _picture(_colour(values, "magma"))
+    figures = {f"curves-{row}": figure for row, figure in enumerate(plots.learning_curves(runs))}
+    if reconstruction:
+        figures["rate"] = plots.rate_plane(reconstruction, runs)
+        if reconstruction.code_counts.size:
+            figures["usage"] = plots.code_usage(reconstruction.code_counts)
+    if search and search.best and search.rate:
+        figures["search"] = plots.search_plane(search)
+        figures["parallel"] = plots.parallel_coordinates(search)
+    return environment.get_template("report.html.j2").render(
+        runs=runs,
+        comparison=[*_comparison(runs)],
+        reconstruction=reconstruction,
+        sampling=sampling,
+        search=search,
+        box=_content_box(sampling),
+        sentences=judge(runs, reconstruction, sampling),
+        notes=list(_notes(runs, reconstruction, sampling)),
+        figures=figures,
+        version=importlib.metadata.version("brainslices"),
+        plotly=Markup(get_plotlyjs()),  # noqa: S704  plotly.js itself
+    )
+
+
+def _comparison(runs):
+    """Yield the rows of the table of runs: a label, and a value for each run."""
+    yield "model", [MODELS[run.kind] for run in runs]
+    yield "training", [run.status for run in runs]
+    for name, label in MEASURES.items():
+        values = [run.metrics.get(name) for run in runs]
+        if any(value is not None for value in values):
+            yield label, values
+
+
+def _notes(runs, reconstruction, sampling):
+    """Yield what is missing, or does not belong together."""
+    for run in runs:
+        if not run.status.startswith("trained"):
+            yield f"{run.name}: {run.status}. Run its training command again to resume."
+        if run.counts is None:
+            yield f"{run.name}: the archive is not where it was; its subjects are not counted."
+    hashes = {
+        run.kind: [other.model_hash for other in runs if other.kind == run.kind] for run in runs
+    }
+    results = [
+        ("reconstruction", "vqvae", reconstruction and reconstruction.metrics.get("model_hash"))
+    ]
+    results += [("samples", "pixelcnn", sampling and sampling.metrics.get("prior_hash"))]
+    for name, kind, model_hash in results:
+        if model_hash and kind in hashes and model_hash not in hashes[kind]:
+            yield f"The {name} were made by another model, or another epoch, than the runs' here."
+    if reconstruction and not reconstruction.examples:
+        yield "The reconstruction has no examples.npz: run reconstruct.py again to see slices."
+
+
+def _content_box(sampling):
+    """Rows and columns that hold all content of the samples and their nearest slices."""
+    if not sampling or not sampling.slices:
+        return slice(None), slice(None)
+    images = [sample.image for sample in sampling.slices]
+    images += [sample.nearest_image for sample in sampling.slices if sample.nearest_id]
+    brightest = np.max(images, axis=0)
+    sides = []
+    for axis in (1, 0):
+        filled = np.flatnonzero(brightest.max(axis=axis) > 5)
+        start, stop = (filled[0], filled[-1] + 1) if filled.size else (0, brightest.shape[1 - axis])
+        sides.append(slice(max(start - MARGIN, 0), stop + MARGIN))
+    return tuple(sides)
+
+
+def _number(value: object) -> str:
+    """Format a value of a table: a dash for none, four digits of a float."""
+    if value is None or value == "":
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _picture(image: np.ndarray) -> str:
+    """Encode uint8 pixels, or floating ones in [0, 1], as the address of a lossless picture."""
+    pixels = image if image.dtype == np.uint8 else np.rint(image * 255).astype("uint8")
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="WEBP", lossless=True)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _codes(row: ReconstructionRow, last_code: int) -> str:
+    """Draw a code grid in the colours of the reconstruction figure, a pixel a code."""
+    return _picture(_colour(row.codes / max(last_code, 1), "viridis"))
+
+
+def _colour(values, name):
+    return matplotlib.colormaps[name](np.clip(values, 0, 1), bytes=True)[..., :3]

@@ -1,0 +1,147 @@
+import re
+
+import numpy as np
+import pytest
+from made_up_report import (
+    PRIOR_METRICS,
+    SCORES,
+    write_reconstruction,
+    write_run,
+    write_sampling,
+)
+
+from brainslices.errors import InputError
+from brainslices.report.collect import read_run
+from brainslices.report.page import write_report
+from brainslices.visualization.examples import read_examples
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {
+        "runs": [
+            write_run(tmp_path / "vqvae", metrics={"epochs": 2, "epoch": 2, **SCORES}),
+            write_run(tmp_path / "prior", "pixelcnn", metrics=PRIOR_METRICS),
+        ],
+        "reconstruction": write_reconstruction(tmp_path / "reconstruction"),
+        "samples": write_sampling(tmp_path / "samples"),
+    }
+
+
+def visible(path):
+    """The page's HTML without scripts, style and pictures."""
+    html = re.sub(r"<(script|style).*?</\1>", "", path.read_text(), flags=re.DOTALL)
+    return re.sub(r'"data:[^"]*"', '""', html)
+
+
+def test_page_holds_every_part_and_refers_to_no_other_file(folders, tmp_path):
+    path = write_report(tmp_path / "report.html", **folders)
+    html = visible(path)
+    for part in ("verdict", "runs", "curves", "reconstruction", "samples"):
+        assert f'<section id="{part}">' in html
+    assert 'id="trials"' not in html
+    assert "train_3, SSIM 0.750" in html
+    assert not re.findall(r'(?:src|href)="(?!#|")[^"]*"', html)
+    assert "default-src 'none'" in html
+    assert path.stat().st_size < 6e6  # of which plotly.js has 4.8
+
+
+def test_names_in_files_are_escaped(folders, tmp_path):
+    run = write_run(tmp_path / "<b>", command="<img src=x>")
+    html = write_report(tmp_path / "report.html", [run]).read_text()
+    assert "<img src=x>" not in html
+    assert "&lt;img src=x&gt;" in html
+    assert "<b>," not in html.partition("</script>")[0]
+
+
+@pytest.mark.parametrize(("epochs", "status"), [(0, "no epoch of 2"), (1, "half trained: 1 of 2")])
+def test_half_trained_run_gives_a_report_that_says_so(tmp_path, epochs, status):
+    run = write_run(tmp_path / "run", epochs=epochs)
+    html = visible(write_report(tmp_path / "report.html", [run]))
+    assert f"{tmp_path.name}/run: {status}" in html
+    assert ('id="curves"' in html) == (epochs > 0)
+    assert "its subjects are not counted" in html
+
+
+def test_resumed_training_with_older_metrics_is_half_trained(tmp_path):
+    run = read_run(write_run(tmp_path, epochs=2, metrics={"epochs": 1, "epoch": 1}))
+    assert run.status.startswith("half trained")
+
+
+def test_subjects_are_counted_where_the_archive_is_unchanged(tmp_path, phantom_archive):
+    run = write_run(tmp_path, archive=str(phantom_archive.path))
+    assert read_run(run).counts is None  # another content
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("a" * 64, phantom_archive.content_hash))
+    assert read_run(run).counts == phantom_archive.counts
+    assert "5 subjects (40 slices) in train" in visible(write_report(tmp_path / "r.html", [run]))
+
+
+def test_results_of_other_models_are_named(folders, tmp_path):
+    folders["reconstruction"] = write_reconstruction(tmp_path / "other", model_hash="f" * 64)
+    assert "made by another model" in visible(write_report(tmp_path / "report.html", **folders))
+
+
+def test_older_reconstruction_has_no_slices_to_show(folders, tmp_path):
+    (folders["reconstruction"] / "examples.npz").unlink()
+    html = visible(write_report(tmp_path / "report.html", **folders))
+    assert "run reconstruct.py again" in html
+
+
+def test_runs_are_compared_in_one_table(tmp_path):
+    runs = [
+        write_run(tmp_path / name, metrics={"epochs": 2, "ssim_foreground": score})
+        for name, score in (("narrow", 0.81), ("wide", 0.85))
+    ]
+    html = visible(write_report(tmp_path / "report.html", runs))
+    assert re.search(r"ssim_foreground, validation</th><td>0.81</td><td>0.85</td>", html)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("vqvae/metrics.json", "{"),
+        ("vqvae/metrics.json", '{"ssim": "high"}'),
+        ("vqvae/history.csv", "epoch\n7\n"),
+        ("vqvae/config.json", None),
+        ("reconstruction/metrics.json", None),
+        ("reconstruction/metrics.json", '{"ssim": 1}'),
+        ("reconstruction/examples.npz", "PK"),
+        ("samples/metrics.json", '{"samples": 1, "temperature": 1, "seed": "x"}'),
+        ("samples/nearest.csv", "sample\n1\n"),
+        ("samples/slices/sample_0000_position_0.000.png", "PNG"),
+        ("samples/nearest/sample_0000_position_0.000.png", None),
+    ],
+)
+def test_damaged_or_missing_file_is_named_and_nothing_is_written(folders, tmp_path, path, content):
+    (tmp_path / path).unlink()
+    if content is not None:
+        (tmp_path / path).write_text(content)
+    with pytest.raises(InputError) as error:
+        write_report(tmp_path / "report.html", **folders)
+    assert str((tmp_path / path).parent) in str(error.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_examples_of_another_shape_are_refused(folders):
+    path = folders["reconstruction"] / "examples.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    for name, value in (("codes", arrays["codes"] + 16), ("label", arrays["label"][:1])):
+        np.savez(path, **{**arrays, name: value})
+        with pytest.raises(InputError, match="examples"):
+            read_examples(path)
+
+
+def test_output_must_be_html_and_something_must_be_given(tmp_path, folders):
+    with pytest.raises(InputError, match="Received: out=.*report.pdf"):
+        write_report(tmp_path / "report.pdf", **folders)
+    with pytest.raises(InputError, match="`runs` .* Received: none"):
+        write_report(tmp_path / "report.html")
+
+
+def test_files_of_a_page_are_package_data():
+    from importlib.resources import files
+
+    names = {path.name for path in files("brainslices.report").joinpath("templates").iterdir()}
+    assert names == {"report.html.j2", "style.css", "script.js"}
