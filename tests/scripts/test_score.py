@@ -96,7 +96,8 @@ def test_a_folder_of_images_is_scored_and_an_earlier_scoring_replaced(
 ):
     rows = phantom_archive.indices("test")
     for number, row in enumerate(rows):
-        save_image(tmp_path / "png" / f"slice_{number}.png", phantom_archive.images[row])
+        name = f"case_007_slice_{number}.png"
+        save_image(tmp_path / "png" / name, phantom_archive.images[row])
     out = tmp_path / "out"
     for _ in range(2):
         assert call(main, "--run", trained_prior, "--data", tmp_path / "png", "--out", out) == 0
