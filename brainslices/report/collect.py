@@ -11,7 +11,7 @@ from PIL import Image
 
 from brainslices.csv_files import read_rows
 from brainslices.data.archive import SliceArchive
-from brainslices.errors import InputError
+from brainslices.errors import CorruptFileError, InputError
 from brainslices.reading import reading
 from brainslices.runs.json_files import read_json
 from brainslices.runs.provenance import file_hash
@@ -45,6 +45,11 @@ COMPARISON = {f"{name}{end}": OPTIONAL_NUMBER for name in MEASURES for end in ("
 RUN_SCORES = ("ssim", "ssim_foreground", "train_codebook_usage", "seconds")
 RUN = dict.fromkeys(RUN_SCORES, OPTIONAL_NUMBER)
 RUN |= dict.fromkeys(("entropy", "entropy_by_position", "nats_per_code"), OPTIONAL_NUMBER)
+# Kind of model -> the column of its history that chooses the best epoch, its label, the best value.
+OBJECTIVES: dict[str, tuple[str, str, Callable]] = {
+    "vqvae": ("val_ssim_foreground", "ssim_foreground", np.max),
+    "pixelcnn": ("val_nats_per_code", "nats per code", np.min),
+}
 MAX_SHOWN = 64
 
 
@@ -105,12 +110,10 @@ class RunRecord:
     @property
     def score_so_far(self) -> str:
         """Validation score of the best finished epoch, in words; empty without any."""
-        best: dict[str, Callable] = {"val_ssim_foreground": max, "val_nats_per_code": min}
-        for name, choose in best.items():
-            if values := [x for x in self.history.get(name, ()) if x == x]:
-                words = name.removeprefix("val_").replace("_", " ", 2 * name.count("nats"))
-                return f"{words} {choose(values):.3f} in validation"
-        return ""
+        name, label, best = OBJECTIVES[self.kind]
+        values = np.array(self.history.get(name, ()))
+        values = values[np.isfinite(values)]
+        return f"validation {label} {best(values):.3f}" if values.size else ""
 
     @cached_property
     def model_hash(self) -> str | None:
@@ -175,7 +178,7 @@ class Sampling:
     @property
     def is_evaluated(self) -> bool:
         """Whether the samples were compared with real slices."""
-        return "frechet_distance" in self.metrics
+        return all(self.metrics.get(name) is not None for name in COMPARISON)
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,11 @@ def read_sampling(path: PathLike) -> Sampling:
         nearest = {row["sample"]: (row["slice_id"], float(row["ssim"])) for row in rows}
     files = sorted((path / "slices").glob("sample_*_position_*.png"))
     chosen = np.linspace(0, len(files) - 1, min(len(files), MAX_SHOWN)).round().astype(int)
-    return Sampling(path, metrics, [_read_sample(path, files[row], nearest) for row in chosen])
+    slices = [_read_sample(path, files[row], nearest) for row in chosen]
+    images = [image for s in slices for image in (s.image, s.nearest_image) if image is not None]
+    if len(shapes := {image.shape for image in images}) > 1:
+        raise CorruptFileError(f"{path} holds images of several sizes: {sorted(shapes)}.")
+    return Sampling(path, metrics, slices)
 
 
 def _read_sample(path, file, nearest):

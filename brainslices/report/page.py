@@ -159,9 +159,11 @@ def _content_box(sampling):
     """Rows and columns that hold all content of the samples and their nearest slices."""
     if not sampling or not sampling.slices:
         return slice(None), slice(None)
-    images = [sample.image for sample in sampling.slices]
-    images += [sample.nearest_image for sample in sampling.slices if sample.nearest_id]
-    brightest = np.max(images, axis=0)
+    brightest = np.max(
+        [s.image for s in sampling.slices]
+        + [s.nearest_image for s in sampling.slices if s.nearest_image is not None],
+        axis=0,
+    )
     sides = []
     for axis in (1, 0):
         filled = np.flatnonzero(brightest.max(axis=axis) > 5)

@@ -125,13 +125,15 @@ def _codec_check(name, score, codec):
 
 def _prior_parts(runs):
     priors = [run for run in runs if run.kind == "pixelcnn"]
-    measured = [run for run in priors if run.metrics.get("splits")]
+    measured = [
+        run
+        for run in priors
+        if {"train", "validate"} <= {*run.metrics.get("splits", ())}
+        and run.metrics.get("entropy_by_position")
+    ]
     if not measured:
-        half = [
-            f"{run.name}: {run.status}{', ' * bool(run.score_so_far)}{run.score_so_far}."
-            for run in priors
-        ]
-        text = " ".join(half) or "No prior was given. Run train_pixelcnn.py and pass it in --runs."
+        half = [f"{run.name}: {run.status}. {run.score_so_far}" for run in priors]
+        text = "; ".join(half) or "No prior was given. Run train_pixelcnn.py and pass it in --runs."
         return [text]
     metrics = measured[0].metrics
     bits = {name: split["nats_per_code"] / math.log(2) for name, split in metrics["splits"].items()}

@@ -28,6 +28,8 @@ CONFIG = {"archive_hash": STRING, "model": OBJECT, "training": OBJECT}
 LINKS = {"vqvae_hash": STRING, "vqvae_run": STRING, "positions": POSITIONS}
 ENVIRONMENT = {
     "archive": STRING,
+    "command": STRING,
+    "versions": OBJECT,
     "precision": (lambda value: value in PRECISIONS[1:], f"one of {', '.join(PRECISIONS[1:])}"),
     "precision_reason": STRING,
     "earlier": (lambda value: isinstance(value, list), "a list"),

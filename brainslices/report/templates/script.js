@@ -25,7 +25,13 @@ function draw() {
 }
 draw();
 dark.addEventListener("change", draw);
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(item => { item.open = true; }));
+function print(printed) {
+  document.documentElement.classList.toggle("printed", printed);
+  if (printed) document.querySelectorAll("details").forEach(item => { item.open = true; });
+  draw();
+}
+addEventListener("beforeprint", () => print(true));
+addEventListener("afterprint", () => print(false));
 
 for (const input of document.querySelectorAll(".compare input")) {
   input.addEventListener("input", () => input.parentElement.style.setProperty("--cut", input.value + "%"));

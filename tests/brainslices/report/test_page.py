@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers import save_image
 from made_up_report import (
     PRIOR_METRICS,
     SCORES,
@@ -104,6 +105,8 @@ def test_runs_are_compared_in_one_table(tmp_path):
         ("vqvae/metrics.json", '{"ssim": "high"}'),
         ("vqvae/history.csv", "epoch\n7\n"),
         ("vqvae/config.json", None),
+        ("vqvae/environment.json", '{"versions": 3}'),
+        ("samples/slices/sample_0003_position_1.000.png", "another size"),
         ("reconstruction/metrics.json", None),
         ("reconstruction/metrics.json", '{"ssim": 1}'),
         ("reconstruction/examples.npz", "PK"),
@@ -115,11 +118,13 @@ def test_runs_are_compared_in_one_table(tmp_path):
 )
 def test_damaged_or_missing_file_is_named_and_nothing_is_written(folders, tmp_path, path, content):
     (tmp_path / path).unlink()
-    if content is not None:
+    if content == "another size":
+        save_image(tmp_path / path, np.zeros((5, 5), "uint8"))
+    elif content is not None:
         (tmp_path / path).write_text(content)
     with pytest.raises(InputError) as error:
         write_report(tmp_path / "report.html", **folders)
-    assert str((tmp_path / path).parent) in str(error.value)
+    assert str(tmp_path / path.partition("/")[0]) in str(error.value)
     assert not (tmp_path / "report.html").exists()
 
 

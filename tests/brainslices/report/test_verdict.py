@@ -87,7 +87,7 @@ def test_what_is_missing_is_named_and_not_judged(tmp_path):
     sentences = judge([read_run(run) for run in runs], None, sampling)
     assert [sentence.is_good for sentence in sentences] == [None] * 3
     reconstruction, prior, samples = map(text, sentences)
-    assert "ssim_foreground 0.600 in validation" in reconstruction
+    assert "validation ssim_foreground 0.600" in reconstruction
     assert "--reconstruction" in reconstruction
     assert "no epoch of 2 has finished" in prior
     assert "sample.py --evaluate" in samples
