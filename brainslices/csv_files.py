@@ -1,11 +1,12 @@
-"""Strict reading of CSV files."""
+"""Strict reading of CSV files, and their writing."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brainslices.types import PathLike
 
-__all__ = ["read_rows", "sniff_delimiter"]
+__all__ = ["read_rows", "sniff_delimiter", "write_rows"]
 
 
 def read_rows(path: PathLike, delimiter: str = ",") -> dict[int, dict[str, str]]:
@@ -44,3 +45,11 @@ def sniff_delimiter(path: PathLike) -> str:
     with Path(path).open(encoding="utf-8-sig") as file:
         header = file.readline(1 << 16)
     return max(",\t;", key=header.count)
+
+
+def write_rows(path: PathLike, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows, at least one and all with the same columns, under a header."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -14,6 +14,7 @@ from brainslices.errors import InputError
 __all__ = [
     "UNKNOWN",
     "Variable",
+    "add_subjects",
     "as_variables",
     "encode_request",
     "encode_subjects",
@@ -168,6 +169,29 @@ def encode_subjects(
         for name in set(subjects)
     }
     return np.array([rows[name] for name in subjects], "float32")
+
+
+def add_subjects(
+    variables: Sequence[Variable],
+    positions: np.ndarray,
+    table: SubjectTable,
+    subjects: Sequence[str] | np.ndarray,
+) -> np.ndarray:
+    """Add the conditions of slices to their positions.
+
+    Args:
+        variables: the conditions.
+        positions: float array of shape (slices,), in [0, 1].
+        table: as for `encode_subjects`.
+        subjects: the subject of each slice.
+
+    Returns:
+        float32 array of shape (slices, 1 + conditions); of shape (slices,) without conditions.
+    """
+    positions = np.asarray(positions, "float32")
+    if not variables:
+        return positions
+    return np.column_stack([positions, encode_subjects(variables, table, subjects)])
 
 
 def parse_request(texts: Sequence[str]) -> dict[str, str]:

@@ -1,12 +1,20 @@
 """Configuration of stage two, and the presets that hold all of its defaults."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from brainslices.config import Preset, TrainingConfig, check_field
 from brainslices.resources import TRAINING_BYTES, check_needed
 from pixelcnn.masks import SCANS, Scan
 
-__all__ = ["DEFAULT", "PRESETS", "PixelCNNConfig", "PixelCNNTraining", "SamplingConfig"]
+__all__ = [
+    "DEFAULT",
+    "PRESETS",
+    "PixelCNNConfig",
+    "PixelCNNTraining",
+    "SamplingConfig",
+    "ScoringConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,29 @@ class SamplingConfig:
         check_field(self, "count", lambda value: value >= 1, "at least 1")
         check_field(self, "seed", lambda value: value >= 0, "at least 0")
         check_field(self, "batch_size", lambda value: value >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How slices are scored."""
+
+    vqvae: Path | None = None
+    """Run folder of the VQ-VAE, if it was moved after training."""
+    codes: Path | None = None
+    """File of the code grids of encode_codes.py, if it is not in the run folder of the VQ-VAE."""
+    batch_size: int = 16
+    """Slices scored at a time."""
+    restore: int = 0
+    """Restorations of each slice, with its surprising codes resampled, for restoration_maps.npy."""
+    lesions: bool = False
+    """Measure how well the maps find synthetic lesions. Takes minutes, with --restore longer."""
+    seed: int = 0
+    """Seed of the restorations and lesions."""
+
+    def __post_init__(self):
+        check_field(self, "batch_size", lambda value: value >= 1, "at least 1")
+        check_field(self, "restore", lambda value: value >= 0, "at least 0")
+        check_field(self, "seed", lambda value: value >= 0, "at least 0")
 
 
 # An hour and a half on two cores with bfloat16, for 5,000 slices of 572 codes.

@@ -20,7 +20,7 @@ from brainslices.tables import format_table
 from brainslices.training.pipeline import input_pipeline
 from brainslices.training.stage import Objective, Stage, check_resumable, run_training
 from brainslices.types import PathLike
-from pixelcnn.conditions import UNKNOWN, Variable, encode_subjects, find_variables
+from pixelcnn.conditions import UNKNOWN, Variable, add_subjects, find_variables
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
 from pixelcnn.model import PixelCNN
 
@@ -160,9 +160,7 @@ def _with_conditions(grids, variables, subjects):
     splits = {
         name: dataclasses.replace(
             split,
-            positions=np.column_stack(
-                [split.positions, encode_subjects(variables, subjects, split.subjects)]
-            ),
+            positions=add_subjects(variables, split.positions, subjects, split.subjects),
         )
         for name, split in grids.splits.items()
     }

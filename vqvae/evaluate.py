@@ -80,7 +80,7 @@ def reconstruct(
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
     slices = data if isinstance(data, Slices) else open_slices(Path(data), split)
     model = VQVAE.from_run(run)
-    _check_images(slices, model, run)
+    slices.check_shape(model.image_shape, run.path)
     with atomic_folder(out) as folder:
         return _write_reconstruction(folder, run, model, slices, batch_size, pictures, codecs)
 
@@ -114,20 +114,6 @@ def _metadata(slices, model, run):
         "model_hash": file_hash(run.model_path),
         "num_embeddings": model.config.num_embeddings,
     }
-
-
-def _check_images(slices: Slices, model: VQVAE, run: Run) -> None:
-    """Read every image once, so that a bad one stops the work before it starts."""
-    rows, cols = model.image_shape
-    for row, record in enumerate(slices.records):
-        shape = slices.read(row).shape
-        if shape != (rows, cols):
-            path = slices.path if slices.archive_hash else slices.path / record.source
-            raise InputError(
-                f"{path} has {shape[0]} x {shape[1]} pixels (rows x cols), but the model of "
-                f"{run.path} takes {rows} x {cols}. Give images of that size, or a --run that was "
-                "trained on the other."
-            )
 
 
 def _reconstruct_and_score(

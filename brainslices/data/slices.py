@@ -48,6 +48,26 @@ class Slices(Sequence[np.ndarray]):
         """Subject of each slice."""
         return [record.subject for record in self.records]
 
+    def check_shape(self, image_shape: tuple[int, int], run: Path) -> None:
+        """Read every image once, so that a bad one stops the work before it starts.
+
+        Args:
+            image_shape: (rows, cols) that the model takes.
+            run: folder of the model, for the message.
+
+        Raises:
+            InputError: if an image cannot be read or has another size.
+        """
+        for row, record in enumerate(self.records):
+            shape = self.read(row).shape
+            if shape != image_shape:
+                path = self.path if self.archive_hash else self.path / record.source
+                raise InputError(
+                    f"{path} has {shape[0]} x {shape[1]} pixels (rows x cols), but the model of "
+                    f"{run} takes {image_shape[0]} x {image_shape[1]}. Give images of that size, "
+                    "or a --run that was trained on the other."
+                )
+
 
 def open_slices(
     data: PathLike, split: str | None = None, selection: FileSelection | None = None

@@ -1,0 +1,175 @@
+"""Surprise: what codes cost under a prior beside the codes of validation slices at that place."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.stats import percentileofscore
+from skimage.transform import resize
+
+from brainslices.data.crop import CropBox
+from brainslices.errors import InputError
+from brainslices.progress import bar
+from pixelcnn.model import PixelCNN
+from pixelcnn.sampling import BATCH_SIZE, compiled
+
+__all__ = ["MIN_NEIGHBOURS", "Surprise", "in_batches", "nearest_levels", "spread_over_pixels"]
+
+# The fewest validation slices that a slice is compared with.
+MIN_NEIGHBOURS = 30
+
+
+class Surprise:
+    """Likelihood of code grids under a prior, beside that of validation slices of the same level.
+
+    The surprise of a code is its nats minus the mean nats of the codes at the same place of the
+    grid in the validation slices nearest in position. Those of the slice's own subject are left
+    out.
+
+    Args:
+        model: a built `PixelCNN`.
+        codes: int array of shape (n, r, c), the codes of the validation slices.
+        positions: float array of shape (n,), in [0, 1], or with conditions.
+        subjects: str array of shape (n,).
+        batch_size: grids at a time.
+
+    Raises:
+        InputError: if there are no validation slices.
+    """
+
+    def __init__(
+        self,
+        model: PixelCNN,
+        codes: np.ndarray,
+        positions: np.ndarray,
+        subjects: np.ndarray,
+        batch_size: int = BATCH_SIZE,
+    ):
+        if not len(codes):
+            raise InputError("`codes` must hold at least one validation slice. Received: none.")
+        self.model, self.batch_size = model, batch_size
+        self._log_prob = compiled(model.log_prob, model)
+        self.positions, self.subjects = np.asarray(positions, "float32"), np.asarray(subjects)
+        self.reference_nats = self.nats(codes, positions, "validation slices")
+
+    def nats(
+        self, codes: np.ndarray, positions: np.ndarray, description: str | None = None
+    ) -> np.ndarray:
+        """Compute the nats of each code given the codes before it.
+
+        Args:
+            codes: int array of shape (n, r, c).
+            positions: float array of shape (n,), in [0, 1], or with conditions.
+            description: label of the progress bar; None shows none.
+
+        Returns:
+            float32 array of shape (n, r, c).
+        """
+        return -in_batches(
+            self._log_prob,
+            self.batch_size,
+            description,
+            np.asarray(codes, "int32"),
+            np.asarray(positions, "float32"),
+        )
+
+    def compare(
+        self, nats: np.ndarray, positions: np.ndarray, subjects: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compare slices with the validation slices of their level.
+
+        Args:
+            nats: float32 array of shape (n, r, c), as `nats` returns it.
+            positions: float array of shape (n,), in [0, 1], or with conditions.
+            subjects: str array of shape (n,).
+
+        Returns:
+            Surprise of each code, float32 array of shape (n, r, c); and percentile of each slice's
+            nats among those of the validation slices, float64 array of shape (n,), 0 to 100.
+        """
+        surprise, percentiles = np.empty_like(nats), np.empty(len(nats))
+        reference = self.reference_nats.mean(axis=(1, 2))
+        levels = _levels(self.positions)
+        for row, level in enumerate(_levels(positions)):
+            others = self.subjects != subjects[row]
+            (allowed,) = np.nonzero(others if others.any() else ~others)
+            near = allowed[nearest_levels(levels[allowed], level)]
+            surprise[row] = nats[row] - self.reference_nats[near].mean(axis=0)
+            percentiles[row] = percentileofscore(reference[near], nats[row].mean(), kind="mean")
+        return surprise, percentiles
+
+    @cached_property
+    def reference_surprise(self) -> np.ndarray:
+        """Surprise of the validation slices' codes, float32 array of shape (n, r, c)."""
+        return self.compare(self.reference_nats, self.positions, self.subjects)[0]
+
+
+def nearest_levels(levels: np.ndarray, level: float, count: int = MIN_NEIGHBOURS) -> np.ndarray:
+    """Find the slices nearest in position, ties with the last one included.
+
+    Args:
+        levels: float array of shape (n,), positions.
+        level: the position to compare with.
+        count: least number of slices, where there are as many.
+
+    Returns:
+        int array, indices into `levels`.
+
+    Example:
+        >>> nearest_levels(np.array([0.0, 0.5, 0.5, 1.0]), 0.4, count=1).tolist()
+        [1, 2]
+    """
+    distances = np.abs(levels - level)
+    last = np.sort(distances)[min(count, len(levels)) - 1]
+    return np.flatnonzero(distances <= last + 1e-6)
+
+
+def spread_over_pixels(
+    values: np.ndarray, crop: CropBox, image_shape: tuple[int, int], sigma: float = 0.0
+) -> np.ndarray:
+    """Spread the values of codes over the pixels of the images, bilinearly.
+
+    Args:
+        values: float array of shape (n, r, c).
+        crop: the part of the images that the codes cover.
+        image_shape: (rows, cols) of the images.
+        sigma: standard deviation of a Gaussian that smooths the maps, in pixels.
+
+    Returns:
+        float32 array of shape (n, rows, cols), 0 outside of the crop.
+    """
+    shape = (len(values), crop.rows, crop.cols)
+    maps = resize(values.astype("float32"), shape, order=1, mode="edge", anti_aliasing=False)
+    maps = gaussian_filter(maps, (0, sigma, sigma)) if sigma else maps
+    return crop.paste(maps.astype("float32"), image_shape)
+
+
+def in_batches(
+    function: Callable, batch_size: int, description: str | None, *arrays: np.ndarray
+) -> np.ndarray:
+    """Apply a function to batches of one size, the last one padded, with a progress bar.
+
+    Args:
+        function: batches of `arrays` -> array or tensor with an entry for each entry of a batch.
+        batch_size: entries at a time.
+        description: label of the progress bar; None shows none.
+        *arrays: equally long.
+
+    Returns:
+        The results of all entries.
+    """
+    count, results = len(arrays[0]), []
+    size = min(batch_size, count)
+    with bar(count, description or "", "slices", silent=description is None) as progress:
+        for start in range(0, count, size):
+            # Another size would be compiled again.
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            results.append(np.asarray(function(*(array[rows] for array in arrays))))
+            progress.update(min(size, count - start))
+    return np.concatenate(results)[:count]
+
+
+def _levels(positions: np.ndarray) -> np.ndarray:
+    """Slice positions without the conditions."""
+    return np.asarray(positions).reshape(len(positions), -1)[:, 0]
