@@ -8,6 +8,7 @@ from brainslices.studio.engine import Engine
 from brainslices.studio.inpaint_tab import inpaint_tab
 from brainslices.studio.reconstruct_tab import reconstruct_tab
 from brainslices.studio.sample_tab import sample_tab
+from brainslices.studio.surprise_tab import surprise_tab
 
 __all__ = ["CSS", "JS", "build", "theme"]
 
@@ -47,6 +48,9 @@ def build(engine: Engine, title: str, report: str) -> gr.Blocks:
             reconstruct_tab(engine)
         with gr.Tab("Inpaint"):
             inpaint_tab(engine)
+        if engine.can_score:
+            with gr.Tab("Surprise"):
+                surprise_tab(engine)
         with gr.Tab("Runs") as runs:
             shown = gr.HTML("The report is loading.")
         # Sent when it is looked at: it holds a library of several megabytes.
