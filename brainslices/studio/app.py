@@ -17,6 +17,7 @@ CSS = """
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
 .report { width: 100%; height: 80vh; border: 0; }
 @media (max-width: 640px) {
+  .tab-container button { padding: 0 6px !important; font-size: 13px; }
   .slices .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
 }
 .status table { font-variant-numeric: tabular-nums; }
