@@ -116,7 +116,8 @@ def _slice_scores(maps, heads):
 
 def _measure(healthy, lesioned, masks, heads, kept, subjects):
     inside = heads[kept]
-    owners = np.broadcast_to(np.array(subjects[kept])[:, None, None], masks.shape)
+    numbers = np.unique(subjects[kept], return_inverse=True)[1]
+    owners = np.broadcast_to(numbers[:, None, None], masks.shape)
     counts = PixelCounts(lesioned[inside], masks[inside], owners[inside])
     intervals = {
         "auroc": subject_auroc(
