@@ -245,13 +245,13 @@ class VQVAE(keras.Model):
         return reconstructions
 
     def inpainting(
-        self, image: np.ndarray, hidden: tuple[int, int, int, int] | None = None
+        self, image: np.ndarray, hidden: tuple[int, int, int, int] | np.ndarray | None = None
     ) -> Inpainting:
         """Return the `Inpainting` of an image: its observed codes, and how to fill in the rest.
 
         Args:
             image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1).
-            hidden: (top, left, rows, cols) of the hidden part in pixels; None for the lower half.
+            hidden: as for `Inpainting`.
 
         Raises:
             InputError: as `Inpainting`.

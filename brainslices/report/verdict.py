@@ -132,8 +132,8 @@ def _prior_parts(runs):
         and run.metrics.get("entropy_by_position")
     ]
     if not measured:
-        half = [f"{run.name}: {run.status}. {run.score_so_far}" for run in priors]
-        text = "; ".join(half) or "No prior was given. Run train_pixelcnn.py and pass it in --runs."
+        half = [f"{run.name}: {run.status} ({run.score_so_far or 'no score'})." for run in priors]
+        text = " ".join(half) or "No prior was given. Run train_pixelcnn.py and pass it in --runs."
         return [text]
     metrics = measured[0].metrics
     bits = {name: split["nats_per_code"] / math.log(2) for name, split in metrics["splits"].items()}

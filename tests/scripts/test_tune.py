@@ -91,7 +91,7 @@ def searched(phantom_archive, tmp_path_factory):
     out, printed = base / "out", base / "printed.txt"
     with FileLock(base / "lock"):
         if not printed.exists():
-            process = python(*arguments(phantom_archive, out, *SEARCH), timeout=400)
+            process = python(*arguments(phantom_archive, out, *SEARCH, "--report"), timeout=400)
             assert process.returncode == 0, process.stderr
             printed.write_text(process.stdout)
     return out, printed.read_text()
@@ -100,11 +100,13 @@ def searched(phantom_archive, tmp_path_factory):
 @pytest.mark.slow
 def test_search_reports_its_trials_and_trains_both_stages(searched):
     out, printed = searched
-    *trials, summary, files = printed.strip().splitlines()
+    *trials, summary, files, report = printed.strip().splitlines()
     assert [line.split(":")[0] for line in trials] == ["trial 0", "trial 1"]
     assert "2 of 2 trials, best val_rate_distortion" in trials[-1]
     assert summary.startswith("2 trials completed, 0 failed. A codebook of ")
     assert files == f"{out}: trials.csv, best_config.json, figures/, runs/"
+    assert report == str(out / "report.html")
+    assert (out / "report.html").read_text().count('<tr id="trial-') == 2
     rows = read_table(out)
     for size, row in rows.items():
         expected = 1 - row["val_ssim_foreground"] + 2 * row["bits_per_pixel_prior"]
