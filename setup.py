@@ -47,6 +47,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.23"],
         "jax": ["jax>=0.10,<0.12"],
         "export": ["onnx>=1.20,<2", "tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"],
+        "studio": ["gradio>=6.30,<7"],
         "docs": [
             "sphinx>=8,<10",
             "myst-parser>=4,<6",
@@ -62,6 +63,8 @@ setup(
             "mypy>=1.15,<3",
             "jax>=0.10,<0.12",
             "psutil>=6,<8",
+            "playwright>=1.60,<2",
+            "axe-playwright-python>=0.1.5,<1",
         ],
     },
 )

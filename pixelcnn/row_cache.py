@@ -8,7 +8,7 @@ from brainslices.types import Tensor
 from pixelcnn.layers import gate
 from pixelcnn.model import PixelCNN
 
-__all__ = ["KeyValue", "RowCache", "RowState", "VerticalState"]
+__all__ = ["KeyValue", "RowCache", "RowState", "VerticalState", "start_state"]
 
 
 class VerticalState(NamedTuple):
@@ -46,6 +46,16 @@ class RowState(NamedTuple):
     """For each attention layer."""
 
 
+def start_state(model: PixelCNN, batch: int) -> VerticalState:
+    """Return the state of the vertical stack before the first row of a batch of grids."""
+    cols, channels = model.scan_shape[1], model.config.channels
+    codes, *features = (
+        ops.zeros((batch, layer.above, cols, channels), model.compute_dtype)
+        for layer in (model.first_vertical, *(block.vertical for block in model.blocks))
+    )
+    return VerticalState(codes, tuple(features))
+
+
 class RowCache:
     """The steps of cached sampling, for one batch, all in scan order.
 
@@ -81,15 +91,6 @@ class RowCache:
         biases = [first.bias] + [block.residual.bias for block in blocks]
         accumulated = ops.cumsum(ops.stack([bias.value for bias in biases]), axis=0)
         self.biases = self._cast(accumulated)[:, None]
-
-    def start(self) -> VerticalState:
-        """Return the state before the first row."""
-        first, blocks = self.model.first_vertical, self.model.blocks
-        codes, *features = (
-            self._zeros(layer.above, self.cols, self.channels)
-            for layer in (first, *(block.vertical for block in blocks))
-        )
-        return VerticalState(codes, tuple(features))
 
     def start_row(self) -> RowState:
         """Return the state before the first code of a row."""

@@ -5,6 +5,7 @@ time. The codes equal those of one full forward pass per code, unless a rounding
 bits crosses a threshold of the sampling.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -16,7 +17,7 @@ from brainslices.progress import bar
 from brainslices.types import Tensor
 from pixelcnn.conditions import UNKNOWN
 from pixelcnn.model import PixelCNN
-from pixelcnn.row_cache import RowCache
+from pixelcnn.row_cache import RowCache, start_state
 
 __all__ = [
     "BATCH_SIZE",
@@ -93,9 +94,9 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
 
 def filter_logits(
     logits: Tensor,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: float | Tensor | None = None,
 ) -> Tensor:
     """Apply temperature, top-k and top-p to logits.
 
@@ -114,7 +115,8 @@ def filter_logits(
         Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
     """
     # At most 0, so that no temperature overflows.
-    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / max(temperature, MIN_TEMPERATURE)
+    logits = logits - ops.max(logits, axis=-1, keepdims=True)
+    logits = logits / ops.maximum(temperature, MIN_TEMPERATURE)
     if top_k is not None:
         threshold = ops.top_k(logits, top_k)[0][:, -1:]
         logits = ops.where(logits < threshold, -np.inf, logits)
@@ -157,6 +159,8 @@ def sample_from_logits(logits: Tensor, uniform: Tensor) -> Tensor:
 class Sampler:
     """Sample code grids from a trained PixelCNN; compiled once per batch size.
 
+    `with_limits` returns a sampler of another temperature and top-p without compiling again.
+
     Args:
         model: a built `PixelCNN`.
         temperature: positive float, divides the logits.
@@ -190,17 +194,7 @@ class Sampler:
         top_p: float | None = None,
         guidance: float = 1.0,
     ):
-        if not 0 < temperature < np.inf:
-            raise InputError(
-                f"`temperature` must be a positive number. Received: temperature={temperature}."
-            )
-        if top_k is not None and not 1 <= top_k <= model.num_embeddings:
-            raise InputError(
-                f"`top_k` must be from 1 to {model.num_embeddings}, the size of the codebook. "
-                f"Received: top_k={top_k}."
-            )
-        if top_p is not None and not 0 < top_p <= 1:
-            raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
+        _check_limits(model, temperature, top_k, top_p)
         if not 0 <= guidance < np.inf:
             raise InputError(f"`guidance` must be at least 0. Received: guidance={guidance}.")
         if guidance != 1 and not model.condition_variables:
@@ -210,12 +204,45 @@ class Sampler:
             )
         self.model, self.guidance = model, guidance
         self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self.sample_grids = compiled(self._sample_grids, model)
+        self._compiled_rows = compiled(self._sample_rows, model)
+
+    def with_limits(self, temperature: float = 1.0, top_p: float | None = None) -> "Sampler":
+        """Return a sampler that differs by these limits alone and shares what is compiled.
+
+        Raises:
+            InputError: if a limit is out of its range.
+        """
+        limits = {**self.limits, "temperature": temperature, "top_p": top_p}
+        _check_limits(self.model, **limits)
+        sampler = copy.copy(self)
+        sampler.limits = limits
+        return sampler
 
     def __call__(
         self, position: np.ndarray, uniform: np.ndarray, observed: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Sample a batch of grids."""
+        (grids,) = self.partial_grids(position, uniform, observed, self.model.scan_shape[0])
+        return grids
+
+    def partial_grids(
+        self,
+        position: np.ndarray,
+        uniform: np.ndarray,
+        observed: np.ndarray | None = None,
+        rows: int = 1,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Sample a batch of grids, and yield them after every few rows of the scan.
+
+        Args:
+            position: as in a call.
+            uniform: as in a call.
+            observed: as in a call.
+            rows: rows of the scan between two results.
+
+        Yields:
+            What a call returns; codes that are not sampled yet are `MASKED`.
+        """
         if observed is None:
             observed = np.full(np.shape(uniform), MASKED)
         low, high = np.min(observed), np.max(observed)
@@ -227,12 +254,45 @@ class Sampler:
         position = np.asarray(position, "float32")
         if self.guidance != 1 and position.ndim == 1:
             position = self.model.with_conditions(position)
-        codes, log_prob = self.sample_grids(
-            position,
-            np.asarray(uniform, "float32"),
-            np.asarray(observed, "int32"),
-        )
-        return {"codes": np.asarray(codes), "log_prob": np.asarray(log_prob)}
+        inputs = position, np.asarray(uniform, "float32"), np.asarray(observed, "int32")
+        state = self._start(len(position))
+        for first in range(0, self.model.scan_shape[0], rows):
+            state, grids = self._advance(inputs, state, first, first + rows)
+            codes, log_prob = map(np.asarray, grids)
+            yield {"codes": codes, "log_prob": log_prob}
+
+    def sample_grids(
+        self, position: Tensor, uniform: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sample a batch of grids from tensors, also inside a graph.
+
+        Args:
+            position: as in a call.
+            uniform: as in a call.
+            observed: as in a call.
+
+        Returns:
+            The codes and their log-probabilities, as in a call.
+        """
+        inputs, rows = (position, uniform, observed), self.model.scan_shape[0]
+        return self._advance(inputs, self._start(position.shape[0]), 0, rows)[1]
+
+    def _start(self, batch):
+        """Return the state before the first row: of the vertical stack, and the grids."""
+        shape = (batch, *self.model.scan_shape)
+        grids = (ops.full(shape, MASKED, "int32"), ops.zeros(shape, "float32"))
+        return start_state(self.model, batch if self.guidance == 1 else 2 * batch), grids
+
+    def _advance(self, inputs, state, first, last):
+        """Sample rows of the scan; return the new state, and the grids in their own order."""
+        # As arrays: numbers would be compiled as constants.
+        span = np.array([first, min(last, self.model.scan_shape[0])], "int32")
+        limits = {
+            name: None if self.limits[name] is None else np.array(self.limits[name], "float32")
+            for name in ("temperature", "top_p")
+        }
+        state = self._compiled_rows(*inputs, span, limits, state)
+        return state, tuple(self.model.from_scan(grid) for grid in state[1])
 
     def batches(
         self,
@@ -271,7 +331,8 @@ class Sampler:
                 progress_bar.update(size)
                 yield {name: values[:size] for name, values in samples.items()}
 
-    def _sample_grids(self, position, uniform, observed):
+    def _sample_rows(self, position, uniform, observed, span, limits, state):
+        """Sample the rows of the scan from `span[0]` up to `span[1]`; return the new state."""
         model, is_guided = self.model, self.guidance != 1
         cache = RowCache(model, with_unknown(position) if is_guided else position)
         uniform, observed = model.to_scan(uniform), model.to_scan(observed)
@@ -281,6 +342,7 @@ class Sampler:
             values, vertical_state = self._sample_row(
                 cache,
                 row,
+                limits,
                 vertical_state,
                 ops.take(uniform, row, axis=1),
                 ops.take(observed, row, axis=1),
@@ -291,11 +353,9 @@ class Sampler:
             )
             return vertical_state, grids
 
-        grids = (ops.zeros_like(observed), ops.zeros_like(uniform))
-        _, grids = ops.fori_loop(0, cache.rows, sample_row, (cache.start(), grids))
-        return tuple(model.from_scan(grid) for grid in grids)
+        return ops.fori_loop(span[0], span[1], sample_row, state)
 
-    def _sample_row(self, cache, row, vertical_state, uniform, observed):
+    def _sample_row(self, cache, row, limits, vertical_state, uniform, observed):
         """Return the codes and log-probabilities of a row, (batch, cols), and the new state."""
         from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
 
@@ -304,7 +364,8 @@ class Sampler:
             cell_input = ops.take(from_vertical, col, axis=2)
             logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
             noise = ops.take(uniform, col, axis=1)
-            sampled = sample_from_logits(filter_logits(self.guided(logits), **self.limits), noise)
+            logits_left = filter_logits(self.guided(logits), top_k=self.limits["top_k"], **limits)
+            sampled = sample_from_logits(logits_left, noise)
             fixed = ops.take(observed, col, axis=1)
             code = ops.where(fixed == MASKED, sampled, fixed)
             nats = self.model.nats(code, logits[: ops.shape(code)[0]])
@@ -327,6 +388,20 @@ class Sampler:
     def _for_cache(self, codes):
         """The codes once more for the unknown conditions, if there is guidance."""
         return codes if self.guidance == 1 else ops.concatenate([codes, codes])
+
+
+def _check_limits(model, temperature, top_k, top_p):
+    if not 0 < temperature < np.inf:
+        raise InputError(
+            f"`temperature` must be a positive number. Received: temperature={temperature}."
+        )
+    if top_k is not None and not 1 <= top_k <= model.num_embeddings:
+        raise InputError(
+            f"`top_k` must be from 1 to {model.num_embeddings}, the size of the codebook. "
+            f"Received: top_k={top_k}."
+        )
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
 
 
 def compiled(function: Callable, model: keras.Model) -> Callable:

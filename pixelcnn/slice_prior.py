@@ -1,7 +1,7 @@
 """Novel brain slices from a trained prior and the decoder of its codes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pixelcnn.generate import Samples, decode_batches, spread_positions
 from pixelcnn.inpainting import inpaint_codes, most_likely_position
 from pixelcnn.model import PixelCNN
 from pixelcnn.provenance import Provenance, load_provenance
-from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, uniform_noise
 
 __all__ = ["SlicePrior"]
 
@@ -46,7 +46,7 @@ class SlicePrior:
     def __init__(self, model: PixelCNN, decoder: Any, provenance: Provenance):
         self.model, self.decoder, self.provenance = model, decoder, provenance
         self._sampler: Sampler | None = None
-        self._sampler_options: dict[str, float | None] = {}
+        self._fixed_options: dict[str, float | None] = {}
 
     @classmethod
     def from_run(cls, run: PathLike, decoder: Any = None) -> "SlicePrior":
@@ -127,10 +127,45 @@ class SlicePrior:
         groups = tuple(label for label in requests if label)
         return Samples(batches, positions, self._metadata(sampling), groups=groups)
 
+    def partial_grids(
+        self,
+        count: int,
+        position: float | Sequence[float] | None = None,
+        *,
+        rows: int = 1,
+        shared_noise: bool = False,
+        conditions: Mapping[str, object] | None = None,
+        **options: Any,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Sample one batch of code grids, and yield it after every few rows of the scan.
+
+        Args:
+            count: number of grids, at most `batch_size`.
+            position: as for `sample`.
+            rows: rows of the scan between two results.
+            shared_noise: give all grids the noise of the first, so that they differ only by their
+                position.
+            conditions: as for `sample`, one value each.
+            **options: `temperature`, `top_k`, `top_p`, `seed` and `batch_size` of `sample`.
+
+        Yields:
+            What `Sampler.partial_grids` yields, and `positions`, float32 of shape (count,).
+        """
+        sampling = SamplingConfig(count, _as_tuple(position), **options)
+        trained = self.provenance.positions
+        positions = spread_positions(count, trained, sampling.position)
+        # Padded to the size that is compiled.
+        padded = np.minimum(np.arange(max(sampling.batch_size, count)), count - 1)
+        noise_indices = [0] * len(padded) if shared_noise else padded.tolist()
+        noise = uniform_noise(sampling.seed, noise_indices, self.model.grid_shape)
+        given = self.model.with_conditions(positions[padded], conditions)
+        for grids in self._get_sampler(sampling).partial_grids(given, noise, rows=rows):
+            yield {"positions": positions} | {name: grids[name][:count] for name in grids}
+
     def inpaint(
         self,
         image: np.ndarray,
-        hidden: tuple[int, int, int, int] | None = None,
+        hidden: tuple[int, int, int, int] | np.ndarray | None = None,
         position: float | None = None,
         count: int = 1,
         seed: int = 0,
@@ -141,7 +176,8 @@ class SlicePrior:
 
         Args:
             image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1).
-            hidden: (top, left, rows, cols) of the hidden part, in pixels; None for the lower half.
+            hidden: (top, left, rows, cols) of the hidden part, in pixels; or a bool array of shape
+                (rows, cols), true where hidden; None for the lower half.
             position: slice position; None estimates it by maximum likelihood.
             count: number of inpainted images.
             seed: seed of the samples.
@@ -163,7 +199,7 @@ class SlicePrior:
     def inpainted(
         self,
         image: np.ndarray,
-        hidden: tuple[int, int, int, int] | None,
+        hidden: tuple[int, int, int, int] | np.ndarray | None,
         sampling: SamplingConfig,
     ) -> Samples:
         """Inpaint as `inpaint` does; return the codes and log-probabilities too.
@@ -225,12 +261,11 @@ class SlicePrior:
         return np.asarray(self.model.log_prob(codes, positions)).sum(axis=(1, 2))
 
     def _get_sampler(self, sampling):
-        """Return the sampler of some options; the last one is reused, since it is compiled."""
-        names = ("temperature", "top_k", "top_p", "guidance")
-        options = {name: getattr(sampling, name) for name in names}
-        if self._sampler is None or self._sampler_options != options:
-            self._sampler, self._sampler_options = Sampler(self.model, **options), options
-        return self._sampler
+        """Return the sampler of some options; it shares what the last one has compiled."""
+        fixed = {"top_k": sampling.top_k, "guidance": sampling.guidance}
+        if self._sampler is None or self._fixed_options != fixed:
+            self._sampler, self._fixed_options = Sampler(self.model, **fixed), fixed
+        return self._sampler.with_limits(sampling.temperature, sampling.top_p)
 
     def _metadata(self, sampling):
         names = ("seed", "temperature", "top_k", "top_p")

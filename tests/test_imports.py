@@ -23,6 +23,7 @@ MAY_IMPORT_INSIDE = {
     "data": {"", "runs"},
     "evaluation": {"", "runs", "data"},
     "visualization": {"", "runs", "data"},
+    "studio": {"", "runs", "data", "evaluation"},
     "training": {"", "runs", "distributed", "data", "evaluation", "visualization"},
     "report": {"", "runs", "data", "evaluation", "visualization"},
 }

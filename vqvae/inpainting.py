@@ -26,11 +26,13 @@ class Inpainting:
         model: the VQ-VAE.
         image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1), of
             the model's image size.
-        hidden: (top, left, rows, cols) of the hidden part, in pixels; None for the lower half.
+        hidden: (top, left, rows, cols) of the hidden part, in pixels; or a bool array of shape
+            (rows, cols), true where hidden; None for the lower half.
 
     Attributes:
         image: float32 array of shape (rows, cols), in [0, 1].
-        hidden: (top, left, rows, cols) of the hidden part.
+        hidden: (top, left, rows, cols) of the hidden part, or of the box around it.
+        mask: bool array of shape (rows, cols), true where hidden.
 
     Raises:
         InputError: if the image has another size, or the hidden part is empty or not inside it.
@@ -40,7 +42,7 @@ class Inpainting:
         self,
         model: VQVAE,
         image: np.ndarray,
-        hidden: tuple[int, int, int, int] | None = None,
+        hidden: tuple[int, int, int, int] | np.ndarray | None = None,
     ):
         rows, cols = model.image_shape
         if image.shape not in ((rows, cols), (rows, cols, 1)):
@@ -48,19 +50,23 @@ class Inpainting:
                 f"`image` must have the {rows} x {cols} pixels (rows x cols) that the model was "
                 f"trained on. Received: image.shape={image.shape}."
             )
-        if hidden is None:
-            hidden = (rows // 2, 0, rows - rows // 2, cols)
-        top, left, height, width = hidden
+        if isinstance(hidden, np.ndarray):
+            self.hidden = _bounding_box(hidden, (rows, cols))
+        else:
+            self.hidden = hidden or (rows // 2, 0, rows - rows // 2, cols)
+        top, left, height, width = self.hidden
         is_inside = top >= 0 and left >= 0 and top + height <= rows and left + width <= cols
         if not is_inside or min(height, width) < 1:
             raise InputError(
                 f"`hidden` must be a non-empty part of the image of {rows} x {cols} pixels. "
-                f"Received: hidden={hidden} (top, left, rows, cols)."
+                f"Received: hidden={self.hidden} (top, left, rows, cols)."
             )
         full_scale = 255 if image.dtype == np.uint8 else 1
-        self.model, self.hidden = model, (top, left, height, width)
+        self.model = model
         self.image = image.reshape(rows, cols).astype("float32") / full_scale
-        self._window = (slice(top, top + height), slice(left, left + width))
+        self.mask = np.zeros((rows, cols), bool)
+        window = np.s_[top : top + height, left : left + width]
+        self.mask[window] = hidden[window] if isinstance(hidden, np.ndarray) else True
 
     def observed_codes(self, masked: int) -> np.ndarray:
         """Return the codes that do not depend on the hidden part.
@@ -80,15 +86,16 @@ class Inpainting:
         """
         filled = np.stack([self.image] * len(FILL_VALUES))
         for image, value in zip(filled, FILL_VALUES, strict=True):
-            image[self._window] = value
+            image[self.mask] = value
         black, grey = np.array(self.model.encode_to_codes(filled[..., None]), "int32")
         codes = np.where(black == grey, black, masked)
         crop = CropBox(*self.model.crop)
-        hidden_codes = np.ix_(
-            _overlapping_codes(self._window[0], crop.top, crop.rows, codes.shape[0]),
-            _overlapping_codes(self._window[1], crop.left, crop.cols, codes.shape[1]),
+        touching_rows, touching_cols = (
+            _touches(side, count)
+            for side, count in zip((crop.rows, crop.cols), codes.shape, strict=True)
         )
-        if not codes[hidden_codes].size:
+        hidden_codes = touching_rows @ crop.cut(self.mask[None])[0] @ touching_cols.T
+        if not hidden_codes.any():
             raise InputError(
                 f"`hidden` must overlap the part that the model encodes: {crop.rows} x {crop.cols} "
                 f"pixels from ({crop.top}, {crop.left}). Received: hidden={self.hidden} (top, "
@@ -107,19 +114,28 @@ class Inpainting:
             float32 array of shape (batch, rows, cols, 1), in [0, 1].
         """
         decoded = np.asarray(self.model.decode_codes(codes))
-        inpainted = np.broadcast_to(self.image[..., None], decoded.shape).copy()
-        inpainted[:, *self._window] = decoded[:, *self._window]
-        return inpainted
+        return np.where(self.mask[..., None], decoded, self.image[..., None])
 
 
-def _overlapping_codes(span, start, side, count):
-    """Return the codes along one axis that overlap a span of pixels, with their neighbours.
+def _bounding_box(mask, shape):
+    """Return (top, left, rows, cols) of the true part of a mask; its sides are 0 if it has none."""
+    if mask.shape != shape or mask.dtype != bool:
+        raise InputError(
+            f"`hidden` must be a box, or a bool array of the image's shape {shape}. Received: "
+            f"{mask.dtype} array of shape {mask.shape}."
+        )
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return 0, 0, 0, 0
+    top, left = int(rows[0]), int(cols[0])
+    return top, left, int(rows[-1]) + 1 - top, int(cols[-1]) + 1 - left
 
-    The axis has `count` codes on `side` pixels from pixel `start`.
+
+def _touches(side, count):
+    """Tell which codes along an axis overlap a pixel, or are next to one that does.
+
+    Returns:
+        Bool array of shape (count, side), for `count` codes on `side` pixels.
     """
-    first, last = ((edge - start) * count / side for edge in (span.start, span.stop))
-    indices = np.arange(count)
-    (overlapping,) = np.nonzero((indices < last) & (indices + 1 > first))
-    if not len(overlapping):
-        return overlapping
-    return indices[max(0, overlapping[0] - 1) : overlapping[-1] + 2]
+    pixel, code = np.arange(side) * count, np.arange(count)[:, None] * side
+    return (code - side < pixel + count) & (code + 2 * side > pixel)

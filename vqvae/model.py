@@ -211,6 +211,17 @@ class VQVAE(keras.Model):
         _check_shape("codes", codes, self.code_grid_shape)
         return self.decode(self.quantizer.lookup(codes))
 
+    def decode_expected(self, probabilities: Tensor) -> Tensor:
+        """Decode the mean code vectors under probabilities of codes.
+
+        Args:
+            probabilities: float tensor of shape (batch, r, c, num_embeddings).
+
+        Returns:
+            float32 images (batch, rows, cols, 1), in [0, 1].
+        """
+        return self.decode(ops.matmul(probabilities, self.quantizer.codebook))
+
     def reconstruct(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Encode images to codes and decode these, a batch at a time on the device.
 
@@ -234,13 +245,13 @@ class VQVAE(keras.Model):
         return reconstructions
 
     def inpainting(
-        self, image: np.ndarray, hidden: tuple[int, int, int, int] | None = None
+        self, image: np.ndarray, hidden: tuple[int, int, int, int] | np.ndarray | None = None
     ) -> Inpainting:
         """Return the `Inpainting` of an image: its observed codes, and how to fill in the rest.
 
         Args:
             image: float array in [0, 1] or uint8 array, of shape (rows, cols) or (rows, cols, 1).
-            hidden: (top, left, rows, cols) of the hidden part in pixels; None for the lower half.
+            hidden: as for `Inpainting`.
 
         Raises:
             InputError: as `Inpainting`.

@@ -11,7 +11,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import Images, check_image, score_slices, summarize
 from brainslices.progress import bar
 
-__all__ = ["CODECS", "codec_rate", "codec_scores"]
+__all__ = ["CODECS", "codec_rate", "codec_scores", "search_quality"]
 
 # Quality settings of each codec from the lowest rate up; JPEG 2000's ratios are 1 % apart.
 CODECS: dict[str, Sequence[float]] = {
@@ -72,8 +72,8 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
     """
     subset = [images[row] for row in range(0, len(images), -(-len(images) // SEARCH_SLICES))]
     results = {}
-    for codec, qualities in CODECS.items():
-        quality = _search_quality(subset, codec, qualities, bits_per_pixel)
+    for codec in CODECS:
+        quality = search_quality(subset, codec, bits_per_pixel)
         rate, decoded = codec_rate(images, codec, quality)
         results[f"codec_{codec}"] = {
             "bits_per_pixel": rate,
@@ -83,8 +83,19 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
     return results
 
 
-def _search_quality(images, codec, qualities, bits_per_pixel):
-    with bar(None, codec, "settings") as progress:
+def search_quality(
+    images: Sequence[np.ndarray], codec: str, bits_per_pixel: float, silent: bool = False
+) -> float:
+    """Find the lowest quality of a codec whose rate is not under a given one, else its highest.
+
+    Args:
+        images: As in `codec_rate`.
+        codec: As in `codec_rate`.
+        bits_per_pixel: The rate to match.
+        silent: Show no progress.
+    """
+    qualities = CODECS[codec]
+    with bar(None, codec, "settings", silent=silent) as progress:
 
         def rate(quality):
             progress.update(1)

@@ -12,7 +12,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.pooling import RADIUS, SIGMA, cell_means
 from brainslices.progress import track
 
-__all__ = ["nearest_train"]
+__all__ = ["NearestTrain", "nearest_train"]
 
 CANDIDATES, THUMBNAIL_SIDE, CHUNK = 32, 64, 256
 
@@ -24,16 +24,24 @@ def nearest_train(
     candidates: int = CANDIDATES,
     description: str = "nearest training slices",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the training slice most like each image: a memorised sample is one.
+    """Find the training slice most like each image, as `NearestTrain` does, once."""
+    _check_shape(images, archive)
+    return NearestTrain(archive, candidates)(images, description)
+
+
+class NearestTrain:
+    """Find the training slice most like an image: a memorised sample is one.
 
     The `candidates` training slices nearest by the L2 distance of 64 x 64 thumbnails are compared
     by SSIM. The thumbnails take 16 kB of memory for each training slice.
 
     Args:
-        images: Float array of shape (n, rows, cols) in [0, 1], of the archive's size.
         archive: The slice archive.
         candidates: Number of slices compared by SSIM for each image.
-        description: Label of the progress bar.
+
+    Call arguments:
+        images: Float array of shape (n, rows, cols) in [0, 1], of the archive's size.
+        description: Label of the progress bar; None shows none.
 
     Returns:
         Row numbers in the archive, int64 of shape (n,), and their reported SSIM (the `ssim` of
@@ -42,39 +50,48 @@ def nearest_train(
     Raises:
         InputError: If the images are not of the archive's size, or it has no training slices.
     """
+
+    def __init__(self, archive: SliceArchive, candidates: int = CANDIDATES):
+        from sklearn.neighbors import NearestNeighbors  # slow to import, and few commands need it
+
+        self.archive, self.rows = archive, archive.indices("train")
+        chunks = [self.rows[start : start + CHUNK] for start in range(0, len(self.rows), CHUNK)]
+        thumbnails = [
+            _thumbnails(archive.load(chunk)[..., 0])
+            for chunk in track(chunks, len(chunks), "thumbnails", "chunks")
+        ]
+        count = min(candidates, len(self.rows))
+        self.search = NearestNeighbors(n_neighbors=count, algorithm="brute")
+        self.search.fit(np.concatenate(thumbnails))
+
+    def __call__(
+        self, images: np.ndarray, description: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the nearest training slice of each image."""
+        _check_shape(images, self.archive)
+        indices = self.search.kneighbors(_thumbnails(images), return_distance=False)
+        candidate_rows = np.sort(self.rows[indices])
+
+        def best(index):
+            rows = candidate_rows[index]
+            scores = _ssim_with_each(images[index], self.archive.load(rows)[..., 0])
+            return rows[scores.argmax()], scores.max()
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = pool.map(best, range(len(images)))
+            if description:
+                results = track(results, len(images), description, "slices")
+            matched_rows, scores = zip(*results, strict=True)
+        return np.array(matched_rows, "int64"), np.array(scores, "float64")
+
+
+def _check_shape(images: np.ndarray, archive: SliceArchive) -> None:
     if np.ndim(images) != 3 or images.shape[1:] != tuple(archive.image_shape):
         rows, cols = archive.image_shape
         raise InputError(
             f"`images` must have shape (n, {rows}, {cols}), the archive's size. "
             f"Received: shape {np.shape(images)}."
         )
-    candidate_rows = np.sort(_nearest_by_thumbnail(images, archive, candidates))
-
-    def best(index):
-        rows = candidate_rows[index]
-        scores = _ssim_with_each(images[index], archive.load(rows)[..., 0])
-        return rows[scores.argmax()], scores.max()
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(best, range(len(images)))
-        matches = list(track(results, len(images), description, "slices"))
-    matched_rows, scores = zip(*matches, strict=True)
-    return np.array(matched_rows, "int64"), np.array(scores, "float64")
-
-
-def _nearest_by_thumbnail(images: np.ndarray, archive: SliceArchive, count: int) -> np.ndarray:
-    """Rows of the nearest training slices, int64 of shape (n, count) or narrower."""
-    from sklearn.neighbors import NearestNeighbors  # slow to import, and few commands need it
-
-    rows = archive.indices("train")
-    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    thumbnails = [
-        _thumbnails(archive.load(chunk)[..., 0])
-        for chunk in track(chunks, len(chunks), "thumbnails", "chunks")
-    ]
-    search = NearestNeighbors(n_neighbors=min(count, len(rows)), algorithm="brute")
-    search.fit(np.concatenate(thumbnails))
-    return rows[search.kneighbors(_thumbnails(images), return_distance=False)]
 
 
 def _thumbnails(images):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tiny_prior import tiny_inputs, tiny_pixelcnn
 
-from pixelcnn.row_cache import RowCache
+from pixelcnn.row_cache import RowCache, start_state
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -25,7 +25,7 @@ def test_cached_logits_equal_those_of_the_full_forward_pass(changes):
     full = np.asarray(model.to_scan(model(inputs)))
     codes = np.asarray(model.to_scan(inputs["codes"]))
     cache = RowCache(model, inputs["position"])
-    vertical_state = cache.start()
+    vertical_state = start_state(model, 2)
     for row in range(cache.rows):
         from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
         row_state = cache.start_row()

@@ -1,0 +1,3 @@
+"""The browser app: play with a trained prior and its VQ-VAE."""
+
+__all__ = []

@@ -1,0 +1,226 @@
+"""What the browser app computes, without the browser; every call is independent of the others."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from brainslices.data.archive import SliceArchive
+from brainslices.data.crop import CropBox
+from brainslices.errors import InputError
+from brainslices.evaluation.codecs import codec_rate, search_quality
+from brainslices.evaluation.image_metrics import reconstruction_scores, similarity_map
+from brainslices.evaluation.nearest import NearestTrain
+from brainslices.studio.pictures import partial
+from brainslices.studio.uploads import Upload
+
+__all__ = ["BATCH", "Engine", "Reconstruction", "Sampling"]
+
+# Grids sampled at a time: one size, so that the sampler is compiled once.
+BATCH = 8
+# Pictures shown while a batch is sampled.
+STEPS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """Slices, complete or while they are sampled.
+
+    Args:
+        images: float32 array of shape (count, rows, cols), the part that codes cover.
+        codes: int32 array of shape (count, r, c), -1 where not sampled yet.
+        log_prob: float32 array of the same shape, nats.
+        positions: float32 array of shape (count,).
+        share: the part that is sampled, 1 at the end.
+    """
+
+    images: np.ndarray
+    codes: np.ndarray
+    log_prob: np.ndarray
+    positions: np.ndarray
+    share: float
+
+    @property
+    def bits(self) -> np.ndarray:
+        """Bits of each slice under the prior, float64 of shape (count,)."""
+        return -self.log_prob.sum(axis=(1, 2), dtype="float64") / math.log(2)
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A slice, its codes and what they decode to.
+
+    Args:
+        original: float32 array of shape (rows, cols), in [0, 1].
+        codes: int32 array of shape (r, c).
+        image: float32 array of shape (rows, cols), the reconstruction.
+        similarity: float64 array of shape (rows, cols), the SSIM map.
+        scores: as `reconstruction_scores` returns them.
+    """
+
+    original: np.ndarray
+    codes: np.ndarray
+    image: np.ndarray
+    similarity: np.ndarray
+    scores: dict[str, float]
+
+
+class Engine:
+    """A prior, the decoder of its codes and, if it is reachable, their slice archive.
+
+    Args:
+        prior: a `SlicePrior`, whose decoder can encode.
+        archive: the slice archive of the decoder, or None.
+    """
+
+    def __init__(self, prior: Any, archive: SliceArchive | None = None):
+        self.prior, self.decoder, self.archive = prior, prior.decoder, archive
+        self.crop = CropBox(*self.decoder.crop)
+        self.nearest = NearestTrain(archive) if archive else None
+        self.pixels = math.prod(self.decoder.image_shape)
+
+    def warm_up(self) -> None:
+        """Compute everything once, so that the first click does not wait for compilations."""
+        for top_p in (None, 0.9):
+            *_, sampling = self.sample(1, 0.5, top_p=top_p)
+        image = np.rint(self.decode(sampling.codes)[0] * 255).astype("uint8")
+        self.prior_bits(self.reconstruct(image).codes)
+
+    def sample(
+        self, count: int, position: float | tuple[float, ...], **options: Any
+    ) -> Iterator[Sampling]:
+        """Sample slices, and yield them as they grow.
+
+        Args:
+            count: number of slices, at most `BATCH`.
+            position: slice position, or several; clipped to the trained range.
+            **options: `temperature`, `top_p`, `seed`, `conditions` and `shared_noise` of
+                `SlicePrior.partial_grids`.
+        """
+        positions = np.clip(np.atleast_1d(position), *self.prior.provenance.positions)
+        options = {"batch_size": BATCH, "rows": self._step, **options}
+        for grids in self.prior.partial_grids(count, positions.tolist(), **options):
+            codes, is_sampled = grids["codes"], grids["codes"] >= 0
+            images = self.decode(np.maximum(codes, 0))
+            pairs = zip(images, is_sampled, strict=True)
+            shown = np.stack([partial(*pair, self.crop) for pair in pairs])
+            share = float(is_sampled[0].mean())
+            yield Sampling(shown, codes, grids["log_prob"], grids["positions"], share)
+
+    @property
+    def _step(self) -> int:
+        return -(-self.prior.model.scan_shape[0] // STEPS)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Decode codes (n, r, c) to images, float32 of shape (n, rows, cols)."""
+        return np.asarray(self.decoder.decode_codes(codes))[..., 0]
+
+    def nearest_slices(self, sampling: Sampling) -> list[tuple[np.ndarray, str]]:
+        """Return the training slice nearest to each sample, cut to the codes, and a caption."""
+        if self.nearest is None:
+            return []
+        images = self.decode(sampling.codes)
+        rows, scores = self.nearest(images)
+        slices = self.crop.cut(self.nearest.archive.load(rows)[..., 0])
+        ids = [self.nearest.archive.index[row].slice_id for row in rows]
+        captions = [f"SSIM {score:.3f}, {name}" for name, score in zip(ids, scores, strict=True)]
+        return list(zip(slices, captions, strict=True))
+
+    def example(self, seed: int) -> Upload:
+        """Return a slice of the archive that no model was trained on.
+
+        Raises:
+            InputError: if the archive is not reachable.
+        """
+        if self.archive is None:
+            raise InputError("The slice archive of this run is not reachable. Upload an image.")
+        counts = self.archive.counts
+        split = next(name for name in ("test", "validate", "train") if counts[name]["slices"])
+        row = np.random.default_rng(seed).choice(self.archive.indices(split))
+        return Upload(self.archive.index[row].slice_id, self.archive.images[row][None].copy())
+
+    def reconstruct(self, image: np.ndarray) -> Reconstruction:
+        """Encode and decode a slice, uint8 of shape (rows, cols)."""
+        original = image / np.float32(255)
+        return self.compare(original, self.encode(original))
+
+    def encode(self, original: np.ndarray) -> np.ndarray:
+        """Encode a slice, float32 of shape (rows, cols), to codes, int32 of shape (r, c)."""
+        return np.asarray(self.decoder.encode_to_codes(original[None, ..., None]))[0]
+
+    def compare(self, original: np.ndarray, codes: np.ndarray) -> Reconstruction:
+        """Decode codes, int of shape (r, c), and score the image against the original."""
+        image = self.decode(codes[None])[0]
+        scores = reconstruction_scores(original, image)
+        return Reconstruction(original, codes, image, similarity_map(original, image), scores)
+
+    def edited(self, codes: np.ndarray, cell: tuple[int, int], code: float) -> np.ndarray:
+        """Return codes with one of them replaced.
+
+        Raises:
+            InputError: if `code` is not in the codebook or `cell` not in the grid.
+        """
+        limits = (*codes.shape, self.prior.model.num_embeddings)
+        for name, value, limit in zip(("row", "col", "code"), (*cell, code), limits, strict=True):
+            if value != int(value) or not 0 <= value < limit:
+                raise InputError(
+                    f"`{name}` must be a whole number from 0 to {limit - 1}. "
+                    f"Received: {name}={value:g}."
+                )
+        changed = codes.copy()
+        changed[int(cell[0]), int(cell[1])] = int(code)
+        return changed
+
+    def prior_bits(self, codes: np.ndarray) -> tuple[float, float]:
+        """Return the bits of a code grid under the prior, and its likeliest position.
+
+        The position is the likeliest of `BATCH` ones that spread over the trained range; the
+        conditions are unknown.
+        """
+        low, high = self.prior.provenance.positions
+        positions = np.linspace(low, high, BATCH)
+        grids = np.repeat(codes[None], BATCH, axis=0)
+        given = self.prior.model.with_conditions(positions)
+        log_prob = np.asarray(self.prior.model.log_prob(grids, given))
+        nats = -log_prob.sum(axis=(1, 2), dtype="float64")
+        return float(nats.min() / math.log(2)), float(positions[nats.argmin()])
+
+    def avif(self, original: np.ndarray) -> tuple[np.ndarray, float, dict[str, float]]:
+        """Code a slice as AVIF at the raw rate of its codes.
+
+        Returns:
+            The image, float32 of shape (rows, cols); its bits per pixel; and its scores.
+        """
+        quality = search_quality([original], "avif", self.decoder.bits_per_pixel_raw, silent=True)
+        rate, (image,) = codec_rate([original], "avif", quality)
+        return image, rate, reconstruction_scores(original, image)
+
+    def inpaint(
+        self, image: np.ndarray, hidden: np.ndarray, count: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Complete a slice where it is hidden.
+
+        Args:
+            image: uint8 array of shape (rows, cols).
+            hidden: bool array of the same shape.
+            count: number of completions.
+            seed: seed of the first completion; the next has the next seed.
+
+        Yields:
+            The completions so far, float32 of shape (n, rows, cols), cut to what codes cover.
+
+        Raises:
+            InputError: if nothing is hidden that codes cover.
+        """
+        if not hidden.any():
+            raise InputError("Nothing is painted. Paint over the part to fill in.")
+        visible = np.where(hidden, 0, image) / np.float32(255)
+        position = self.prior_bits(self.encode(visible))[1]
+        completions = []
+        for index in range(count):
+            options = {"seed": seed + index, "batch_size": BATCH}
+            (completed,) = self.prior.inpaint(image, hidden, position, **options)[..., 0]
+            completions.append(completed)
+            yield self.crop.cut(np.stack(completions))

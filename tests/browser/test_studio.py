@@ -1,0 +1,365 @@
+"""The browser app in Chromium, used as a person would, and what its server refuses."""
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers import ROOT, environment, save_image
+
+pytest.importorskip("gradio", reason="wants Gradio: pip install 'brainslices[studio]'")
+httpx = pytest.importorskip("httpx")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+browser_test = pytest.mark.skipif(
+    CHROMIUM is None, reason="wants Chromium: apt-get install chromium"
+)
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+READY_S, ANSWER_MS = 90, 20_000
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(*words):
+    """Start a server; yield its address, once it prints it, and its process."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+    try:
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if found := re.search(r"http://[\d.]+:\d+/", line):
+                yield found[0]
+                break
+        else:
+            pytest.fail("".join(printed))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+FAKE = ROOT / "tests" / "support" / "fake_studio.py"
+
+
+@pytest.fixture(scope="module")
+def address(phantom_archive):
+    """A server of a made-up prior, which takes 0.3 s for a row of codes."""
+    with server(FAKE, free_port(), phantom_archive.path, 0.3) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    api = pytest.importorskip("playwright.sync_api", reason="wants Playwright")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def window(chromium, address):
+    """Function that opens a window of its own; at the end no window may have seen an error."""
+    problems, contexts = [], []
+
+    def open_window(width=1440, height=1000, url=address):
+        context = chromium.new_context(viewport={"width": width, "height": height})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(ANSWER_MS)
+        page.on("console", lambda note: note.type == "error" and problems.append(note.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: check_local(request.url, problems))
+        page.goto(url)
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def check_local(url, problems):
+    if not url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+        problems.append(f"a request left the machine: {url}")
+
+
+def open_tab(page, name):
+    """Open a tab; return its visible panel."""
+    page.get_by_role("tab", name=name).click()
+    return page.locator("div[role=tabpanel]:visible")
+
+
+def press(scope, name):
+    scope.get_by_role("button", name=name, exact=True).click()
+
+
+def pictures(scope, label):
+    """Image sources of a gallery, by the label in its corner."""
+    block = scope.locator(".slices").filter(has_text=label)
+    return [image.get_attribute("src") for image in block.locator(".grid-wrap img").all()]
+
+
+def pixels(page, url):
+    return page.request.get(url).body()
+
+
+@browser_test
+def test_samples_grow_and_can_be_downloaded(window):
+    page = window()
+    page.get_by_label("number input for Count").fill("2")
+    page.get_by_label("number input for Count").press("Enter")
+    started = time.monotonic()
+    press(page, "Sample")
+    page.get_by_text(re.compile(r"Sampling: \d+% of the codes")).wait_for()
+    page.locator(".grid-wrap img").first.wait_for()
+    assert time.monotonic() - started < 3
+    page.get_by_text("2 slices of 42 codes, 210 bits each").wait_for()
+    page.get_by_text("SSIM 0.").first.wait_for()
+    assert len(pictures(page, "Samples")) == 2
+    assert len(pictures(page, "Nearest training slice")) == 2
+    with page.expect_download() as downloading:
+        press(page, "Download NPZ")
+    with np.load(downloading.value.path()) as stored:
+        assert stored["codes"].shape == (2, 6, 7)
+        assert stored["images"].shape == (2, 48, 56)
+    with page.expect_download() as downloading:
+        press(page, "Download PNGs")
+    with zipfile.ZipFile(downloading.value.path()) as stored:
+        assert len(stored.namelist()) == 2
+
+
+@browser_test
+def test_sampling_is_cancelled(window):
+    page = window()
+    press(page, "Same seed at every position")
+    page.get_by_text(re.compile(r"Sampling: \d+%")).wait_for()
+    press(page, "Cancel")
+    page.get_by_text("Cancelled.").wait_for()
+    time.sleep(1.2)
+    assert page.get_by_text("Cancelled.").is_visible()
+
+
+@browser_test
+def test_two_windows_at_once_get_their_own_samples(window):
+    first, second = window(), window()
+    second.get_by_label("Seed").first.fill("7")
+    for page in (first, second):
+        page.get_by_label("number input for Count").fill("1")
+        press(page, "Sample")
+    for page in (first, second):
+        page.get_by_text("1 slices of 42 codes").wait_for()
+    shown = [pixels(page, pictures(page, "Samples")[0]) for page in (first, second)]
+    assert shown[0] != shown[1]
+    press(first, "Sample")
+    first.get_by_text("Sampling:").wait_for()
+    first.get_by_text("1 slices of 42 codes").wait_for()
+    assert pixels(first, pictures(first, "Samples")[0]) == shown[0]
+
+
+@browser_test
+def test_upload_is_reconstructed_and_its_codes_are_edited(window, phantom_archive, tmp_path):
+    image = phantom_archive.images[phantom_archive.indices("test")[4]]
+    page = window()
+    panel = open_tab(page, "Reconstruct")
+    panel.locator("input[type=file]").set_input_files(save_image(tmp_path / "a.png", image))
+    panel.get_by_text("Likeliest position").wait_for()
+    row = panel.get_by_role("row", name=re.compile("^ssim_foreground"))
+    row.get_by_text(re.compile(r"^0\.\d{3}$")).nth(1).wait_for()  # AVIF's too
+    grid = panel.locator("#code-grid img")
+    box = grid.bounding_box()
+    grid.click(position={"x": box["width"] * 3.5 / 7, "y": box["height"] * 2.5 / 6})
+    panel.get_by_label("number input for Code").wait_for()
+    time.sleep(1)
+    assert panel.get_by_label("Row").input_value() == "2"
+    assert panel.get_by_label("Column").input_value() == "3"
+    old = float(panel.get_by_label("number input for Code").input_value())
+    panel.get_by_label("number input for Code").fill(str(int(31 - old)))
+    panel.get_by_label("number input for Code").press("Enter")
+    press(panel, "Change the code")
+    panel.get_by_text(re.compile("1 codes and 64 pixels changed")).wait_for()
+
+
+@browser_test
+def test_volume_has_a_slider_of_slices(window, tmp_path):
+    voxels = np.random.default_rng(0).random((40, 48, 32)).astype("float32")
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "head.nii.gz")
+    page = window()
+    panel = open_tab(page, "Reconstruct")
+    panel.locator("input[type=file]").set_input_files(tmp_path / "head.nii.gz")
+    panel.get_by_text("Likeliest position").wait_for()
+    number = panel.get_by_label("number input for Slice of the volume")
+    assert number.input_value() == "31"
+    scores = panel.get_by_role("row").nth(2)
+    before = scores.inner_text()
+    slider = panel.get_by_label("range slider for Slice of the volume")
+    slider.focus()
+    for _ in range(9):
+        slider.press("ArrowRight")
+    page.wait_for_timeout(500)
+    slider.dispatch_event("pointerup")
+    page.wait_for_timeout(2500)
+    assert scores.inner_text() != before
+
+
+@browser_test
+@pytest.mark.parametrize("name", ["model.keras", "data.pkl", "array.npy", "small.png"])
+def test_bad_file_gets_the_message_of_the_commands(window, tmp_path, name):
+    path = tmp_path / name
+    if name == "small.png":
+        save_image(path)
+    else:
+        start = {"model.keras": b"PK\x03\x04", "data.pkl": b"\x80\x04", "array.npy": b"\x93NUMPY"}
+        path.write_bytes(start[name] + bytes(500))
+    page = window()
+    panel = open_tab(page, "Reconstruct")
+    panel.locator("input[type=file]").set_input_files(path)
+    message = "12 x 10 pixels" if name == "small.png" else f"Received: {name}, "
+    page.get_by_text(message).wait_for()
+    assert "/tmp" not in page.locator(".toast-wrap").inner_text()
+
+
+@browser_test
+def test_painted_part_is_filled_in(window):
+    page = window()
+    panel = open_tab(page, "Inpaint")
+    press(panel, "Take a slice of the test split")
+    canvas = panel.locator("#inpaint-editor canvas").first
+    page.wait_for_timeout(2000)
+    press(panel, "Fill in")
+    page.get_by_text("Nothing is painted").wait_for()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    for step in range(6):
+        page.mouse.move(middle[0] + 8 * step, middle[1] + 4 * step)
+    page.mouse.up()
+    page.wait_for_timeout(800)
+    panel.get_by_label("number input for Completions").fill("3")
+    panel.get_by_label("number input for Completions").press("Enter")
+    press(panel, "Fill in")
+    panel.get_by_text("3 completions. Only the painted part").wait_for()
+    shown = pictures(panel, "Completions")
+    assert len(shown) == 3
+    assert len({pixels(page, url) for url in shown}) == 3
+
+
+@browser_test
+def test_report_of_the_runs_is_shown(window):
+    page = window()
+    open_tab(page, "Runs")
+    page.frame_locator("iframe.report").get_by_text("The report").wait_for()
+
+
+@browser_test
+@pytest.mark.parametrize("width", [1440, 390])
+def test_pages_are_accessible_and_fit_the_window(window, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="wants axe").Axe()
+    page = window(width, 900)
+    serious = {}
+    for name in ("Sample", "Reconstruct", "Inpaint", "Runs"):
+        open_tab(page, name)
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for finding in axe.run(page).response["violations"]:
+            if finding["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:160] for node in finding["nodes"][:3]]
+                serious[finding["id"], name] = nodes
+    assert not serious
+
+
+def is_page(answer):
+    return answer.status_code == 200 and "gradio" in answer.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Host": "evil.example"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    ],
+    ids=str,
+)
+def test_requests_of_other_pages_are_refused(address, headers):
+    assert is_page(httpx.get(address))
+    assert httpx.get(address, headers=headers).status_code == 403
+    queue = f"{address}gradio_api/queue/join"
+    assert httpx.post(queue, headers=headers, json={"data": [], "fn_index": 0}).status_code == 403
+
+
+def test_the_apps_own_page_and_links_to_it_are_served(address):
+    own = {"Origin": address.rstrip("/"), "Sec-Fetch-Site": "same-origin"}
+    assert is_page(httpx.get(address, headers=own))
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert is_page(httpx.get(address, headers=link))
+
+
+def test_no_file_of_the_machine_is_served(address, phantom_archive):
+    paths = [
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "..%2f..%2f..%2fetc%2fpasswd",
+        str(ROOT / "setup.py"),
+        "setup.py",
+        str(phantom_archive.path / "index.csv"),
+        "http://127.0.0.1:1/",
+    ]
+    for path in paths:
+        for route in ("file=", "file/"):
+            answer = httpx.get(f"{address}gradio_api/{route}{path}")
+            assert answer.status_code in (400, 403, 404), path
+            assert "setuptools" not in answer.text
+            assert "root:" not in answer.text
+
+
+def test_a_path_instead_of_an_upload_is_refused(address):
+    """A forged request names a file of the machine as if it were uploaded."""
+    config = httpx.get(f"{address}config").json()
+    upload = next(
+        item for item in config["dependencies"] if [t[1] for t in item["targets"]] == ["upload"]
+    )
+    for path in ("/etc/passwd", str(ROOT / "setup.py"), str(Path(__file__))):
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [file], "fn_index": upload["id"], "session_hash": "forged"}
+        joined = httpx.post(f"{address}gradio_api/queue/join", json=body)
+        stream = httpx.get(f"{address}gradio_api/queue/data?session_hash=forged", timeout=20)
+        text = joined.text + stream.text
+        assert '"success":true' not in text.replace(" ", "")
+        assert "PNG image" not in text  # the file was not even opened
+
+
+def test_large_upload_is_refused(address):
+    files = {"files": ("big.png", bytes(65 << 20), "image/png")}
+    assert httpx.post(f"{address}gradio_api/upload", files=files, timeout=60).status_code == 413
+
+
+def test_password_is_wanted(phantom_archive):
+    with server(FAKE, free_port(), phantom_archive.path, 0, "secret") as address:
+        assert httpx.get(f"{address}config").status_code == 401
+        login = f"{address}login"
+        wrong = httpx.post(login, data={"username": "studio", "password": "no"})
+        assert wrong.status_code == 400
+        with httpx.Client() as client:
+            client.post(login, data={"username": "studio", "password": "secret"})
+            assert client.get(f"{address}config").status_code == 200
