@@ -124,6 +124,8 @@ class ScoringConfig:
     """File of the code grids of encode_codes.py, if it is not in the run folder of the VQ-VAE."""
     batch_size: int = 16
     """Slices scored at a time."""
+    predict: bool = False
+    """Write prediction_maps.npy, differences to what the prior predicts. Doubles the time."""
     restore: int = 0
     """Restorations of each slice, with its surprising codes resampled, for restoration_maps.npy."""
     lesions: bool = False

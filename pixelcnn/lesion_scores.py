@@ -93,9 +93,15 @@ def _maps(scorer, images, positions, subjects, options):
     if restorations:
         restored = scorer.restoration_maps(images, positions, scored, restorations, seed)
         maps["restoration"] = np.stack(list(restored))
+    predicted = scorer.prediction.maps(images, scored.codes, positions, subjects)
+    maps["prediction"] = np.stack(list(predicted))
     maps["reconstruction error"] = np.abs(images - decoded)
     maps["intensity"] = np.abs(images - np.array(grey, "float32")[:, None, None])
-    return {name: gaussian_filter(values, (0, SIGMA, SIGMA)) for name, values in maps.items()}
+    smoothed = maps.keys() - {"prediction"}  # which is already
+    return {
+        name: gaussian_filter(values, (0, SIGMA, SIGMA)) if name in smoothed else values
+        for name, values in maps.items()
+    }
 
 
 def _slice_scores(maps, heads):
@@ -110,7 +116,8 @@ def _slice_scores(maps, heads):
 
 def _measure(healthy, lesioned, masks, heads, kept, subjects):
     inside = heads[kept]
-    owners = np.broadcast_to(np.array(subjects[kept])[:, None, None], masks.shape)
+    numbers = np.unique(subjects[kept], return_inverse=True)[1]
+    owners = np.broadcast_to(numbers[:, None, None], masks.shape)
     counts = PixelCounts(lesioned[inside], masks[inside], owners[inside])
     intervals = {
         "auroc": subject_auroc(

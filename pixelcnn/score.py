@@ -29,6 +29,7 @@ FILES = (
     "slices.csv",
     "surprise.png",
     "surprise_maps.npy",
+    "prediction_maps.npy",
     "restoration_maps.npy",
     "lesions.csv",
 )
@@ -51,8 +52,9 @@ def score(
             a slice), `surprise_maps.npy` (float16 of shape (slices, rows, cols), nats) and
             `surprise.png` (the most, the median and the least surprising slices).
         split: as in `open_slices`; unused for opened slices.
-        config: options; None for the defaults. With `restore`, `restoration_maps.npy` is written
-            too, float16 of the same shape; with `lesions`, `lesions.csv`.
+        config: options; None for the defaults. With `predict`, `prediction_maps.npy` is written
+            too, with `restore`, `restoration_maps.npy`, float16 of the same shape; with `lesions`,
+            `lesions.csv`.
 
     Returns:
         The contents of `metrics.json`.
@@ -67,7 +69,9 @@ def score(
     slices.check_shape(tuple(prior.decoder.image_shape), prior.provenance.run.path)
     count, pixels = len(slices), math.prod(prior.decoder.image_shape)
     check_needed(
-        f"{count} slices", disk=2 * count * pixels * (1 + bool(config.restore)), folder=out
+        f"{count} slices",
+        disk=2 * count * pixels * (1 + config.predict + bool(config.restore)),
+        folder=out,
     )
     grids = CodeGrids.load(config.codes or prior.provenance.run.code_grids_path)
     table = load_subjects(slices.path) if slices.archive_hash else {}
@@ -84,6 +88,11 @@ def _write(folder, scorer, slices, positions, config):
     shape = (len(slices), *scorer.decoder.image_shape)
     maps = (scorer.maps(values[np.newaxis])[0] for values in scored.surprise)
     written = {"surprise": _write_maps(folder / "surprise_maps.npy", maps, shape)}
+    if config.predict:
+        maps = scorer.prediction.maps(
+            slices, scored.codes, positions, slices.subjects, "predicting"
+        )
+        written["prediction"] = _write_maps(folder / "prediction_maps.npy", maps, shape)
     if config.restore:
         maps = scorer.restoration_maps(slices, positions, scored, config.restore, config.seed)
         written["restoration"] = _write_maps(folder / "restoration_maps.npy", maps, shape)

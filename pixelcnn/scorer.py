@@ -12,6 +12,7 @@ from brainslices.data.crop import CropBox
 from brainslices.data.subject_table import SubjectTable
 from brainslices.errors import InputError
 from pixelcnn.conditions import add_subjects
+from pixelcnn.prediction import Prediction
 from pixelcnn.restoration import MASKED_QUANTILE, restoration_map, restore
 from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
 from pixelcnn.slice_prior import SlicePrior
@@ -127,6 +128,11 @@ class Scorer:
     def threshold(self) -> float:
         """Surprise above which codes are resampled: a quantile of that of validation codes."""
         return float(np.quantile(self.reference.reference_surprise, MASKED_QUANTILE))
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """Maps of the difference between slices and what the prior predicts."""
+        return Prediction(self.reference, self.decoder)
 
     @cached_property
     def _sampler(self):

@@ -1,6 +1,6 @@
 """Surprise: what codes cost under a prior beside the codes of validation slices at that place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -50,7 +50,8 @@ class Surprise:
             raise InputError("`codes` must hold at least one validation slice. Received: none.")
         self.model, self.batch_size = model, batch_size
         self._log_prob = compiled(model.log_prob, model)
-        self.positions, self.subjects = np.asarray(positions, "float32"), np.asarray(subjects)
+        self.codes, self.subjects = np.asarray(codes, "int32"), np.asarray(subjects)
+        self.positions = np.asarray(positions, "float32")
         self.reference_nats = self.nats(codes, positions, "validation slices")
 
     def nats(
@@ -90,14 +91,20 @@ class Surprise:
         """
         surprise, percentiles = np.empty_like(nats), np.empty(len(nats))
         reference = self.reference_nats.mean(axis=(1, 2))
-        levels = _levels(self.positions)
-        for row, level in enumerate(_levels(positions)):
-            others = self.subjects != subjects[row]
-            (allowed,) = np.nonzero(others if others.any() else ~others)
-            near = allowed[nearest_levels(levels[allowed], level)]
+        for row, near in enumerate(self.neighbours(positions, subjects)):
             surprise[row] = nats[row] - self.reference_nats[near].mean(axis=0)
             percentiles[row] = percentileofscore(reference[near], nats[row].mean(), kind="mean")
         return surprise, percentiles
+
+    def neighbours(
+        self, positions: np.ndarray, subjects: Sequence[str] | np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """Yield, for each slice, the validation slices that it is compared with, as row numbers."""
+        levels = _levels(self.positions)
+        for level, subject in zip(_levels(positions), subjects, strict=True):
+            others = self.subjects != subject
+            (allowed,) = np.nonzero(others if others.any() else ~others)
+            yield allowed[nearest_levels(levels[allowed], level)]
 
     @cached_property
     def reference_surprise(self) -> np.ndarray:

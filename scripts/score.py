@@ -1,15 +1,16 @@
 """Score slices under a trained prior, and map what in them is unlike the trained brains.
 
     python scripts/score.py --run runs/prior --data data/oasis --split test --out outputs/scores
-    python scripts/score.py --run runs/prior --data data/oasis --restore 4 --out outputs/restored
+    python scripts/score.py --run runs/prior --data data/oasis --predict --out outputs/predicted
     python scripts/score.py --run runs/prior --data data/oasis --lesions --out outputs/lesions
     python scripts/score.py --run runs/prior --data /data/images --out outputs/mine
 
 Writes OUT/slices.csv (a row a slice: bits, percentile among validation slices of the same level,
 most surprising place), surprise_maps.npy (float16 of shape (slices, rows, cols): nats of the codes
 above what codes at that place and level cost on validation), surprise.png (the most, the median and
-the least surprising slices) and metrics.json; with --restore, restoration_maps.npy; with --lesions,
-lesions.csv. For research on methods only, never for diagnosis.
+the least surprising slices) and metrics.json; with --predict, prediction_maps.npy; with
+--restore, restoration_maps.npy; with --lesions, lesions.csv. For research on methods only, never
+for diagnosis.
 """
 
 import sys

@@ -211,6 +211,17 @@ class VQVAE(keras.Model):
         _check_shape("codes", codes, self.code_grid_shape)
         return self.decode(self.quantizer.lookup(codes))
 
+    def decode_expected(self, probabilities: Tensor) -> Tensor:
+        """Decode the mean code vectors under probabilities of codes.
+
+        Args:
+            probabilities: float tensor of shape (batch, r, c, num_embeddings).
+
+        Returns:
+            float32 images (batch, rows, cols, 1), in [0, 1].
+        """
+        return self.decode(ops.matmul(probabilities, self.quantizer.codebook))
+
     def reconstruct(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Encode images to codes and decode these, a batch at a time on the device.
 

@@ -16,6 +16,7 @@ __all__ = ["SurpriseRow", "surprise_figure"]
 # Maps are opaque from this share of the colour scale on, so that the slice is seen where they are
 # low.
 OPAQUE_FROM = 0.5
+OPTIONAL_MAPS = {"prediction": "standard deviations", "restoration": "difference in intensity"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ class SurpriseRow:
     surprise: np.ndarray  # nats
     bits: float
     percentile: float
+    prediction: np.ndarray | None = None  # difference to the prediction, standard deviations
     restoration: np.ndarray | None = None  # mean difference to the restored images
 
 
 def surprise_figure(path: PathLike, rows: Sequence[SurpriseRow]) -> None:
-    """Draw slices beside their surprise maps and, where there are any, restoration maps.
+    """Draw slices beside their surprise maps and, where there are any, the other maps.
 
     Args:
         path: The PNG to write.
@@ -47,9 +49,10 @@ def surprise_figure(path: PathLike, rows: Sequence[SurpriseRow]) -> None:
     if not rows:
         raise InputError("`rows` must hold at least one slice to draw. Received: none.")
     maps = {"Surprise": ("nats above validation", [row.surprise for row in rows])}
-    restorations = [row.restoration for row in rows if row.restoration is not None]
-    if restorations:
-        maps["Restoration"] = ("difference in intensity", restorations)
+    for name, unit in OPTIONAL_MAPS.items():
+        values = [getattr(row, name) for row in rows if getattr(row, name) is not None]
+        if values:
+            maps[name.capitalize()] = (unit, values)
     image_rows, image_cols = rows[0].original.shape
     width = PANEL_INCHES * (1 + len(maps)) + 0.8 * len(maps) + 0.4
     height = (PANEL_INCHES * image_rows / image_cols + 0.25) * len(rows) + 0.3

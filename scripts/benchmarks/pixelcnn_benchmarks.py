@@ -22,6 +22,7 @@ from pixelcnn.conditions import Variable
 from pixelcnn.config import DEFAULT
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import Sampler, compiled, filter_logits, sample_from_logits, uniform_noise
+from pixelcnn.surprise import Surprise
 from pixelcnn.training import CodeBatches
 from tuning.workers import call
 
@@ -120,6 +121,27 @@ def measure_conditions(setting: Setting) -> Iterator[Row]:
     name = f"sample {SLICES} slices of {side} x {side} codes"
     yield Row(f"{name}, two conditions", "s", seconds["conditions"], *baseline, at_least=1 / 1.03)
     yield Row(f"{name}, guidance", "s", seconds["guidance"], *baseline, at_least=1 / 2)
+
+
+def measure_scoring(setting: Setting) -> Iterator[Row]:
+    """Measure the surprise of slices beside one teacher-forced pass."""
+    side = 8 if setting.quick else SIDE
+    model = _build_model(setting, side)
+    position, names = np.linspace(0, 1, SLICES, dtype="float32"), np.arange(SLICES).astype(str)
+    shape = (SLICES, *model.grid_shape)
+    codes = np.random.default_rng(0).integers(0, model.num_embeddings, shape, "int32")
+    one_pass, surprise = _forward_pass(model), Surprise(model, codes, position, names)
+
+    def score():
+        return surprise.compare(surprise.nats(codes, position), position, names)
+
+    one_pass(codes, position)  # compiled before the clock starts
+    candidates = {"score": partial(time_call, score)}
+    candidates["pass"] = partial(time_call, one_pass, codes, position)
+    seconds = interleaved_medians(candidates, setting.rounds)
+    name = f"surprise of {SLICES} slices of {side} x {side} codes"
+    baseline = seconds["pass"], "one teacher-forced pass"
+    yield Row(name, "s", seconds["score"], *baseline, at_least=1 / 1.2)
 
 
 def _forward_pass(model):
@@ -258,6 +280,7 @@ def _sampler_inputs(count, model):
 MEASUREMENTS = {
     "sampling": measure_sampling,
     "conditions": measure_conditions,
+    "scoring": measure_scoring,
     "growth": measure_growth,
     "sampling_memory": measure_sampling_memory,
     "prior": measure_prior,

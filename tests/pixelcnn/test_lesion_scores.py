@@ -38,6 +38,10 @@ class PerfectScorer:
         surprise = np.abs(images - self.images[positions.astype(int)])
         return SimpleNamespace(codes=np.zeros(images.shape, int), surprise=surprise)
 
+    @property
+    def prediction(self):
+        return SimpleNamespace(maps=lambda images, *_: np.ones_like(images))
+
     def maps(self, surprise):
         return surprise
 
@@ -55,14 +59,14 @@ def measured(monkeypatch):
 
 
 def test_a_perfect_map_finds_all_and_an_empty_one_nothing(measured):
-    assert len(measured) == len(KINDS) * 4
+    assert len(measured) == len(KINDS) * 5
     for row in measured:
         assert row["slices"] == 6  # the black slice has no head
         if row["map"] == "surprise":
             assert row["auroc"] == row["auroc_low"] == 1
             assert row["average_precision"] > 0.9
             assert row["dice"] > 0.8
-        if row["map"] == "restoration":
+        if row["map"] in ("restoration", "prediction"):
             assert row["auroc"] == 0.5
             assert row["average_precision"] == pytest.approx(row["average_precision_chance"])
         for measure in MEASURES:

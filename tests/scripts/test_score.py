@@ -11,6 +11,7 @@ from brainslices import cli
 from brainslices.evaluation.lesions import Lesion
 from brainslices.runs.json_files import read_json, write_json
 from pixelcnn import SlicePrior, lesion_scores
+from pixelcnn.prediction import FLOOR
 from pixelcnn.score import FILES
 
 COMMAND = ROOT / "scripts" / "score.py"
@@ -32,7 +33,7 @@ def main():
 def scored(main, trained_prior, phantom_archive, tmp_path_factory):
     """The test split, in batches that do not divide it."""
     out = tmp_path_factory.mktemp("out") / "scores"
-    arguments = ("--batch-size", 3, "--restore", 2, "--lesions", "--out", out)
+    arguments = ("--batch-size", 3, "--predict", "--restore", 2, "--lesions", "--out", out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lesion_scores, "LESIONS", [Lesion("bright", 12, 0.3)])
         data = ("--data", phantom_archive.path)
@@ -72,9 +73,10 @@ def test_maps_peak_at_the_most_surprising_place(scored):
         assert pixels[place] > highest - 0.25 * (highest - float(pixels.min()))
         assert highest <= float(row["most_surprise"]) + 0.01
         assert 0 <= float(row["percentile"]) <= 100
-    restored = np.load(scored / "restoration_maps.npy")
-    assert (restored.shape, restored.dtype) == ((8, 64, 64), np.float16)
-    assert 0 < restored.max() <= 1
+    for name, highest in (("restoration", 1), ("prediction", 1 / FLOOR)):
+        maps = np.load(scored / f"{name}_maps.npy")
+        assert (maps.shape, maps.dtype) == ((8, 64, 64), np.float16)
+        assert 0 < maps.max() <= highest
     with Image.open(scored / "surprise.png") as image:
         assert image.format == "PNG"
 
@@ -82,7 +84,7 @@ def test_maps_peak_at_the_most_surprising_place(scored):
 @pytest.mark.slow
 def test_lesions_are_measured_for_every_map(scored):
     rows = rows_of(scored, "lesions.csv")
-    maps = ["surprise", "restoration", "reconstruction error", "intensity"]
+    maps = ["surprise", "restoration", "prediction", "reconstruction error", "intensity"]
     assert [row["map"] for row in rows] == maps
     stored = read_json(scored / "metrics.json")["lesions"]
     for row, values in zip(rows, stored, strict=True):

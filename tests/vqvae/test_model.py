@@ -322,3 +322,11 @@ def test_gradients_reach_the_encoder_through_the_codes():
         value = ops.sum(ops.square(model(images)["reconstruction"]))
     gradients = tape.gradient(value, model.encoder.trainable_variables)
     assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+
+
+def test_expected_codes_that_are_certain_decode_as_these_codes():
+    model = scatter_codes(tiny_model())
+    codes = model.encode_to_codes(pictures(2))
+    certain = ops.one_hot(codes, model.config.num_embeddings)
+    expected = model.decode_codes(codes)
+    np.testing.assert_allclose(model.decode_expected(certain), expected, atol=1e-5)

@@ -19,6 +19,7 @@ SAMPLING_ROWS = {
     "sample 16 slices of 8 x 8 codes, beside one pass",
     "sample 16 slices of 8 x 8 codes, 2 attention layers",
     "sample 16 slices of 8 x 8 codes, 2 attention layers, beside one pass",
+    "surprise of 16 slices of 8 x 8 codes",
 }
 OTHER_ROWS = {
     "sample 16 slices of 8 x 8 codes, two conditions",
@@ -69,7 +70,7 @@ def test_thresholds_of_sampling(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
-        (("sampling",), SAMPLING_ROWS),
+        (("sampling", "scoring"), SAMPLING_ROWS),
         pytest.param(("conditions", "growth", "prior"), OTHER_ROWS, marks=pytest.mark.long),
         pytest.param(("sampling_memory",), MEMORY_ROWS, marks=pytest.mark.long),
     ],
