@@ -104,7 +104,9 @@ class Engine:
         archive: SliceArchive | None = None,
         make_scorer: Callable[[], Any] | None = None,
     ):
-        self._make_scorer, self._scorer, self._lock = make_scorer, None, threading.Lock()
+        self._make_scorer: Any = make_scorer
+        self._scorer: Any = None
+        self._lock = threading.Lock()
         self.prior, self.decoder, self.archive = prior, prior.decoder, archive
         self.crop = CropBox(*self.decoder.crop)
         self.nearest = NearestTrain(archive) if archive else None
