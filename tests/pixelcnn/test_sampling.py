@@ -183,6 +183,36 @@ def test_observed_codes_stay_and_condition_those_after_them(sampler):
     )
 
 
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_partial_grids_grow_to_the_grids_of_a_call(sampler, rows):
+    uniform, model = uniform_noise(0, range(3), GRID), sampler.model
+    whole = sampler(POSITIONS, uniform)
+    partial = list(sampler.partial_grids(POSITIONS, uniform, rows=rows))
+    assert len(partial) == -(-model.scan_shape[0] // rows)
+    for name, values in whole.items():
+        np.testing.assert_array_equal(partial[-1][name], values)
+    for step, grids in enumerate(partial, start=1):
+        scans = np.asarray(model.to_scan(grids["codes"]))
+        expected = np.asarray(model.to_scan(whole["codes"])).copy()
+        expected[:, step * rows :] = MASKED
+        np.testing.assert_array_equal(scans, expected)
+
+
+def test_other_limits_sample_as_a_new_sampler_and_compile_nothing(sampler):
+    uniform, limits = uniform_noise(0, range(3), GRID), {"temperature": 0.4, "top_p": 0.7}
+    other = sampler.with_limits(**limits)
+    expected = Sampler(sampler.model, **limits)(POSITIONS, uniform)
+    np.testing.assert_array_equal(other(POSITIONS, uniform)["codes"], expected["codes"])
+    compiled_rows = other._compiled_rows
+    count = compiled_rows.experimental_get_tracing_count()
+    for temperature in (0.5, 0.6):
+        sampler.with_limits(temperature, 0.8)(POSITIONS, uniform)
+    assert compiled_rows.experimental_get_tracing_count() == count
+    assert sampler.limits == {"temperature": 1.0, "top_k": None, "top_p": None}
+    with pytest.raises(InputError, match="temperature=0"):
+        sampler.with_limits(0)
+
+
 @pytest.mark.parametrize(
     ("limits", "received"),
     [

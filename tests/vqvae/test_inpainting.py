@@ -148,6 +148,43 @@ def test_lower_half_of_an_odd_image_has_its_middle_row():
     assert (inpainted[12:] != np.float32(9) / 255).any(axis=1).all()
 
 
+@pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
+def test_mask_of_a_box_is_the_box(model, image, hidden):
+    box, mask = Inpainting(model, image, hidden), Inpainting(model, image, hidden_pixels(hidden))
+    assert mask.hidden == box.hidden
+    np.testing.assert_array_equal(mask.mask, box.mask)
+    np.testing.assert_array_equal(mask.observed_codes(MASKED), box.observed_codes(MASKED))
+
+
+def test_mask_of_any_shape_hides_its_pixels_alone(model, image):
+    rows, cols = np.indices(image.shape)
+    hidden = abs(rows - cols) < 3
+    hidden[:20] = hidden[45:] = False
+    codes = np.random.default_rng(0).integers(0, 32, (1, *model.code_grid_shape))
+    results = []
+    for fill in (0, 255):
+        inpainting = Inpainting(model, np.where(hidden, fill, image).astype("uint8"), hidden)
+        results.append((inpainting.observed_codes(MASKED), inpainting.decode(codes)))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    expected = image[~hidden] / np.float32(255)
+    np.testing.assert_array_equal(results[0][1][0, ..., 0][~hidden], expected)
+    # The corners of the box around the diagonal stay observed.
+    observed = results[0][0] != MASKED
+    assert (
+        observed.mean()
+        > (Inpainting(model, image, inpainting.hidden).observed_codes(-1) >= 0).mean()
+    )
+
+
+def test_mask_that_is_no_mask_of_the_image_is_refused(model, image):
+    for mask in (np.zeros((3, 3), bool), np.zeros(image.shape)):
+        with pytest.raises(InputError, match="`hidden` must be a box, or a bool array"):
+            Inpainting(model, image, mask)
+    with pytest.raises(InputError, match="non-empty part"):
+        Inpainting(model, image, np.zeros(image.shape, bool))
+
+
 def test_whole_image_may_be_hidden(model, image):
     assert (Inpainting(model, image, (0, 0, 64, 64)).observed_codes(MASKED) == MASKED).all()
 
