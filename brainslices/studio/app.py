@@ -15,6 +15,8 @@ __all__ = ["CSS", "JS", "build", "theme"]
 CSS = """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
+.tab-container button.selected { color: var(--primary-700) !important; }
+.dark .tab-container button.selected { color: var(--primary-300) !important; }
 .report { width: 100%; height: 80vh; border: 0; }
 @media (max-width: 640px) {
   .tab-container button { padding: 0 6px !important; font-size: 13px; }
