@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     engine.warm_up()
 
     def page():
-        return build(engine, f"Prior {arguments.run.resolve().name}", report)
+        return build(engine, "/".join(arguments.run.resolve().parts[-2:]), report)
 
     def ready(address: str) -> None:
         print(f"{address} is ready; Ctrl-C stops it", flush=True)
