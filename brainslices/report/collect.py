@@ -176,6 +176,12 @@ class Sampling:
     slices: Sequence[SampledSlice]
 
     @property
+    def images(self) -> list[np.ndarray]:
+        """The samples and their nearest slices."""
+        pairs = [(sample.image, sample.nearest_image) for sample in self.slices]
+        return [image for pair in pairs for image in pair if image is not None]
+
+    @property
     def is_evaluated(self) -> bool:
         """Whether the samples were compared with real slices."""
         return all(self.metrics.get(name) is not None for name in COMPARISON)
@@ -273,21 +279,21 @@ def read_sampling(path: PathLike) -> Sampling:
     files = sorted((path / "slices").glob("sample_*_position_*.png"))
     chosen = np.linspace(0, len(files) - 1, min(len(files), MAX_SHOWN)).round().astype(int)
     slices = [_read_sample(path, files[row], nearest) for row in chosen]
-    images = [image for s in slices for image in (s.image, s.nearest_image) if image is not None]
-    if len(shapes := {image.shape for image in images}) > 1:
+    sampling = Sampling(path, metrics, slices)
+    if len(shapes := {image.shape for image in sampling.images}) > 1:
         raise CorruptFileError(f"{path} holds images of several sizes: {sorted(shapes)}.")
-    return Sampling(path, metrics, slices)
+    return sampling
 
 
 def _read_sample(path, file, nearest):
     with reading(file, "sample", "Run sample.py again."):
         label = file.stem.split("_", 2)[2].replace("_", " ")  # without "sample" and its number
-        sample = SampledSlice(label, _read_pixels(file))
+        image = _read_pixels(file)
     if file.name not in nearest:
-        return sample
+        return SampledSlice(label, image)
     other = path / "nearest" / file.name
     with reading(other, "nearest slice", "Run sample.py again."):
-        return SampledSlice(label, sample.image, *nearest[file.name], _read_pixels(other))
+        return SampledSlice(label, image, *nearest[file.name], _read_pixels(other))
 
 
 def _read_pixels(file):

@@ -1,7 +1,6 @@
 """One HTML file with all it needs: pictures, plotly.js, style and script are in the file."""
 
 import base64
-import importlib.metadata
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from scipy.ndimage import find_objects
 
 from brainslices.errors import InputError
 from brainslices.report import plots
@@ -44,7 +44,8 @@ MEASURES = {
     "entropy_by_position": "nats per code by position, without a prior",
     "seconds": "seconds of training",
 }
-MARGIN = 4  # pixels around what is not black in any sample
+# Samples are cut to the box of what is brighter than DARK in any of them, and MARGIN pixels more.
+DARK, MARGIN = 5, 4
 
 
 def write_report(
@@ -119,7 +120,6 @@ def _render(
         sentences=judge(runs, reconstruction, sampling),
         notes=list(_notes(runs, reconstruction, sampling)),
         figures=figures,
-        version=importlib.metadata.version("brainslices"),
         plotly=Markup(get_plotlyjs()),  # noqa: S704  plotly.js itself
     )
 
@@ -141,15 +141,13 @@ def _notes(runs, reconstruction, sampling):
             yield f"{run.name}: {run.status}. Run its training command again to resume."
         if run.counts is None:
             yield f"{run.name}: the archive is not where it was; its subjects are not counted."
-    hashes = {
-        run.kind: [other.model_hash for other in runs if other.kind == run.kind] for run in runs
+    made_by = {
+        "reconstruction": ("vqvae", reconstruction and reconstruction.metrics.get("model_hash")),
+        "samples": ("pixelcnn", sampling and sampling.metrics.get("prior_hash")),
     }
-    results = [
-        ("reconstruction", "vqvae", reconstruction and reconstruction.metrics.get("model_hash"))
-    ]
-    results += [("samples", "pixelcnn", sampling and sampling.metrics.get("prior_hash"))]
-    for name, kind, model_hash in results:
-        if model_hash and kind in hashes and model_hash not in hashes[kind]:
+    for name, (kind, model_hash) in made_by.items():
+        hashes = [run.model_hash for run in runs if run.kind == kind]
+        if model_hash and hashes and model_hash not in hashes:
             yield f"The {name} were made by another model, or another epoch, than the runs' here."
     if reconstruction and not reconstruction.examples:
         yield "The reconstruction has no examples.npz: run reconstruct.py again to see slices."
@@ -159,17 +157,9 @@ def _content_box(sampling):
     """Rows and columns that hold all content of the samples and their nearest slices."""
     if not sampling or not sampling.slices:
         return slice(None), slice(None)
-    brightest = np.max(
-        [s.image for s in sampling.slices]
-        + [s.nearest_image for s in sampling.slices if s.nearest_image is not None],
-        axis=0,
-    )
-    sides = []
-    for axis in (1, 0):
-        filled = np.flatnonzero(brightest.max(axis=axis) > 5)
-        start, stop = (filled[0], filled[-1] + 1) if filled.size else (0, brightest.shape[1 - axis])
-        sides.append(slice(max(start - MARGIN, 0), stop + MARGIN))
-    return tuple(sides)
+    found = find_objects((np.max(sampling.images, axis=0) > DARK).astype("uint8"))
+    sides = found[0] if found else (slice(0, None), slice(0, None))
+    return tuple(slice(max(s.start - MARGIN, 0), s.stop and s.stop + MARGIN) for s in sides)
 
 
 def _number(value: object) -> str:
