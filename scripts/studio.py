@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [prior.provenance.run.path, arguments.run]
         report = write_report(Path(folder) / "report.html", runs).read_text("utf-8")
-    engine = Engine(prior, _archive(prior.provenance.run, arguments.data))
+    archive = _archive(prior.provenance.run, arguments.data)
+    engine = Engine(prior, archive, _scorer(prior, archive))
     print("compiling the models; the page opens when they are ready", flush=True)
     engine.warm_up()
 
@@ -85,6 +86,24 @@ def _archive(vqvae, data):
             raise
         print(f"No test slices and no nearest training slices: {error}")
         return None
+
+
+def _scorer(prior, archive):
+    """Return what makes the scorer; None if the VQ-VAE's run has no code grids."""
+    from brainslices.data.code_grids import CodeGrids
+    from pixelcnn.scorer import Scorer
+
+    path = prior.provenance.run.code_grids_path
+    if not path.is_file():
+        print(f"No surprise maps: {path} is missing. Run encode_codes.py.")
+        return None
+
+    def make():
+        grids = CodeGrids.load(path)
+        is_same = archive is not None and archive.content_hash == grids.archive_hash
+        return Scorer(prior, grids, archive.subjects if is_same else None)
+
+    return make
 
 
 if __name__ == "__main__":

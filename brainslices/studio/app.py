@@ -8,6 +8,7 @@ from brainslices.studio.engine import Engine
 from brainslices.studio.inpaint_tab import inpaint_tab
 from brainslices.studio.reconstruct_tab import reconstruct_tab
 from brainslices.studio.sample_tab import sample_tab
+from brainslices.studio.surprise_tab import surprise_tab
 
 __all__ = ["CSS", "JS", "build", "theme"]
 
@@ -16,6 +17,7 @@ CSS = """
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
 .report { width: 100%; height: 80vh; border: 0; }
 @media (max-width: 640px) {
+  .tab-container button { padding: 0 6px !important; font-size: 13px; }
   .slices .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
 }
 .status table { font-variant-numeric: tabular-nums; }
@@ -47,6 +49,9 @@ def build(engine: Engine, title: str, report: str) -> gr.Blocks:
             reconstruct_tab(engine)
         with gr.Tab("Inpaint"):
             inpaint_tab(engine)
+        if engine.can_score:
+            with gr.Tab("Surprise"):
+                surprise_tab(engine)
         with gr.Tab("Runs") as runs:
             shown = gr.HTML("The report is loading.")
         # Sent when it is looked at: it holds a library of several megabytes.

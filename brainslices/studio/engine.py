@@ -1,7 +1,8 @@
 """What the browser app computes, without the browser; every call is independent of the others."""
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from brainslices.evaluation.nearest import NearestTrain
 from brainslices.studio.pictures import partial
 from brainslices.studio.uploads import Upload
 
-__all__ = ["BATCH", "Engine", "Reconstruction", "Sampling"]
+__all__ = ["BATCH", "Engine", "Reconstruction", "Sampling", "SurpriseMap"]
 
 # Grids sampled at a time: one size, so that the sampler is compiled once.
 BATCH = 8
@@ -67,15 +68,45 @@ class Reconstruction:
     scores: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class SurpriseMap:
+    """Where a slice is unlike the validation slices.
+
+    Args:
+        original: float32 array of shape (rows, cols), the part that codes cover.
+        values: float32 array of the same shape, nats.
+        highest: value to draw brightest.
+        bits: bits under the prior.
+        percentile: of the bits, among validation slices of its level.
+        position: the likeliest slice position.
+    """
+
+    original: np.ndarray
+    values: np.ndarray
+    highest: float
+    bits: float
+    percentile: float
+    position: float
+
+
 class Engine:
     """A prior, the decoder of its codes and, if it is reachable, their slice archive.
 
     Args:
         prior: a `SlicePrior`, whose decoder can encode.
         archive: the slice archive of the decoder, or None.
+        make_scorer: returns a `Scorer` of the prior, which takes a while, or None.
     """
 
-    def __init__(self, prior: Any, archive: SliceArchive | None = None):
+    def __init__(
+        self,
+        prior: Any,
+        archive: SliceArchive | None = None,
+        make_scorer: Callable[[], Any] | None = None,
+    ):
+        self._make_scorer: Any = make_scorer
+        self._scorer: Any = None
+        self._lock = threading.Lock()
         self.prior, self.decoder, self.archive = prior, prior.decoder, archive
         self.crop = CropBox(*self.decoder.crop)
         self.nearest = NearestTrain(archive) if archive else None
@@ -186,6 +217,30 @@ class Engine:
         log_prob = np.asarray(self.prior.model.log_prob(grids, given))
         nats = -log_prob.sum(axis=(1, 2), dtype="float64")
         return float(nats.min() / math.log(2)), float(positions[nats.argmin()])
+
+    @property
+    def can_score(self) -> bool:
+        """Whether there are validation slices to compare with."""
+        return self._make_scorer is not None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the validation slices are scored."""
+        return self._scorer is not None
+
+    def surprise(self, image: np.ndarray) -> SurpriseMap:
+        """Map the surprise of a slice, uint8 of shape (rows, cols)."""
+        with self._lock:  # several windows score the validation slices once
+            self._scorer = self._scorer or self._make_scorer()
+        original = image / np.float32(255)
+        position = self.prior_bits(self.encode(original))[1]
+        given = self.prior.model.with_conditions(np.array([position]))
+        scored = self._scorer([original], given, silent=True)
+        cut, values = self.crop.cut(np.stack([original, self._scorer.maps(scored.surprise)[0]]))
+        highest = 2 * self._scorer.threshold
+        return SurpriseMap(
+            cut, values, highest, float(scored.bits[0]), float(scored.percentiles[0]), position
+        )
 
     def avif(self, original: np.ndarray) -> tuple[np.ndarray, float, dict[str, float]]:
         """Code a slice as AVIF at the raw rate of its codes.

@@ -6,7 +6,16 @@ from PIL import Image, ImageDraw
 
 from brainslices.data.crop import CropBox
 
-__all__ = ["cell_at", "code_grid", "grey", "hidden_mask", "large", "partial", "similarity"]
+__all__ = [
+    "cell_at",
+    "code_grid",
+    "grey",
+    "hidden_mask",
+    "large",
+    "overlay",
+    "partial",
+    "similarity",
+]
 
 COLUMN = 520  # pixels
 CELL = 16  # pixels of a code's cell
@@ -86,6 +95,21 @@ def hidden_mask(layers: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
         alpha = Image.fromarray(layer[..., 3])
         mask |= np.asarray(alpha.resize(shape[::-1], Image.Resampling.NEAREST)) > 127
     return mask
+
+
+def overlay(image: np.ndarray, values: np.ndarray, highest: float) -> Image.Image:
+    """Lay a map over a slice, both float (rows, cols), the more opaque the higher; enlarge it.
+
+    Args:
+        image: the slice, in [0, 1].
+        values: the map; at 0 and below it is transparent.
+        highest: value of the brightest colour; the map is opaque from half of it on.
+    """
+    share = np.clip(values / highest, 0, 1)
+    opacity = np.clip(2 * share, 0, 1)[..., np.newaxis]
+    colours = matplotlib.colormaps["inferno"](share)[..., :3]
+    mixed = opacity * colours + (1 - opacity) * image[..., np.newaxis]
+    return _enlarged(Image.fromarray(np.rint(mixed * 255).astype("uint8")))
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:

@@ -263,10 +263,39 @@ def test_painted_part_is_filled_in(window):
 
 
 @browser_test
+def test_surprise_map_is_laid_over_the_slice(window):
+    page = window()
+    panel = open_tab(page, "Surprise")
+    press(panel, "Take a slice of the test split")
+    panel.get_by_text("percentile 60 of the validation slices").wait_for()
+    assert panel.locator("img").count() == 2
+
+
+@browser_test
 def test_report_of_the_runs_is_shown(window):
     page = window()
     open_tab(page, "Runs")
     page.frame_locator("iframe.report").get_by_text("The report").wait_for()
+
+
+@browser_test
+def test_command_opens_a_trained_prior(window, trained_prior):
+    script = ROOT / "scripts" / "studio.py"
+    with server(script, "--run", trained_prior, "--port", free_port()) as address:
+        page = window(url=address)
+        press(page, "Sample")
+        page.get_by_text(re.compile(r"4 slices of \d+ codes")).wait_for()
+        page.get_by_text("SSIM 0.").first.wait_for()
+        panel = open_tab(page, "Inpaint")
+        press(panel, "Take a slice of the test split")
+        panel = open_tab(page, "Reconstruct")
+        press(panel, "Take a slice of the test split")
+        panel.get_by_text("Likeliest position").wait_for()
+        panel = open_tab(page, "Surprise")
+        press(panel, "Take a slice of the test split")
+        panel.get_by_text("of the validation slices near position").wait_for()
+        open_tab(page, "Runs")
+        page.frame_locator("iframe.report").get_by_text("Verdict").first.wait_for()
 
 
 @browser_test
@@ -275,7 +304,7 @@ def test_pages_are_accessible_and_fit_the_window(window, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="wants axe").Axe()
     page = window(width, 900)
     serious = {}
-    for name in ("Sample", "Reconstruct", "Inpaint", "Runs"):
+    for name in ("Sample", "Reconstruct", "Inpaint", "Surprise", "Runs"):
         open_tab(page, name)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

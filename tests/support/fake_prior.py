@@ -41,6 +41,21 @@ class FakeModel:
         return -np.broadcast_to(nats[:, None, None], codes.shape).astype("float32")
 
 
+class FakeScorer:
+    """The surprise of a code is its distance to the middle of the codebook."""
+
+    threshold = 10.0
+
+    def __call__(self, images, positions, silent):
+        codes = FakeDecoder().encode_to_codes(np.stack(images)[..., None])
+        surprise = np.abs(codes - CODES / 2).astype("float32")
+        bits = surprise.sum(axis=(1, 2))
+        return SimpleNamespace(surprise=surprise, bits=bits, percentiles=np.full(len(bits), 60.0))
+
+    def maps(self, values):
+        return CROP.paste(np.kron(values, np.ones((1, 8, 8))), (SIDE, SIDE))
+
+
 class FakePrior:
     """Samples uniform codes, a row at a time; `delay_s` is how long a row takes."""
 

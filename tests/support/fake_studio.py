@@ -5,7 +5,7 @@ import sys
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 
-from fake_prior import FakePrior  # noqa: E402
+from fake_prior import FakePrior, FakeScorer  # noqa: E402
 
 from brainslices.data.archive import SliceArchive  # noqa: E402
 from brainslices.studio.app import build  # noqa: E402
@@ -14,7 +14,7 @@ from brainslices.studio.server import serve  # noqa: E402
 
 
 def main(port, archive, delay_s, password=None):
-    engine = Engine(FakePrior(float(delay_s)), SliceArchive.open(archive))
+    engine = Engine(FakePrior(float(delay_s)), SliceArchive.open(archive), FakeScorer)
     serve(
         lambda: build(engine, "A made-up prior", "<h1>The report</h1>"),
         "127.0.0.1",

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from fake_prior import CODES, CROP, GRID, SIDE, FakePrior
+from fake_prior import CODES, CROP, GRID, SIDE, FakePrior, FakeScorer
 
 from brainslices.errors import InputError
 from brainslices.studio.engine import BATCH, Engine
@@ -96,6 +96,25 @@ def test_avif_has_at_least_the_rate_of_the_codes(engine, image):
     assert coded.shape == image.shape
     assert rate >= engine.decoder.bits_per_pixel_raw
     assert set(scores) == {"ssim", "ssim_foreground", "psnr_db"}
+
+
+def test_surprise_is_that_of_the_scorer_which_is_made_once(phantom_archive, image):
+    made = []
+
+    def make():
+        made.append(FakeScorer())
+        return made[-1]
+
+    engine = Engine(FakePrior(), phantom_archive, make)
+    assert engine.can_score
+    assert not engine.has_reference
+    for _ in range(2):
+        result = engine.surprise(image)
+    assert len(made) == 1
+    expected = np.abs(engine.encode(image / np.float32(255)) - CODES / 2)
+    np.testing.assert_array_equal(result.values[::8, ::8], expected)
+    assert (result.bits, result.percentile) == (expected.sum(), 60)
+    assert result.original.shape == result.values.shape == (48, 56)
 
 
 def test_completions_come_one_after_the_other_and_keep_what_is_visible(engine, image):

@@ -8,6 +8,7 @@ from brainslices.studio.pictures import (
     code_grid,
     grey,
     hidden_mask,
+    overlay,
     partial,
     similarity,
 )
@@ -46,6 +47,14 @@ def test_partial_shows_only_what_is_sampled():
     np.testing.assert_array_equal(shown[2:, 3:], content[2:, 3:])
     assert (shown[:2, 3:] == PENDING).all()
     assert (shown[2:, :3] == PENDING).all()
+
+
+def test_overlay_leaves_what_is_not_surprising():
+    image, values = np.full((8, 600), 0.5), np.repeat([-1.0, 0.0, 4.0, 8.0], 150)[None].repeat(8, 0)
+    shown = np.asarray(overlay(image, values, 8.0)).astype(int)[4, 75::150]
+    assert (shown[:2] == 128).all()
+    assert shown[3].sum() > shown[2].sum()
+    assert shown[2, 0] > shown[2, 2]  # opaque: red, not grey
 
 
 def test_mask_is_the_union_of_opaque_paint():

@@ -1,0 +1,48 @@
+"""The tab that shows where a slice is unlike the training slices."""
+
+from typing import Any
+
+import gradio as gr
+
+from brainslices.studio.engine import Engine
+from brainslices.studio.pictures import large, overlay
+from brainslices.studio.widgets import OPTIONS, PICTURE, pick, show_errors, source
+
+__all__ = ["surprise_tab"]
+
+HINT = "Upload a slice to see where it is unlike the slices that the prior was trained on."
+
+
+def surprise_tab(engine: Engine) -> None:
+    """Lay out the tab and connect its events."""
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            upload, number = source(engine)
+            status = gr.Markdown(HINT, elem_classes="status")
+            cancel = gr.Button("Cancel", variant="stop")
+        with gr.Column(scale=2, min_width=320):
+            shown = gr.ImageSlider(label="Original | surprise map over it", **PICTURE)
+
+    @show_errors
+    def score(upload, number):
+        image = pick(upload, number)
+        if not engine.has_reference:
+            yield "Scoring the validation slices first, once: about half a minute.", None
+        result = engine.surprise(image)
+        pair = large(result.original), overlay(result.original, result.values, result.highest)
+        yield (
+            f"{result.bits:,.0f} bits under the prior, percentile {result.percentile:.0f} of the "
+            f"validation slices near position {result.position:.2f}.\n\nBright: codes that cost "
+            "more than at that place and level on validation slices.",
+            pair,
+        )
+
+    run: Any = gr.on(
+        [upload.change, number.release],
+        score,
+        [upload, number],
+        [status, shown],
+        trigger_mode="always_last",
+        **OPTIONS,
+    )
+    cancel.click(lambda: "Cancelled.", None, status, cancels=[run], api_visibility="private")
