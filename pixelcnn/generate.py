@@ -1,6 +1,5 @@
 """Sampled slices as files: PNGs, contact sheet, codes and scores."""
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from brainslices.csv_files import write_rows
 from brainslices.data.archive import SliceArchive
 from brainslices.data.crop import CropBox
 from brainslices.data.subject_table import is_numeric
@@ -258,12 +258,12 @@ def _write_nearest(folder, names, archive, rows, scores):
     """Write the nearest training slice of each named sample, and their table."""
     (folder / "nearest").mkdir()
     pixels = archive.images
-    with (folder / "nearest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["sample", "slice_id", "ssim"])
-        for name, row, score in zip(names, rows, scores.tolist(), strict=True):
-            writer.writerow([name, archive.index[row].slice_id, score])
-            Image.fromarray(pixels[row]).save(folder / "nearest" / name)
+    rows_of_table = []
+    for name, row, score in zip(names, rows, scores.tolist(), strict=True):
+        slice_id = archive.index[row].slice_id
+        rows_of_table.append({"sample": name, "slice_id": slice_id, "ssim": score})
+        Image.fromarray(pixels[row]).save(folder / "nearest" / name)
+    write_rows(folder / "nearest.csv", rows_of_table)
 
 
 def _beside(images, samples, crop, archive, neighbours):

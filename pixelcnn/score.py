@@ -32,6 +32,7 @@ FILES = (
     "prediction_maps.npy",
     "restoration_maps.npy",
     "lesions.csv",
+    "report.html",
 )
 LABELS = {"best": "most", "median": "median", "worst": "least"}
 

@@ -16,7 +16,7 @@ run scripts/reconstruct.py --run "$out/vqvae" --data "$out/phantoms" --split tes
 run scripts/train_pixelcnn.py --vqvae "$out/vqvae" --run "$out/prior" --epochs 20 --channels 64 --layers 6 --variants 1 \
   --conditions age sex
 run scripts/sample.py --run "$out/prior" --count 64 --evaluate --nearest --out "$out/samples"
-run scripts/sample.py --run "$out/prior" --count 16 --condition age=85 --out "$out/aged"
+run scripts/sample.py --run "$out/prior" --count 6 --condition age=30,50,70,85 --out "$out/aged"
 run scripts/report.py --runs "$out/vqvae" "$out/prior" --reconstruction "$out/reconstruction" --samples "$out/samples" \
   --out "$out/report.html"
 cat <<END

@@ -29,6 +29,8 @@ class Arguments:
     """Folder of tune.py."""
     samples: Path | None = None
     """Output folder of sample.py."""
+    scores: Path | None = None
+    """Output folder of score.py."""
     reconstruction: Path | None = None
     """Output folder of reconstruct.py."""
     open: bool = False
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.runs,
         reconstruction=arguments.reconstruction,
         samples=arguments.samples,
+        scores=arguments.scores,
         search=search,
     )
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a web browser")

@@ -40,6 +40,8 @@ class Arguments:
     scoring: ScoringConfig
     split: str | None = None
     """train, validate or test. By default test, or all images of a folder without splits."""
+    report: bool = False
+    """Write OUT/report.html: the prior's run, the scores and the figure."""
     selection: FileSelection = FileSelection()
 
 
@@ -60,6 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(summary(metrics))
     print(f"{arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")
+    if arguments.report:
+        from brainslices.report.page import write_report
+
+        out = arguments.out
+        print(write_report(out / "report.html", [arguments.run], scores=out))
 
 
 if __name__ == "__main__":

@@ -26,10 +26,12 @@ __all__ = [
     "RunRecord",
     "SampledSlice",
     "Sampling",
+    "Scoring",
     "Search",
     "read_reconstruction",
     "read_run",
     "read_sampling",
+    "read_scoring",
 ]
 
 SCORES = dict.fromkeys(("ssim", "ssim_foreground", "psnr_db"), NUMBER)
@@ -42,6 +44,12 @@ OPTIONAL_NUMBER = (lambda value: value is None or NUMBER[0](value), "a number or
 MEASURES = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
 SAMPLING = {"samples": NATURAL, "temperature": NUMBER, "seed": INTEGER}
 COMPARISON = {f"{name}{end}": OPTIONAL_NUMBER for name in MEASURES for end in ("", "_real")}
+SCORING = {
+    f"{name}{end}": NUMBER
+    for name in ("bits_per_slice", "nats_per_code", "percentile")
+    for end in ("", "_low", "_high")
+}
+SCORING |= {"nats_per_code_validate": NUMBER, "subjects": NATURAL, "slices": NATURAL}
 RUN_SCORES = ("ssim", "ssim_foreground", "train_codebook_usage", "seconds")
 RUN = dict.fromkeys(RUN_SCORES, OPTIONAL_NUMBER)
 RUN |= dict.fromkeys(("entropy", "entropy_by_position", "nats_per_code"), OPTIONAL_NUMBER)
@@ -188,6 +196,15 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """The result of score.py: `metrics.json`, and its figure, uint8 of shape (rows, cols, 3)."""
+
+    path: Path
+    metrics: dict[str, Any]
+    figure: np.ndarray
+
+
+@dataclass(frozen=True)
 class Search:
     """The trials of a search.
 
@@ -285,6 +302,18 @@ def read_sampling(path: PathLike) -> Sampling:
     return sampling
 
 
+def read_scoring(path: PathLike) -> Scoring:
+    """Read the output folder of score.py.
+
+    Raises:
+        InputError: if it is none, or a file of it is corrupt.
+    """
+    path = Path(path)
+    metrics, figure = _read_metrics(path, "score.py", SCORING), path / "surprise.png"
+    with reading(figure, "figure", "Run score.py again."):
+        return Scoring(path, metrics, _read_pixels(figure, "RGB"))
+
+
 def _read_sample(path, file, nearest):
     with reading(file, "sample", "Run sample.py again."):
         label = file.stem.split("_", 2)[2].replace("_", " ")  # without "sample" and its number
@@ -296,6 +325,6 @@ def _read_sample(path, file, nearest):
         return SampledSlice(label, image, *nearest[file.name], _read_pixels(other))
 
 
-def _read_pixels(file):
+def _read_pixels(file, mode="L"):
     with Image.open(file) as image:
-        return np.asarray(image.convert("L"))
+        return np.asarray(image.convert(mode))

@@ -19,10 +19,12 @@ from brainslices.report.collect import (
     Reconstruction,
     RunRecord,
     Sampling,
+    Scoring,
     Search,
     read_reconstruction,
     read_run,
     read_sampling,
+    read_scoring,
 )
 from brainslices.report.verdict import judge
 from brainslices.runs.atomic import atomic_path
@@ -54,6 +56,7 @@ def write_report(
     *,
     reconstruction: PathLike | None = None,
     samples: PathLike | None = None,
+    scores: PathLike | None = None,
     search: Search | None = None,
 ) -> Path:
     """Write a report; what is not given, or not measured yet, is named in it.
@@ -63,6 +66,7 @@ def write_report(
         runs: run folders of either stage, trained or half trained.
         reconstruction: output folder of reconstruct.py.
         samples: output folder of sample.py.
+        scores: output folder of score.py.
         search: the trials of a search.
 
     Returns:
@@ -74,12 +78,13 @@ def write_report(
     out = Path(out)
     if out.suffix != ".html":
         raise InputError(f"`out` must end in .html. Received: out={out}.")
-    if not (runs or reconstruction or samples or search):
+    if not (runs or reconstruction or samples or scores or search):
         raise InputError("`runs` must name at least one run folder. Received: none.")
     text = _render(
         [read_run(path) for path in runs],
         read_reconstruction(reconstruction) if reconstruction else None,
         read_sampling(samples) if samples else None,
+        read_scoring(scores) if scores else None,
         search,
     )
     with atomic_path(out) as temporary:
@@ -91,6 +96,7 @@ def _render(
     runs: list[RunRecord],
     reconstruction: Reconstruction | None,
     sampling: Sampling | None,
+    scoring: Scoring | None,
     search: Search | None,
 ) -> str:
     environment = jinja2.Environment(
@@ -115,10 +121,11 @@ def _render(
         comparison=[*_comparison(runs)],
         reconstruction=reconstruction,
         sampling=sampling,
+        scoring=scoring,
         search=search,
         box=_content_box(sampling),
         sentences=judge(runs, reconstruction, sampling),
-        notes=list(_notes(runs, reconstruction, sampling)),
+        notes=list(_notes(runs, reconstruction, sampling, scoring)),
         figures=figures,
         plotly=Markup(get_plotlyjs()),  # noqa: S704  plotly.js itself
     )
@@ -134,7 +141,7 @@ def _comparison(runs):
             yield label, values
 
 
-def _notes(runs, reconstruction, sampling):
+def _notes(runs, reconstruction, sampling, scoring):
     """Yield what is missing, or does not belong together."""
     for run in runs:
         if not run.status.startswith("trained"):
@@ -144,11 +151,12 @@ def _notes(runs, reconstruction, sampling):
     made_by = {
         "reconstruction": ("vqvae", reconstruction and reconstruction.metrics.get("model_hash")),
         "samples": ("pixelcnn", sampling and sampling.metrics.get("prior_hash")),
+        "scores": ("pixelcnn", scoring and scoring.metrics.get("prior_hash")),
     }
     for name, (kind, model_hash) in made_by.items():
         hashes = [run.model_hash for run in runs if run.kind == kind]
         if model_hash and hashes and model_hash not in hashes:
-            yield f"The {name} were made by another model, or another epoch, than the runs' here."
+            yield f"{name} of another model, or another epoch, than the runs of this report."
     if reconstruction and not reconstruction.examples:
         yield "The reconstruction has no examples.npz: run reconstruct.py again to see slices."
 

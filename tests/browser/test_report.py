@@ -9,6 +9,7 @@ from made_up_report import (
     write_reconstruction,
     write_run,
     write_sampling,
+    write_scoring,
     write_search,
 )
 
@@ -40,6 +41,7 @@ def report(tmp_path_factory):
         runs,
         reconstruction=write_reconstruction(folder / "reconstruction"),
         samples=write_sampling(folder / "samples"),
+        scores=write_scoring(folder / "scores"),
         search=read_search(write_search(folder / "search")),
     )
 

@@ -33,7 +33,17 @@ def main():
 def scored(main, trained_prior, phantom_archive, tmp_path_factory):
     """The test split, in batches that do not divide it."""
     out = tmp_path_factory.mktemp("out") / "scores"
-    arguments = ("--batch-size", 3, "--predict", "--restore", 2, "--lesions", "--out", out)
+    arguments = (
+        "--batch-size",
+        3,
+        "--predict",
+        "--restore",
+        2,
+        "--lesions",
+        "--report",
+        "--out",
+        out,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lesion_scores, "LESIONS", [Lesion("bright", 12, 0.3)])
         data = ("--data", phantom_archive.path)
@@ -65,6 +75,7 @@ def test_bits_are_those_of_the_slice_prior(scored, trained_prior, phantom_archiv
 @pytest.mark.slow
 def test_maps_peak_at_the_most_surprising_place(scored):
     assert {path.name for path in scored.iterdir()} == set(FILES)
+    assert '<section id="surprise">' in (scored / "report.html").read_text()
     maps = np.load(scored / "surprise_maps.npy")
     assert (maps.shape, maps.dtype) == ((8, 64, 64), np.float16)
     for row, pixels in zip(rows_of(scored), maps, strict=True):

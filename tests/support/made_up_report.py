@@ -105,6 +105,16 @@ def write_sampling(folder, with_nearest=True, **changes):
     return folder
 
 
+def write_scoring(folder, **changes):
+    """Write the output of score.py, with a small figure."""
+    names = ("bits_per_slice", "nats_per_code", "percentile")
+    values = {f"{name}{end}": 50.0 for name in names for end in ("", "_low", "_high")}
+    values |= {"nats_per_code_validate": 3.5, "subjects": 2, "slices": 6}
+    write_json(folder / "metrics.json", values | changes)
+    save_image(folder / "surprise.png", mode="RGBA")
+    return folder
+
+
 def write_search(folder):
     """Write the folder of a search with the trials of `made_up_trials`."""
     description = {"archive_hash": "a" * 64, "precision": "float32", "space": []}

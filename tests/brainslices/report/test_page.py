@@ -9,6 +9,7 @@ from made_up_report import (
     write_reconstruction,
     write_run,
     write_sampling,
+    write_scoring,
 )
 
 from brainslices.errors import InputError
@@ -26,6 +27,7 @@ def folders(tmp_path):
         ],
         "reconstruction": write_reconstruction(tmp_path / "reconstruction"),
         "samples": write_sampling(tmp_path / "samples"),
+        "scores": write_scoring(tmp_path / "scores"),
     }
 
 
@@ -38,7 +40,7 @@ def visible(path):
 def test_page_holds_every_part_and_refers_to_no_other_file(folders, tmp_path):
     path = write_report(tmp_path / "report.html", **folders)
     html = visible(path)
-    for part in ("verdict", "runs", "curves", "reconstruction", "samples"):
+    for part in ("verdict", "runs", "curves", "reconstruction", "samples", "surprise"):
         assert f'<section id="{part}">' in html
     assert 'id="trials"' not in html
     assert "train_3, SSIM 0.750" in html
@@ -80,7 +82,9 @@ def test_subjects_are_counted_where_the_archive_is_unchanged(tmp_path, phantom_a
 
 def test_results_of_other_models_are_named(folders, tmp_path):
     folders["reconstruction"] = write_reconstruction(tmp_path / "other", model_hash="f" * 64)
-    assert "made by another model" in visible(write_report(tmp_path / "report.html", **folders))
+    assert "reconstruction of another model" in visible(
+        write_report(tmp_path / "report.html", **folders)
+    )
 
 
 def test_older_reconstruction_has_no_slices_to_show(folders, tmp_path):
@@ -112,6 +116,8 @@ def test_runs_are_compared_in_one_table(tmp_path):
         ("reconstruction/examples.npz", "PK"),
         ("samples/metrics.json", '{"samples": 1, "temperature": 1, "seed": "x"}'),
         ("samples/nearest.csv", "sample\n1\n"),
+        ("scores/metrics.json", '{"slices": 6}'),
+        ("scores/surprise.png", "PNG"),
         ("samples/slices/sample_0000_position_0.000.png", "PNG"),
         ("samples/nearest/sample_0000_position_0.000.png", None),
     ],
