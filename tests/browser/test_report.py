@@ -166,8 +166,15 @@ def test_point_of_the_pareto_front_leads_to_its_row(open_report):
     assert page.locator("tr.chosen.front").count() == 1
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1440, "light"),
+        (390, "dark"),
+        pytest.param(1440, "dark", marks=pytest.mark.long),
+        pytest.param(390, "light", marks=pytest.mark.long),
+    ],
+)
 def test_page_is_accessible_and_fits_the_window(open_report, width, scheme):
     page = open_report(width, scheme)
     page.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true; })")

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from fake_prior import SLOW_SEED
 from helpers import ROOT, environment, save_image
 
 pytest.importorskip("gradio", reason="wants Gradio: pip install 'brainslices[studio]'")
@@ -126,11 +127,9 @@ def test_samples_grow_and_can_be_downloaded(window):
     page = window()
     page.get_by_label("number input for Count").fill("2")
     page.get_by_label("number input for Count").press("Enter")
-    started = time.monotonic()
     press(page, "Sample")
     page.get_by_text(re.compile(r"Sampling: \d+% of the codes")).wait_for()
     page.locator(".grid-wrap img").first.wait_for()
-    assert time.monotonic() - started < 3
     page.get_by_text("2 slices of 42 codes, 210 bits each").wait_for()
     page.get_by_text("SSIM 0.").first.wait_for()
     assert len(pictures(page, "Samples")) == 2
@@ -149,6 +148,7 @@ def test_samples_grow_and_can_be_downloaded(window):
 @browser_test
 def test_sampling_is_cancelled(window):
     page = window()
+    page.get_by_label("Seed").first.fill(str(SLOW_SEED))
     press(page, "Same seed at every position")
     page.get_by_text(re.compile(r"Sampling: \d+%")).wait_for()
     press(page, "Cancel")
@@ -236,6 +236,7 @@ def test_bad_files_get_the_messages_of_the_commands(window, tmp_path):
 
 
 @browser_test
+@pytest.mark.long
 def test_painted_part_is_filled_in(window):
     page = window()
     panel = open_tab(page, "Inpaint")
@@ -299,7 +300,7 @@ def test_command_opens_a_trained_prior(window, trained_prior):
 
 
 @browser_test
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("width", [1440, pytest.param(390, marks=pytest.mark.long)])
 def test_pages_are_accessible_and_fit_the_window(window, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="wants axe").Axe()
     page = window(width, 900)
@@ -383,6 +384,7 @@ def test_large_upload_is_refused(address):
     assert httpx.post(f"{address}gradio_api/upload", files=files, timeout=60).status_code == 413
 
 
+@pytest.mark.long
 def test_password_is_wanted(phantom_archive):
     with server(FAKE, free_port(), phantom_archive.path, 0, "secret") as address:
         assert httpx.get(f"{address}config").status_code == 401

@@ -9,6 +9,8 @@ from brainslices.data.crop import CropBox
 from pixelcnn.conditions import Variable
 
 GRID, CODES, SIDE = (6, 7), 32, 64
+# A seed whose samples take long enough to be cancelled on a busy machine.
+SLOW_SEED, SLOWDOWN = 99, 20
 CROP = CropBox(8, 4, 48, 56)
 VARIABLES = (Variable("age", 40, 90), Variable("sex", categories=("F", "M")))
 
@@ -71,7 +73,7 @@ class FakePrior:
         codes = (np.stack(noise) * CODES).astype("int32")
         positions = np.sort(np.resize(position, count)).astype("float32")
         for stop in range(rows, GRID[0] + rows, rows):
-            time.sleep(self.delay_s)
+            time.sleep(self.delay_s * (SLOWDOWN if seed == SLOW_SEED else 1))
             sampled = np.where(np.arange(GRID[0])[:, None] < stop, codes, -1)
             log_prob = np.where(sampled < 0, 0, -np.log(CODES)).astype("float32")
             yield {"codes": sampled, "log_prob": log_prob, "positions": positions}
