@@ -106,7 +106,7 @@ def assert_same_run(first, second):
 @pytest.mark.parametrize(
     ("stage", "stops"),
     [
-        ("vqvae", 2),
+        ("vqvae", 1),
         pytest.param("vqvae", 12, marks=pytest.mark.long),
         pytest.param("pixelcnn", 12, marks=pytest.mark.long),
     ],

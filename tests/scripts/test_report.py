@@ -42,6 +42,7 @@ def test_folder_that_is_no_run_is_refused_with_status_2(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_commands_write_reports_of_what_they_made(tmp_path):
     data, vqvae, prior = (tmp_path / name for name in ("data", "vqvae", "prior"))
     size = ("--subjects", 10, "--slices", 4, "--size", 64, 64)

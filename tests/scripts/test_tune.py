@@ -128,7 +128,7 @@ def test_search_reports_its_trials_and_trains_both_stages(searched):
 def test_finished_search_is_only_reported_again(searched, run_here):
     out, printed = searched
     before = (out / "trials.csv").read_text()
-    assert run_here(out, *SEARCH).splitlines() == printed.splitlines()[-2:]
+    assert run_here(out, *SEARCH, "--report").splitlines() == printed.splitlines()[-3:]
     assert (out / "trials.csv").read_text() == before
 
 

@@ -86,6 +86,7 @@ def test_lowest_code_wins_a_tie(monkeypatch, block):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_of_the_search_stays_bounded():
     """All distances at once would take 3.3 GB."""
     ran = python(
