@@ -37,8 +37,9 @@ _BIDS_ENTITY = re.compile(
     re.IGNORECASE,
 )
 
-# SPM puts c1 to c6 before the name of the scan, and r, s, m, w before that.
-_SPM_TISSUE = re.compile(r"[rsmw]*c[1-6].", re.IGNORECASE)
+# SPM puts c1 to c6 before the name of the scan, and r, s, m, w before that; `c1.nii` and
+# `c1_T1w.nii` are rather the scans of control 1.
+_SPM_TISSUE = re.compile(r"[rsmw]*c[1-6][^._]", re.IGNORECASE)
 
 _FEW_VALUES = 16  # no scan and no slice of a scan has as few
 _MAX_LABELS = 512  # atlases have up to about 200 labels

@@ -1,11 +1,11 @@
 """The tables of a reconstruction: a CSV row for each slice, and a summary for the terminal."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from brainslices.csv_files import write_rows
 from brainslices.data.archive import SliceRecord
 from brainslices.evaluation.image_metrics import SCORES
 from brainslices.tables import format_table
@@ -37,12 +37,13 @@ def write_slice_scores(
     columns = dict(scores)
     for name, floor in floors.items():
         columns |= {f"{name}_{key}": floor[key] for key in ("ssim", "ssim_foreground")}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["slice_id", "subject", "split", "position", *columns])
-        values = zip(*(column.tolist() for column in columns.values()), strict=True)
-        for record, row in zip(records, values, strict=True):
-            writer.writerow([record.slice_id, record.subject, record.split, record.position, *row])
+    of_record = ("slice_id", "subject", "split", "position")
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    rows = [
+        {name: getattr(record, name) for name in of_record} | dict(zip(columns, row, strict=True))
+        for record, row in zip(records, values, strict=True)
+    ]
+    write_rows(path, rows)
 
 
 def reconstruction_summary(metrics: Mapping) -> str:

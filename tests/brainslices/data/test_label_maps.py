@@ -172,7 +172,8 @@ def test_tissue_maps_of_spm_are_known_by_name_and_values(name):
     probabilities = np.linspace(0, 1, 9**3).reshape(9, 9, 9)
     assert is_tissue_map(name, probabilities)
     assert not is_tissue_map(name, probabilities * 900)  # the scan of control 1
-    assert not is_tissue_map("case_1.nii", probabilities)
+    for scan in ("case_1.nii", "c1.nii", "c1_T1w.nii"):
+        assert not is_tissue_map(scan, probabilities)
 
 
 def test_slices_above_the_head_are_faint_and_masks_are_not():
