@@ -28,7 +28,7 @@ def sample_tab(engine: Engine) -> None:
             variables = engine.prior.model.condition_variables
             conditions = [part for variable in variables for part in _condition(variable)]
             guidance = gr.Slider(
-                0, 4, 1, step=0.1, label="Guidance by the conditions", visible=bool(variables)
+                0, 4, 1, step=0.1, label="Guidance by conditions, 1 is off", visible=bool(variables)
             )
             with gr.Row():
                 temperature = gr.Slider(0.1, 1.5, 1.0, step=0.05, label="Temperature")
