@@ -62,18 +62,17 @@ def _curve(run, colour, column, label, is_named):
 
 def code_usage(reconstructions: Sequence[Reconstruction]) -> Figure:
     """Draw how often each code is used, the most frequent first, beside uniform usage."""
-    traces = []
+    traces: list[Figure] = []
     for number, item in enumerate(reconstructions):
         shares = np.sort(item.code_counts)[::-1] / max(item.code_counts.sum(), 1)
+        uniform = np.full(len(shares), 1 / max(len(shares), 1))
         name = f"{item.name}, " if len(reconstructions) > 1 else ""
-        line = {"color": COLOURS[number % len(COLOURS)], "shape": "hvh"}
-        used = {"y": shares.tolist(), "fill": "tozeroy", "name": f"{name}share of the codes"}
-        uniform = {"y": [1 / max(len(shares), 1)] * len(shares), "name": f"{name}uniform usage"}
-        traces += [
-            {**used, "line": line, "hovertemplate": "rank %{x}: %{y:.3%}"},
-            {**uniform, "line": {**line, "dash": "dot"}, "hoverinfo": "skip"},
-        ]
-    traces = [{"x0": 1, "mode": "lines", **trace} for trace in traces]
+        colour, common = COLOURS[number % len(COLOURS)], {"x0": 1, "mode": "lines"}
+        used = {"name": f"{name}share of the codes", "line": {"color": colour, "shape": "hvh"}}
+        used |= {"y": shares.tolist(), "fill": "tozeroy", "hovertemplate": "rank %{x}: %{y:.3%}"}
+        even = {"name": f"{name}uniform usage", "line": {"color": colour, "dash": "dot"}}
+        even |= {"y": uniform.tolist(), "hoverinfo": "skip"}
+        traces += [common | used, common | even]
     layout = _layout("Usage of the codebook", "codes, the most frequent first", "")
     layout["yaxis"] |= {"tickformat": ".1%", "rangemode": "tozero"}
     return {"data": traces, "layout": layout}
