@@ -119,7 +119,7 @@ def _render(
         figures["parallel"] = plots.parallel_coordinates(search)
     return environment.get_template("report.html.j2").render(
         runs=runs,
-        comparison=[*_comparison(runs)],
+        measures=[*_measures(runs)],
         reconstructions=reconstructions,
         samplings=samplings,
         levels=_levels(samplings),
@@ -133,7 +133,7 @@ def _render(
     )
 
 
-def _comparison(runs):
+def _measures(runs):
     """Yield the rows of the table of runs: a label, and a value for each run."""
     yield "model", [MODELS[run.kind] for run in runs]
     yield "training", [run.status for run in runs]
