@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from helpers import ROOT, script_main
 from made_up_report import write_reconstruction, write_sampling, write_scoring, write_search
+from made_up_trials import TRIALS, write_oracle
 
 from brainslices import cli
 from brainslices.data.archive import SliceArchive
@@ -28,7 +29,7 @@ def write_results(root):
 def write_finished_search(root, model, training):
     """Write a search with the files that resuming it and training its best configuration read."""
     write_search(root)
-    write_json(root / "trials" / "oracle.json", {"start_order": ["0", "1", "2", "3", "4"]})
+    write_oracle(root, TRIALS)
     write_json(root / "best_config.json", {"model": model, "training": training})
     return root
 
