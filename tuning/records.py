@@ -176,7 +176,8 @@ def write_table(path: PathLike, trials: Sequence[TrialRecord], run_folders: Sequ
     """
     dimensions = list(dict.fromkeys(name for trial in trials for name in trial.values))
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
-    with atomic_path(Path(path)) as temporary, temporary.open("w", newline="") as file:
+    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic_path(Path(path)) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["trial", "status", "score", *dimensions, *metrics, "runs", "reason"])
         for trial, folder in zip(trials, run_folders, strict=True):

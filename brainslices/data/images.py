@@ -45,6 +45,8 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
     if has_16_bits and pixels.ndim == 3:  # Pillow reads only the upper 8 bits of each channel
         raise _unsupported(path, mode, "16 bits per channel")
     grey = _one_channel(pixels, mode, path)
+    if not np.isfinite(grey).all():
+        raise _unsupported(path, mode, "NaN or infinity")
     if window is None:
         return _to_8_bits(grey, mode, path)
     low, high = window

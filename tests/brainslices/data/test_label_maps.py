@@ -200,6 +200,7 @@ def test_masks_are_known_in_jpeg_and_heads_are_none(quality):
     for grey in (90, 255):
         assert is_lossy_mask(as_jpeg(((scan > 0) * grey).astype(np.uint8)))
     assert not is_lossy_mask(as_jpeg(scan))
+    assert not is_lossy_mask(as_jpeg(scan // 4))  # saved without a window
     for image in phantom_slices(0, [0.2, 0.5, 0.8], (128, 128), 0):
         assert not is_lossy_mask(as_jpeg(image))
     assert not is_lossy_mask(np.zeros((9, 9), np.uint8))
