@@ -54,12 +54,10 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.evaluation.reports import reconstruction_summary
         from vqvae.evaluate import reconstruct
 
-    data, selection = arguments.data, arguments.selection
     metrics = reconstruct(
         arguments.run,
-        open_slices(data, arguments.split, selection) if selection != FileSelection() else data,
+        open_slices(arguments.data, arguments.split, arguments.selection),
         arguments.out,
-        split=arguments.split,
         batch_size=arguments.batch_size,
         pictures=arguments.pictures,
         codecs=arguments.codecs,

@@ -52,13 +52,11 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.data.slices import open_slices
         from pixelcnn.score import score, summary
 
-    data, selection = arguments.data, arguments.selection
     metrics = score(
         arguments.run,
-        open_slices(data, arguments.split, selection) if selection != FileSelection() else data,
+        open_slices(arguments.data, arguments.split, arguments.selection),
         arguments.out,
-        arguments.split,
-        arguments.scoring,
+        config=arguments.scoring,
     )
     print(summary(metrics))
     print(f"{arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")

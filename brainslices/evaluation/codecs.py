@@ -27,7 +27,7 @@ def codec_rate(
     """Code slices by a classical codec and count the coded payload alone.
 
     Args:
-        images: Images of shape (rows, cols) or (rows, cols, 1) in [0, 1], coded as 8-bit grey.
+        images: images of shape (rows, cols) or (rows, cols, 1) in [0, 1], coded as 8-bit grey.
         codec: "avif" (speed 2): the payload is the content of the `mdat` box, without the other
             boxes (`ftyp` and `meta`, about 270 bytes). "jpeg2000" (9/7 wavelet, one tile, no JP2
             boxes): the packets after the start-of-data marker, without the main header, the
@@ -38,7 +38,7 @@ def codec_rate(
         Bits per pixel over all slices, and the decoded float32 images in [0, 1].
 
     Raises:
-        InputError: If the codec is unknown, the quality out of range, or there is no image.
+        InputError: if the codec is unknown, the quality out of range, or there is no image.
     """
     options, payload_size = _encoder(codec, quality)
     bits, pixels, decoded = 0, 0, []
@@ -62,9 +62,9 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
     settings are all under the rate takes its highest.
 
     Args:
-        images: Images of shape (rows, cols) in [0, 1].
-        subjects: Subject of each image.
-        bits_per_pixel: The rate to match.
+        images: images of shape (rows, cols) in [0, 1].
+        subjects: subject of each image.
+        bits_per_pixel: the rate to match.
 
     Returns:
         `codec_avif` and `codec_jpeg2000`, each with `bits_per_pixel`, `quality` and the scores of
@@ -89,10 +89,10 @@ def search_quality(
     """Find the lowest quality of a codec whose rate is not under a given one, else its highest.
 
     Args:
-        images: As in `codec_rate`.
-        codec: As in `codec_rate`.
-        bits_per_pixel: The rate to match.
-        silent: Show no progress.
+        images: as in `codec_rate`.
+        codec: as in `codec_rate`.
+        bits_per_pixel: the rate to match.
+        silent: show no progress.
     """
     qualities = CODECS[codec]
     with bar(None, codec, "settings", silent=silent) as progress:

@@ -43,14 +43,14 @@ def similarity_map(original: np.ndarray, reconstruction: np.ndarray) -> np.ndarr
     """Compute SSIM at every pixel: Gaussian window, sigma 1.5, data range 1.
 
     Args:
-        original: Floating array of shape (rows, cols) or (rows, cols, 1), clipped to [0, 1].
-        reconstruction: Likewise, of the same shape.
+        original: floating array of shape (rows, cols) or (rows, cols, 1), clipped to [0, 1].
+        reconstruction: likewise, of the same shape.
 
     Returns:
         float64 array of shape (rows, cols), at most 1.
 
     Raises:
-        InputError: If the shapes differ or are not those of images, a side is shorter than the
+        InputError: if the shapes differ or are not those of images, a side is shorter than the
             window of 11 pixels, or a value is NaN or infinite.
 
     Reference:
@@ -89,16 +89,16 @@ def score_slices(
     """Score many slices on all cores.
 
     Args:
-        originals: Floating array of shape (slices, rows, cols) or (slices, rows, cols, 1), or a
+        originals: floating array of shape (slices, rows, cols) or (slices, rows, cols, 1), or a
             sequence of images, in [0, 1]. Each is read when it is scored.
-        reconstructions: As many images.
-        description: Label of the progress bar; None shows none.
+        reconstructions: as many images.
+        description: label of the progress bar; None shows none.
 
     Returns:
         Each name of `SCORES` with its float64 array of shape (slices,).
 
     Raises:
-        InputError: If the counts differ, or as in `similarity_map`.
+        InputError: if the counts differ, or as in `similarity_map`.
     """
     count = len(originals)
     if len(reconstructions) != count:
@@ -118,8 +118,8 @@ def floor_scores(originals: Images, training_mean: np.ndarray) -> dict[str, dict
     """Score what needs no model: a black image and the mean training image.
 
     Args:
-        originals: As in `score_slices`.
-        training_mean: Float array of shape (rows, cols) in [0, 1], of the originals' size.
+        originals: as in `score_slices`.
+        training_mean: float array of shape (rows, cols) in [0, 1], of the originals' size.
 
     Returns:
         `floor_black` and `floor_mean_image`, each as `score_slices` returns it.
@@ -152,17 +152,17 @@ def subject_bootstrap_interval(
     many subjects as there are, with replacement, and takes all slices of each.
 
     Args:
-        values: Float array of shape (slices,); NaN is left out.
-        subjects: Subject of each slice.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
+        values: float array of shape (slices,); NaN is left out.
+        subjects: subject of each slice.
+        seed: seed of the resampling.
+        resamples: number of resamples.
 
     Returns:
         The mean, the 2.5 and the 97.5 % percentile; NaN if no value is left. The interval of one
         subject has width 0: it carries no information.
 
     Raises:
-        InputError: If `values` and `subjects` differ in length.
+        InputError: if `values` and `subjects` differ in length.
 
     Reference:
         Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
@@ -199,10 +199,10 @@ def summarize(
     """Condense the scores of many slices into what `metrics.json` holds.
 
     Args:
-        scores: As `score_slices` returns them.
-        floors: As `floor_scores` returns them, on the same slices.
-        subjects: Subject of each slice.
-        seed: Seed of the bootstrap.
+        scores: as `score_slices` returns them.
+        floors: as `floor_scores` returns them, on the same slices.
+        subjects: subject of each slice.
+        seed: seed of the bootstrap.
 
     Returns:
         Each of `SCORES` with its `_low` and `_high` (95 % interval by subject); the same in a
@@ -223,9 +223,9 @@ def bits_per_pixel_raw(
     """Compute the rate of a code grid without an entropy coder, in bits per source pixel.
 
     Args:
-        code_grid_shape: Rows and columns of the grid.
-        num_embeddings: Size of the codebook; a code takes log2 of it.
-        image_shape: Rows and columns of the source image, before any crop.
+        code_grid_shape: rows and columns of the grid.
+        num_embeddings: size of the codebook; a code takes log2 of it.
+        image_shape: rows and columns of the source image, before any crop.
 
     Example:
         >>> bits_per_pixel_raw((32, 32), 512, (256, 256))
@@ -238,11 +238,11 @@ def check_image(name: str, image: np.ndarray) -> np.ndarray:
     """Convert a floating image to float64 of shape (rows, cols).
 
     Args:
-        name: The argument's name, for the message.
-        image: Array of shape (rows, cols) or (rows, cols, 1).
+        name: the argument's name, for the message.
+        image: array of shape (rows, cols) or (rows, cols, 1).
 
     Raises:
-        InputError: If it is of another shape or dtype, or holds NaN or infinity.
+        InputError: if it is of another shape or dtype, or holds NaN or infinity.
     """
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[-1] == 1:

@@ -26,14 +26,14 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     sum. A negative term counts as 0.
 
     Args:
-        first: Float array of shape (rows, cols), intensities in [0, 1].
-        second: Likewise, of the same shape.
+        first: float array of shape (rows, cols), intensities in [0, 1].
+        second: likewise, of the same shape.
 
     Returns:
         Similarity in [0, 1], 1 for equal images.
 
     Raises:
-        InputError: If the shapes differ, or a side is shorter than the window.
+        InputError: if the shapes differ, or a side is shorter than the window.
 
     Reference:
         Wang, Simoncelli, Bovik 2003, "Multi-scale structural similarity for image quality
@@ -60,9 +60,9 @@ def pairwise_ms_ssim(images: np.ndarray, pairs: np.ndarray, description: str = "
     """Average MS-SSIM over pairs of images: the lower, the more diverse they are.
 
     Args:
-        images: Float array of shape (n, rows, cols) in [0, 1].
+        images: float array of shape (n, rows, cols) in [0, 1].
         pairs: int array of shape (pairs, 2), indices into `images`.
-        description: Label of the progress bar.
+        description: label of the progress bar.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         scores = pool.map(lambda pair: ms_ssim(images[pair[0]], images[pair[1]]), pairs)

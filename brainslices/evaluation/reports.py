@@ -29,10 +29,10 @@ def write_slice_scores(
     """Write a CSV file with the scores of each slice and its floors.
 
     Args:
-        path: The file to write.
-        records: The slices.
-        scores: As `brainslices.evaluation.image_metrics.score_slices` returns them.
-        floors: As `brainslices.evaluation.image_metrics.floor_scores` returns them.
+        path: the file to write.
+        records: the slices.
+        scores: as `brainslices.evaluation.image_metrics.score_slices` returns them.
+        floors: as `brainslices.evaluation.image_metrics.floor_scores` returns them.
     """
     columns = dict(scores)
     for name, floor in floors.items():
@@ -50,7 +50,7 @@ def reconstruction_summary(metrics: Mapping) -> str:
     """Format the metrics of a reconstruction as a text table with notes on how to read it.
 
     Args:
-        metrics: As `vqvae.evaluate.reconstruct` returns them.
+        metrics: as `vqvae.evaluate.reconstruct` returns them.
     """
     rows = [
         ("", "ssim", "ssim_foreground", "PSNR in dB", "bits per pixel"),

@@ -26,14 +26,14 @@ def ssim_map(originals: Tensor, reconstructions: Tensor) -> Tensor:
     scikit-image to 1e-4 at every pixel, borders included (mirrored with the edge repeated).
 
     Args:
-        originals: Floating tensor of shape (batch, rows, cols, 1), intensities in [0, 1].
-        reconstructions: Likewise. Not clipped: a loss needs the gradient outside [0, 1] too.
+        originals: floating tensor of shape (batch, rows, cols, 1), intensities in [0, 1].
+        reconstructions: likewise. Not clipped: a loss needs the gradient outside [0, 1] too.
 
     Returns:
         float32 tensor of shape (batch, rows, cols, 1), at most 1.
 
     Raises:
-        InputError: If the shapes differ, are not (batch, rows, cols, 1), or a side is shorter
+        InputError: if the shapes differ, are not (batch, rows, cols, 1), or a side is shorter
             than the window of 11 pixels.
 
     Reference:
