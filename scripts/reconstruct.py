@@ -3,10 +3,10 @@
     python scripts/reconstruct.py --run runs/vqvae --data data/oasis --split test --out outputs/test
     python scripts/reconstruct.py --run runs/vqvae --data /data/images --out outputs/mine
 
-Writes OUT/metrics.json (scores with 95 % intervals by subject, beside their floors), slices.csv
-(a row a slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the best,
-the median and the worst slices), examples.npz (the same as arrays) and, with --pictures, pictures/
-(8-bit PNGs of the source size); with --report also report.html.
+Writes OUT/metrics.json (scores with 95 % intervals by subject, with their floors), slices.csv
+(one row per slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the
+best, the median and the worst slices), examples.npz (the same as arrays) and, with --pictures,
+pictures/ (8-bit PNGs of the source size); with --report also report.html.
 """
 
 import sys

@@ -59,9 +59,10 @@ def reconstruct(
     Args:
         run: run folder of a trained VQ-VAE.
         data: a slice archive, a folder of grey images, or opened slices.
-        out: folder to write: `metrics.json`, `slices.csv` (a row a slice), `reconstruction.png`
-            and `examples.npz` (the best, the median and the worst slices) and optionally
-            `pictures/`. It appears complete or not at all, and replaces an earlier reconstruction.
+        out: folder to write: `metrics.json`, `slices.csv` (one row per slice),
+            `reconstruction.png` and `examples.npz` (the best, the median and the worst slices) and
+            optionally `pictures/`. It is written completely or not at all, and replaces an earlier
+            reconstruction.
         split: as in `open_slices`; unused for opened slices.
         batch_size: number of slices reconstructed at a time.
         pictures: write the reconstructions too, as 8-bit grey PNGs of the source size.

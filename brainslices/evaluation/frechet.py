@@ -39,7 +39,7 @@ def features(images: np.ndarray) -> np.ndarray:
     """
     if np.ndim(images) != 3 or min(images.shape[1:]) < MIN_SIDE:
         raise InputError(
-            f"`images` must have shape (n, rows, cols), at least {MIN_SIDE} pixels a side. "
+            f"`images` must have shape (n, rows, cols), at least {MIN_SIDE} pixels per side. "
             f"Received: shape {np.shape(images)}."
         )
     network = _random_network()

@@ -1,7 +1,6 @@
-"""Scores of sampled slices: diversity, memorisation and likeness to real slices.
+"""Scores of sampled slices: diversity, memorisation and similarity to real slices.
 
-Each score stands beside the same score of real slices at the same positions, without which it
-means little.
+Each score comes with a baseline: the same score of real slices at the same positions.
 """
 
 import math
@@ -74,7 +73,7 @@ def check_comparable(positions: Sequence[float], archive: SliceArchive, seed: in
 def evaluate_samples(
     images: np.ndarray, positions: Sequence[float], archive: SliceArchive, *, seed: int = 0
 ) -> dict:
-    """Score samples, each score beside that of real slices at the same positions.
+    """Score samples, with the scores of real slices at the same positions as baselines.
 
     Args:
         images: float32 array of shape (n, rows, cols) in [0, 1], of the archive's size.

@@ -35,6 +35,7 @@ __all__ = [
 
 Images = Sequence[np.ndarray] | np.ndarray
 SCORES = ("ssim", "ssim_foreground", "psnr_db")
+CHUNK = 256
 # The rounding of an 8-bit source has variance 1 / 12 grey level^2; no smaller error is real.
 PSNR_CEILING_DB = 10 * math.log10(12 * 255**2)
 
@@ -131,14 +132,14 @@ def floor_scores(originals: Images, training_mean: np.ndarray) -> dict[str, dict
     }
 
 
-def mean_image(archive: SliceArchive, split: str = "train", chunk: int = 256) -> np.ndarray:
-    """Average the images of a split, `chunk` of them in memory at a time.
+def mean_image(archive: SliceArchive) -> np.ndarray:
+    """Average the training images, `CHUNK` of them in memory at a time.
 
     Returns:
         float32 array of shape (rows, cols) in [0, 1].
     """
-    rows = archive.indices(split)
-    parts = (archive.load(rows[k : k + chunk]) for k in range(0, len(rows), chunk))
+    rows = archive.indices("train")
+    parts = (archive.load(rows[k : k + CHUNK]) for k in range(0, len(rows), CHUNK))
     total = sum(part.sum(axis=0, dtype="float64") for part in parts)
     return (total[..., 0] / len(rows)).astype("float32")
 
@@ -169,8 +170,10 @@ def subject_bootstrap_interval(
     """
     values, names = np.asarray(values, "float64"), np.asarray(subjects)
     if values.ndim != 1 or values.shape != names.shape:
-        shapes = f"{values.shape} and {names.shape}"
-        raise InputError(f"`values` and `subjects` need an entry a slice. Received: {shapes}.")
+        raise InputError(
+            "`values` and `subjects` must have one entry per slice. "
+            f"Received: shapes {values.shape} and {names.shape}."
+        )
     is_scored = ~np.isnan(values)
     if not is_scored.any():
         return math.nan, math.nan, math.nan
@@ -194,7 +197,6 @@ def summarize(
     scores: Mapping[str, np.ndarray],
     floors: Mapping[str, Mapping[str, np.ndarray]],
     subjects: Sequence[str],
-    seed: int = 0,
 ) -> dict:
     """Condense the scores of many slices into what `metrics.json` holds.
 
@@ -202,7 +204,6 @@ def summarize(
         scores: as `score_slices` returns them.
         floors: as `floor_scores` returns them, on the same slices.
         subjects: subject of each slice.
-        seed: seed of the bootstrap.
 
     Returns:
         Each of `SCORES` with its `_low` and `_high` (95 % interval by subject); the same in a
@@ -210,8 +211,8 @@ def summarize(
         slice (`ssim_foreground` where all are black) is NaN.
     """
     return {
-        **_with_intervals(scores, subjects, seed),
-        **{name: _with_intervals(floor, subjects, seed) for name, floor in floors.items()},
+        **_with_intervals(scores, subjects),
+        **{name: _with_intervals(floor, subjects) for name, floor in floors.items()},
         "subjects": len(set(subjects)),
         "slices": len(subjects),
     }
@@ -270,7 +271,7 @@ def _check_pair(original, reconstruction):
         )
     if min(original.shape) < SMALLEST_SIDE:
         raise InputError(
-            f"`original` must be at least {SMALLEST_SIDE} pixels a side, the width of the SSIM "
+            f"`original` must be at least {SMALLEST_SIDE} pixels per side, the width of the SSIM "
             f"window. Received: shape {original.shape}."
         )
     return np.clip(original, 0, 1), np.clip(reconstruction, 0, 1)
@@ -289,9 +290,9 @@ def _similarity(original, reconstruction):
     return similarity
 
 
-def _with_intervals(scores, subjects, seed):
+def _with_intervals(scores, subjects):
     summary = {}
     for name in SCORES:
-        mean, low, high = subject_bootstrap_interval(scores[name], subjects, seed)
+        mean, low, high = subject_bootstrap_interval(scores[name], subjects, seed=0)
         summary |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return summary

@@ -21,7 +21,7 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the multi-scale structural similarity of two images.
 
     Gaussian window, sigma 1.5, 11 pixels wide, data range 1, means over whole windows alone; each
-    scale is the 2 x 2 mean of the finer one. Five scales need 176 pixels a side: smaller images
+    scale is the 2 x 2 mean of the finer one. Five scales need 176 pixels per side: smaller images
     are compared at as many scales as hold a window, with the published weights divided by their
     sum. A negative term counts as 0.
 
@@ -43,7 +43,7 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     if first.shape != second.shape or first.ndim != 2 or min(first.shape) < SMALLEST_SIDE:
         raise InputError(
             "`first` and `second` must be images of the same shape (rows, cols), at least "
-            f"{SMALLEST_SIDE} pixels a side. Received: {first.shape} and {second.shape}."
+            f"{SMALLEST_SIDE} pixels per side. Received: {first.shape} and {second.shape}."
         )
     weights = np.array(SCALE_WEIGHTS[: 1 + int(math.log2(min(first.shape) / SMALLEST_SIDE))])
     terms = []

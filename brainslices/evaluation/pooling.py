@@ -24,7 +24,7 @@ def halve(image: np.ndarray) -> np.ndarray:
 
 
 def cell_means(images: np.ndarray, cells: int) -> np.ndarray:
-    """Average images over a grid of cells x cells about equal parts.
+    """Average images over a grid of cells x cells parts of nearly equal size.
 
     Args:
         images: float array of shape (n, rows, cols) or (n, rows, cols, channels).

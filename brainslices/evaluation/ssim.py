@@ -149,7 +149,7 @@ def _check_shapes(originals, reconstructions):
             )
         if any(side is not None and side < SMALLEST_SIDE for side in shape[1:3]):
             raise InputError(
-                f"`{name}` must be at least {SMALLEST_SIDE} pixels a side, the width of the SSIM "
+                f"`{name}` must be at least {SMALLEST_SIDE} pixels per side, the width of the SSIM "
                 f"window. Received: shape {shape}."
             )
     if any(None not in sides and sides[0] != sides[1] for sides in zip(*shapes, strict=True)):

@@ -70,7 +70,7 @@ class RunRecord:
         config: `config.json`.
         environment: `environment.json`, or nothing.
         metrics: `metrics.json`, or nothing: the training has not ended.
-        history: column -> one value an epoch.
+        history: column -> one value per epoch.
         archive: path of the training slices, if it is known.
         counts: split -> number of subjects and slices; None if the archive was moved.
     """
@@ -213,7 +213,7 @@ class Search:
         objective: name of the objective, and its direction, "min" or "max".
         dimensions: the dimensions of the space.
         metrics: the metrics, of which `rate` and `quality` span the plane.
-        rows: a trial each: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
+        rows: one per trial: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
         best: name of the best trial; empty without any.
         front: names of the trials on the Pareto front, by ascending rate.
     """
@@ -248,7 +248,7 @@ def read_run(path: PathLike) -> RunRecord:
 
 
 def _count_slices(archive, content_hash):
-    """Count subjects and slices of each split; None if the archive has gone or changed."""
+    """Count subjects and slices of each split; None if the archive was moved or changed."""
     if not archive or not (Path(archive) / "archive.json").is_file():
         return None
     opened = SliceArchive.open(archive)

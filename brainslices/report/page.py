@@ -46,7 +46,7 @@ MEASURES = {
     "entropy_by_position": "nats per code by position, without a prior",
     "seconds": "seconds of training",
 }
-# Samples are cut to the box of what is brighter than DARK in any of them, and MARGIN pixels more.
+# Samples are cut to the bounding box of pixels above DARK in any of them, plus MARGIN pixels.
 DARK, MARGIN = 5, 4
 
 
@@ -186,7 +186,7 @@ def _picture(image: np.ndarray) -> str:
 
 
 def _codes(row: ReconstructionRow, last_code: int) -> str:
-    """Draw a code grid in the colours of the reconstruction figure, a pixel a code."""
+    """Draw a code grid in the colours of the reconstruction figure, one pixel per code."""
     return _picture(_colour(row.codes / max(last_code, 1), "viridis"))
 
 

@@ -48,7 +48,7 @@ class Stage:
         model: configuration of the model, a dataclass with `channels`.
         objective: the validation score that selects the best epoch.
         provenance: what the run is made from (hashes, paths), for `config.json`.
-        metadata: for `environment.json`, beside precision and seed.
+        metadata: for `environment.json`, in addition to precision and seed.
         sample_counts: number of training and of validation samples.
         prepare: returns the built model, the training batches and the validation batches. Called
             once precision and seeds are set, with the keyword arguments `devices` and `shard` of

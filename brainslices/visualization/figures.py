@@ -50,6 +50,7 @@ STYLE: dict[Any, Any] = {
     "savefig.facecolor": "white",
 }
 PANEL_INCHES = 2.0
+MAX_EXTREMES = 2
 SPLITS = ("training", "validation")
 # Panel title -> the format of its values, its history columns, and their labels.
 PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -79,12 +80,11 @@ class ReconstructionRow:
     ssim_foreground: float
 
 
-def pick_extremes(scores: np.ndarray, count: int = 2) -> list[tuple[str, int]]:
-    """Choose the best, the median and the worst slices, so that a figure is not hand-picked.
+def pick_extremes(scores: np.ndarray) -> list[tuple[str, int]]:
+    """Choose the best, the median and the worst slices, at most two of each, by their scores.
 
     Args:
         scores: float array of shape (slices,), more is better; NaN is skipped.
-        count: number of each, fewer when there are not enough slices.
 
     Returns:
         (label, row number) from the best to the worst, no row twice.
@@ -95,7 +95,7 @@ def pick_extremes(scores: np.ndarray, count: int = 2) -> list[tuple[str, int]]:
     """
     ranked = np.argsort(-np.asarray(scores, "float64"), kind="stable")
     ranked = ranked[: np.count_nonzero(~np.isnan(scores))]
-    count = min(count, max(1, len(ranked) // 3))
+    count = min(MAX_EXTREMES, max(1, len(ranked) // 3))
     middle = (len(ranked) - count) // 2
     # Of few slices one may be in two groups: the later group wins.
     groups = {
@@ -185,7 +185,7 @@ def training_figure(path: PathLike, history: Mapping[str, Sequence[float]]) -> N
 
     Args:
         path: the PNG to write.
-        history: column name -> one value an epoch, NaN where an epoch has none. The columns of
+        history: column name -> one value per epoch, NaN where an epoch has none. The columns of
             `PANELS` are drawn, as far as present.
 
     Raises:
