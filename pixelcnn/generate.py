@@ -20,7 +20,7 @@ from brainslices.evaluation.nearest import nearest_train
 from brainslices.resources import check_needed
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
-from brainslices.tables import format_table
+from brainslices.tables import format_interval, format_table
 from brainslices.types import PathLike
 from brainslices.visualization.contact_sheets import contact_sheet
 
@@ -313,12 +313,11 @@ def summary(metrics: Mapping[str, Any]) -> str:
 
 
 def _slope_table(slopes):
-    def interval(slope, name):
-        low, value, high = (slope[f"{name}{suffix}"] for suffix in ("_low", "", "_high"))
-        return f"{value:.5f} [{low:.5f}, {high:.5f}]"
-
     rows = [
-        (name.replace("_", " "), interval(slope, "slope"), interval(slope, "slope_real"))
+        (
+            name.replace("_", " "),
+            *(format_interval(slope, key, 5) for key in ("slope", "slope_real")),
+        )
         for name, slope in slopes.items()
     ]
     return format_table([(None, "samples", "real subjects"), *rows], "<>")

@@ -11,7 +11,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.detection import PixelCounts, subject_auroc
 from brainslices.evaluation.lesions import LESIONS, Lesion, head_mask
 from brainslices.progress import track
-from brainslices.tables import format_table
+from brainslices.tables import format_interval, format_table
 from pixelcnn.scorer import Scorer
 from pixelcnn.surprise import in_batches
 
@@ -152,11 +152,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
             group = rows[start : start + len(maps)]
             name = str(Lesion(*(group[0][key] for key in ("lesion", "size", "contrast"))))
             chance = 0.5 if measure == "auroc" else group[0]["average_precision_chance"]
-            lines.append((name, *(_cell(row, measure) for row in group), f"{chance:.3f}"))
+            lines.append(
+                (name, *(format_interval(row, measure, 3) for row in group), f"{chance:.3f}")
+            )
         tables.append(format_table(lines))
     return "\n\n".join(tables)
-
-
-def _cell(row, measure):
-    value, low, high = (row[measure + end] for end in ("", "_low", "_high"))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -31,6 +31,7 @@ __all__ = [
     "similarity_map",
     "subject_bootstrap_interval",
     "summarize",
+    "with_interval",
 ]
 
 Images = Sequence[np.ndarray] | np.ndarray
@@ -193,6 +194,18 @@ def subject_bootstrap_interval(
     return mean, float(low), float(high)
 
 
+def with_interval(name: str, values: np.ndarray, subjects: Sequence[str]) -> dict[str, float]:
+    """Return the mean of the values of slices under a name, and its interval by subject.
+
+    Args:
+        name: key of the mean; those of the interval end in `_low` and `_high`.
+        values: as in `subject_bootstrap_interval`.
+        subjects: as in `subject_bootstrap_interval`.
+    """
+    interval = subject_bootstrap_interval(values, subjects, seed=0)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+
+
 def summarize(
     scores: Mapping[str, np.ndarray],
     floors: Mapping[str, Mapping[str, np.ndarray]],
@@ -210,9 +223,14 @@ def summarize(
         dictionary under each floor's name; `subjects` and `slices`, their numbers. A mean over no
         slice (`ssim_foreground` where all are black) is NaN.
     """
+
+    def with_intervals(scores):
+        intervals = (with_interval(name, scores[name], subjects) for name in SCORES)
+        return {key: value for interval in intervals for key, value in interval.items()}
+
     return {
-        **_with_intervals(scores, subjects),
-        **{name: _with_intervals(floor, subjects) for name, floor in floors.items()},
+        **with_intervals(scores),
+        **{name: with_intervals(floor) for name, floor in floors.items()},
         "subjects": len(set(subjects)),
         "slices": len(subjects),
     }
@@ -288,11 +306,3 @@ def _similarity(original, reconstruction):
         full=True,
     )
     return similarity
-
-
-def _with_intervals(scores, subjects):
-    summary = {}
-    for name in SCORES:
-        mean, low, high = subject_bootstrap_interval(scores[name], subjects, seed=0)
-        summary |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-    return summary
