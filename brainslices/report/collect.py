@@ -68,8 +68,8 @@ class RunRecord:
     Attributes:
         run: the run folder.
         config: `config.json`.
-        environment: `environment.json`, or nothing.
-        metrics: `metrics.json`, or nothing: the training has not ended.
+        environment: `environment.json`; empty if it is missing.
+        metrics: `metrics.json`; empty if the training has not ended.
         history: column -> one value per epoch.
         archive: path of the training slices, if it is known.
         counts: split -> number of subjects and slices; None if the archive was moved.
@@ -233,7 +233,7 @@ def read_run(path: PathLike) -> RunRecord:
     """Read the files of a run, trained or half trained.
 
     Raises:
-        InputError: if the folder is no run, or a file of it is corrupt.
+        InputError: if the folder is not a run, or a file of it is corrupt.
     """
     run = Run(path)
     config, metrics = run.open_config(), run.read_metrics()
@@ -267,7 +267,7 @@ def read_reconstruction(path: PathLike) -> Reconstruction:
     """Read the output folder of reconstruct.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics = _read_metrics(path, "reconstruct.py", RECONSTRUCTION)
@@ -285,7 +285,7 @@ def read_sampling(path: PathLike) -> Sampling:
     """Read the output folder of sample.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics = _read_metrics(path, "sample.py", SAMPLING | COMPARISON, COMPARISON)
@@ -306,7 +306,7 @@ def read_scoring(path: PathLike) -> Scoring:
     """Read the output folder of score.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics, figure = _read_metrics(path, "score.py", SCORING), path / "surprise.png"
