@@ -1,4 +1,4 @@
-"""Fuzzing with corrupt files: each is refused with a message, or read without an error."""
+"""Hundreds of damaged files: each is refused with a message, or does no harm."""
 
 import contextlib
 import hashlib
@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from corruption import corrupt
 from helpers import ROOT, save_image, script_main
+from storm import damage
 from volume_helpers import head, save_volume
 
 from brainslices import cli
@@ -49,32 +49,32 @@ def sources(phantom_archive, trained_vqvae, trained_prior):
     return {"archive": phantom_archive.path, "vqvae": trained_vqvae, "prior": trained_prior}
 
 
-def copy_sources(sources, root):
+def make_world(sources, root):
     """Copy an archive and both runs, so that they refer to each other's copies."""
     for name, path in sources.items():
         shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("logs", "figures", ".*"))
     if "vqvae" not in sources:
         return SimpleNamespace(root=root)
-    copies = SimpleNamespace(
+    world = SimpleNamespace(
         root=root, archive=root / "archive", vqvae=Run(root / "vqvae"), prior=Run(root / "prior")
     )
-    environment = read_json(copies.vqvae.environment_path)
-    write_json(copies.vqvae.environment_path, {**environment, "archive": str(copies.archive)})
-    config = read_json(copies.prior.config_path)
-    write_json(copies.prior.config_path, {**config, "vqvae_run": str(copies.vqvae.path)})
-    return copies
+    environment = read_json(world.vqvae.environment_path)
+    write_json(world.vqvae.environment_path, {**environment, "archive": str(world.archive)})
+    config = read_json(world.prior.config_path)
+    write_json(world.prior.config_path, {**config, "vqvae_run": str(world.vqvae.path)})
+    return world
 
 
-def read_archive(copies):
-    archive = SliceArchive.open(copies.archive)
+def read_archive(world):
+    archive = SliceArchive.open(world.archive)
     return archive.load([0, len(archive.index) - 1])
 
 
-def read_vqvae(copies):
+def read_vqvae(world):
     from brainslices.training.checkpoint import _read_latest
     from vqvae.config import VQVAEConfig, VQVAETraining
 
-    run = copies.vqvae
+    run = world.vqvae
     run.open_config("vqvae")
     load_config(run.config_path, VQVAEConfig, VQVAETraining)
     run.read_environment(), run.read_history(), run.read_metrics(), run.read_mean_image((64, 64))
@@ -82,20 +82,20 @@ def read_vqvae(copies):
     return _read_latest(run)
 
 
-def read_prior(copies):
+def read_prior(world):
     from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
     from pixelcnn.provenance import load_provenance
 
-    load_config(copies.prior.config_path, PixelCNNConfig, PixelCNNTraining)
-    return load_provenance(copies.prior).positions
+    load_config(world.prior.config_path, PixelCNNConfig, PixelCNNTraining)
+    return load_provenance(world.prior).positions
 
 
 READERS = {"archive": read_archive, "vqvae": read_vqvae, "prior": read_prior}
 
 
-def commands(folder, copies, out):
+def commands(folder, world, out):
     """The command lines that read the files of a folder."""
-    archive, vqvae, prior = copies.archive, copies.vqvae.path, copies.prior.path
+    archive, vqvae, prior = world.archive, world.vqvae.path, world.prior.path
     reads = {
         "archive": [
             ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
@@ -141,7 +141,7 @@ def run_command(name, *arguments):
 @contextlib.contextmanager
 def time_limit():
     def stop(number, frame):
-        raise TimeoutError("the case does not end")
+        raise TimeoutError("the case hangs")
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.alarm(TIMEOUT_S)
@@ -152,80 +152,80 @@ def time_limit():
         signal.signal(signal.SIGALRM, previous)
 
 
-def fuzz(sources, tmp_path, count, run_case):
-    """Run a case on `count` copies with one corrupt file each; return the faults, by file."""
+def storm(sources, tmp_path, count, run_case):
+    """Run a case for each of `count` damaged worlds: the faults, by what was damaged."""
     faults = []
     for seed in range(SEED, SEED + count):
         rng, root = random.Random(seed), tmp_path / str(seed)
-        copies = copy_sources(sources, root)
+        world = make_world(sources, root)
         folder = rng.choice([*sources])
         path = rng.choice(sorted((root / folder).glob("*.*")))
-        name = f"seed {seed}: {folder}/{corrupt(path, rng)}"
-        before = hashes(root)
+        name = f"seed {seed}: {folder}/{damage(path, rng)}"
+        sound = hashes(root)
         try:
             with time_limit():
-                is_refused = run_case(folder, copies, rng)
+                is_refused = run_case(folder, world, rng)
         except Exception as error:
             faults.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
             is_refused = False
         if is_refused:
             now = hashes(root)
-            if changed := {file for file in before if now.get(file) != before[file]} - {path}:
+            if changed := {file for file in sound if now.get(file) != sound[file]} - {path}:
                 faults.append(f"{name}: changed {sorted(changed)}")
         shutil.rmtree(root)
     return faults
 
 
-def read_case(folder, copies, rng):
+def read_case(folder, world, rng):
     try:
-        READERS[folder](copies)
+        READERS[folder](world)
     except InputError as error:
-        assert str(copies.root) in str(error)
+        assert str(world.root) in str(error)
     return True
 
 
-def command_case(folder, copies, rng):
+def command_case(folder, world, rng):
     import keras
 
-    command = rng.choice(commands(folder, copies, copies.root / "out"))
+    command = rng.choice(commands(folder, world, world.root / "out"))
     status, log = run_command(*command)
     assert status in (0, 2), f"{command}: status {status}: {log[-500:]}"
     assert "Traceback" not in log, f"{command}: {log[-500:]}"
     assert status == 0 or "error" in log.lower(), f"{command}: {log[-500:]}"
-    keras.utils.clear_session()  # frees the models of earlier cases
+    keras.utils.clear_session()  # the models of earlier cases are no case's memory
     return status == 2
 
 
-def source_case(folder, copies, rng):
-    table = [] if folder == "volumes" else ["--table", copies.root / folder / "table.csv"]
-    options = ["--source", copies.root / folder, *table, "--out", copies.root / "out"]
+def source_case(folder, world, rng):
+    table = [] if folder == "volumes" else ["--table", world.root / folder / "table.csv"]
+    options = ["--source", world.root / folder, *table, "--out", world.root / "out"]
     status, log = run_command("prepare_data", *options)
     assert status in (0, 2), log[-500:]
     assert status == 0 or "case_" in log or "table.csv" in log
     return True
 
 
-def test_corrupt_sources_are_refused_by_name(raw_sources, tmp_path):
-    assert fuzz(raw_sources, tmp_path, LIGHT // 6, source_case) == []
+def test_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
+    assert storm(raw_sources, tmp_path, LIGHT // 6, source_case) == []
 
 
 @pytest.mark.long
-def test_many_corrupt_sources_are_refused_by_name(raw_sources, tmp_path):
-    assert fuzz(raw_sources, tmp_path, LONG // 2, source_case) == []
+def test_many_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
+    assert storm(raw_sources, tmp_path, LONG // 2, source_case) == []
 
 
-def test_corrupt_files_are_refused_by_name(sources, tmp_path):
-    assert fuzz(sources, tmp_path, LIGHT, read_case) == []
-
-
-@pytest.mark.long
-def test_many_corrupt_files_are_refused_by_name(sources, tmp_path):
-    assert fuzz(sources, tmp_path, LONG, read_case) == []
+def test_damaged_files_are_refused_by_name(sources, tmp_path):
+    assert storm(sources, tmp_path, LIGHT, read_case) == []
 
 
 @pytest.mark.long
-def test_commands_on_corrupt_files_end_with_a_message(sources, tmp_path):
-    assert fuzz(sources, tmp_path, COMMANDS, command_case) == []
+def test_many_damaged_files_are_refused_by_name(sources, tmp_path):
+    assert storm(sources, tmp_path, LONG, read_case) == []
+
+
+@pytest.mark.long
+def test_commands_on_damaged_files_end_with_a_message(sources, tmp_path):
+    assert storm(sources, tmp_path, COMMANDS, command_case) == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 1024**2  # KiB on Linux
 
 
@@ -260,23 +260,23 @@ LATER_NUMBERS = {
 
 
 def check_number(sources, tmp_path, name, flag):
-    copies, out = copy_sources(sources, tmp_path / "copies"), tmp_path / "out"
+    world, out = make_world(sources, tmp_path / "world"), tmp_path / "out"
     inputs = {
         "prepare_data": ("--source", "phantom", "--out", out),
-        "train_vqvae": ("--data", copies.archive, "--run", out),
-        "train_pixelcnn": ("--vqvae", copies.vqvae.path, "--run", out),
-        "tune": ("--data", copies.archive, "--out", out),
-        "sample": ("--run", copies.prior.path, "--out", out),
-        "reconstruct": ("--run", copies.vqvae.path, "--data", copies.archive, "--out", out),
-        "encode_codes": ("--run", copies.vqvae.path),
+        "train_vqvae": ("--data", world.archive, "--run", out),
+        "train_pixelcnn": ("--vqvae", world.vqvae.path, "--run", out),
+        "tune": ("--data", world.archive, "--out", out),
+        "sample": ("--run", world.prior.path, "--out", out),
+        "reconstruct": ("--run", world.vqvae.path, "--data", world.archive, "--out", out),
+        "encode_codes": ("--run", world.vqvae.path),
     }
-    before, (word, *values) = hashes(copies.root), flag.split()
+    sound, (word, *values) = hashes(world.root), flag.split()
     with time_limit():
         status, log = run_command(name, *inputs[name], f"--{word}", *values)
     assert status == 2, log
     assert "Traceback" not in log
     assert word.replace("-", "_") in log.replace("-", "_")
-    assert hashes(copies.root) == before
+    assert hashes(world.root) == sound
     assert not out.exists()
 
 
