@@ -171,9 +171,9 @@ def subject_bootstrap_interval(
     """
     values, names = np.asarray(values, "float64"), np.asarray(subjects)
     if values.ndim != 1 or values.shape != names.shape:
+        shapes = f"{values.shape} and {names.shape}"
         raise InputError(
-            "`values` and `subjects` must have one entry per slice. "
-            f"Received: shapes {values.shape} and {names.shape}."
+            f"`values` and `subjects` must have one shape, (slices,). Received: {shapes}."
         )
     is_scored = ~np.isnan(values)
     if not is_scored.any():
