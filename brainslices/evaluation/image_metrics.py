@@ -150,8 +150,7 @@ def subject_bootstrap_interval(
 ) -> tuple[float, float, float]:
     """Compute the mean over slices with its 95 % percentile bootstrap interval by subject.
 
-    The slices of one brain are alike, so subjects are the independent unit: a resample draws as
-    many subjects as there are, with replacement, and takes all slices of each.
+    Slices of one brain are not independent: a resample draws whole subjects, with replacement.
 
     Args:
         values: float array of shape (slices,); NaN is left out.
@@ -160,8 +159,7 @@ def subject_bootstrap_interval(
         resamples: number of resamples.
 
     Returns:
-        The mean, the 2.5 and the 97.5 % percentile; NaN if no value is left. The interval of one
-        subject has width 0: it carries no information.
+        The mean, the 2.5 and the 97.5 % percentile; NaN without values. One subject: width 0.
 
     Raises:
         InputError: if `values` and `subjects` differ in length.

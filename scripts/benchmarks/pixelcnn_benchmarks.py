@@ -20,8 +20,9 @@ from brainslices.data.code_grids import SplitCodes
 from brainslices.training.optimizer import compile_model
 from pixelcnn.conditions import Variable
 from pixelcnn.config import DEFAULT
+from pixelcnn.logits import filter_logits, sample_from_logits
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, compiled, filter_logits, sample_from_logits, uniform_noise
+from pixelcnn.sampling import Sampler, compiled, uniform_noise
 from pixelcnn.surprise import Surprise
 from pixelcnn.training import CodeBatches
 from tuning.workers import call

@@ -19,8 +19,9 @@ from pixelcnn.conditions import (
     find_variables,
     parse_request,
 )
+from pixelcnn.logits import filter_logits, sample_from_logits
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, filter_logits, sample_from_logits, uniform_noise
+from pixelcnn.sampling import Sampler, uniform_noise
 from pixelcnn.training import CodeBatches, train
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
