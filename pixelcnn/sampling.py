@@ -7,6 +7,7 @@ bits crosses a threshold of the sampling.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -88,7 +89,11 @@ class Sampler:
     ):
         check_limits(model, temperature, top_k, top_p, guidance)
         self.model, self.guidance = model, guidance
-        self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.limits: dict[str, Any] = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
         self._compiled_rows = compiled(self._sample_rows, model)
 
     def with_limits(
