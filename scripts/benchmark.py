@@ -1,4 +1,4 @@
-"""Measure speed and memory beside baselines.
+"""Measure speed and memory, compared with baselines.
 
     python scripts/benchmark.py --data data/oasis --source /data/oasis/png --out benchmark.json
     python scripts/benchmark.py --data data/oasis --out trial.json --quick --only seed
@@ -25,7 +25,7 @@ from brainslices.progress import print_lines
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure speed and memory beside baselines."""
+    """Measure speed and memory, compared with baselines."""
 
     data: Path
     """Slice archive made by prepare_data.py."""

@@ -5,12 +5,12 @@
     python scripts/score.py --run runs/prior --data data/oasis --lesions --out outputs/lesions
     python scripts/score.py --run runs/prior --data /data/images --out outputs/mine
 
-Writes OUT/slices.csv (a row a slice: bits, percentile among validation slices of the same level,
-most surprising place), surprise_maps.npy (float16 of shape (slices, rows, cols): nats of the codes
-above what codes at that place and level cost on validation), surprise.png (the most, the median and
-the least surprising slices) and metrics.json; with --predict, prediction_maps.npy; with
---restore, restoration_maps.npy; with --lesions, lesions.csv. For research on methods only, never
-for diagnosis.
+Writes OUT/slices.csv (one row per slice: bits, percentile among the validation slices near its
+position, pixel of the most surprising code), surprise_maps.npy (float16 of shape (slices, rows,
+cols): nats of the codes minus the mean of validation codes at that cell and position), surprise.png
+(the most, the median and the least surprising slices) and metrics.json; with --predict,
+prediction_maps.npy; with --restore, restoration_maps.npy; with --lesions, lesions.csv. For research
+on methods only, never for diagnosis.
 """
 
 import sys
@@ -53,13 +53,11 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.data.slices import open_slices
         from pixelcnn.score import score, summary
 
-    data, selection = arguments.data, arguments.selection
     metrics = score(
         arguments.run,
-        open_slices(data, arguments.split, selection) if selection != FileSelection() else data,
+        open_slices(arguments.data, arguments.split, arguments.selection),
         arguments.out,
-        arguments.split,
-        arguments.scoring,
+        config=arguments.scoring,
     )
     print_lines(summary(metrics))
     print_lines(

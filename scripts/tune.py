@@ -6,7 +6,7 @@ r"""Search for a codebook, and what else the space varies, by rate and distortio
 
 Writes OUT/trials.csv, OUT/best_config.json (for train_vqvae.py --config), OUT/figures/ and the
 trials' runs in OUT/runs/. Rerun the same command to resume a stopped search; with more --trials
-it adds some. For several machines see the README.
+it adds some. For several machines see docs/choosing_the_codebook.md.
 """
 
 import os

@@ -83,7 +83,7 @@ def has_label_name(parts: Sequence[str]) -> bool:
 
 
 def _words(part: str) -> list[str]:
-    """Split a name into its words; a BIDS entity such as `label-GM` is none of them."""
+    """Split a name into its words; BIDS entities such as `label-GM` are left out."""
     words = []
     for token in _SEPARATORS.split(part):
         if not _BIDS_ENTITY.fullmatch(token):

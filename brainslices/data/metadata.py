@@ -185,7 +185,7 @@ def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
     by name.
 
     Args:
-        metadata: one item an image, sorted by source within a subject.
+        metadata: one item per image, sorted by source within a subject.
 
     Returns:
         Records sorted by split, subject and position.

@@ -98,7 +98,7 @@ def read_cells(path: PathLike) -> dict[int, dict[str, str]]:
 
 
 def find_columns(header: list[str]) -> dict[str, str]:
-    """Return our name of a column -> the header's, by the first of its aliases that is there."""
+    """Return canonical name -> name in the header, for each column with a known alias."""
     names = {re.sub(r"[ \-]", "_", name.strip().lower()): name for name in reversed(header)}
     found = {
         column: next((names[alias] for alias in aliases if alias in names), None)

@@ -1,6 +1,6 @@
 """Folders that name splits: siblings such as `train` and `test`, or `png_train` and `png_test`.
 
-One folder whose name happens to end with a split's name is none (`ses-test`, `scanner_test`): two
+A single folder whose name ends with a split's name (`ses-test`, `scanner_test`) does not count: two
 siblings must name different splits and agree in the rest of their names.
 """
 

@@ -1,11 +1,10 @@
 """The table of an archive's subjects, `subjects.csv`: age, sex and other attributes."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from brainslices.csv_files import read_rows
+from brainslices.csv_files import read_rows, write_rows
 from brainslices.data.source_table import MISSING, find_columns, read_cells
 from brainslices.errors import InputError
 from brainslices.reading import reading
@@ -37,10 +36,11 @@ def read_subject_table(path: PathLike) -> SubjectTable:
     cells = read_cells(path)
     header = list(next(iter(cells.values()), ()))
     key = find_columns(header).get("subject")
-    if key is None or len(header) < 2:
+    others = [name.strip() for name in header if name != key]
+    if key is None or not others or "subject" in others:  # as the archive's table calls the key
         raise InputError(
-            f"The table {path} must have a column subject (or participant_id), at least one other "
-            f"column and a row for each subject. Received: {', '.join(header) or 'none'}."
+            f"The table {path} must have one column subject (or participant_id), at least one "
+            f"other column and a row for each subject. Received: {', '.join(header) or 'none'}."
         )
     table: dict[str, dict[str, str]] = {}
     for line, row in cells.items():
@@ -82,11 +82,7 @@ def select_subjects(table: SubjectTable, subjects: Iterable[str]) -> tuple[Subje
 
 def save_subjects(path: Path, table: SubjectTable) -> None:
     """Write `subjects.csv`."""
-    columns = list(next(iter(table.values())))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["subject", *columns])
-        writer.writerows([name, *row.values()] for name, row in table.items())
+    write_rows(path, [{"subject": name, **row} for name, row in table.items()])
 
 
 def load_subjects(archive: PathLike) -> SubjectTable:

@@ -52,7 +52,7 @@ class TrainingProgress:
 def save_checkpoint(run: PathLike, model: keras.Model, progress: TrainingProgress) -> None:
     """Write weights, optimizer, random generators, metrics and progress of a compiled model.
 
-    The previous checkpoint is kept beside the new one.
+    The previous checkpoint is kept as `state.previous.npz`.
     """
     run = Run(run)
     sync_variables(model)
@@ -140,9 +140,9 @@ def _read(run, path):
         arrays = read_arrays(path)
         progress = check_fields(json.loads(arrays.pop("progress").item()), PROGRESS)
         if any(len(values) != progress["epoch"] for values in progress["history"].values()):
-            raise ValueError("its history has not a value for each epoch")
+            raise ValueError("its history lacks values of an epoch")
         if not all(array.dtype.kind in "biuf" for array in arrays.values()):
-            raise ValueError("it holds other arrays than numbers")
+            raise ValueError("it holds arrays that are not numeric")
     return arrays, TrainingProgress(**progress)
 
 

@@ -48,7 +48,7 @@ class Stage:
         model: configuration of the model, a dataclass with `channels`.
         objective: the validation score that selects the best epoch.
         provenance: what the run is made from (hashes, paths), for `config.json`.
-        metadata: for `environment.json`, beside precision and seed.
+        metadata: for `environment.json`, in addition to precision and seed.
         sample_counts: number of training and of validation samples.
         prepare: returns the built model, the training batches and the validation batches. Called
             once precision and seeds are set, with the keyword arguments `devices` and `shard` of
@@ -95,10 +95,7 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
     resumable = run, stage.kind, stage.model, training, stage.provenance
     check_same_on_all_processes(config, "options, archives or code grids")
     run_on_primary(check_resumable, *resumable)
-    devices = device_count()
-    check_batch_divides(training.batch_size, devices)
-    for count in stage.sample_counts:
-        largest_even_count(count, devices)
+    devices = _count_devices(stage, training)
     width = int(np.max(stage.model.channels))
     precision, reason = run_on_primary(_resumed_precision, run, training, width)
     with contextlib.ExitStack() as resources:
@@ -122,6 +119,15 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
             )
             progress = fit(model, batches, validation, run, training, stage.objective)
         return run_on_primary(_write_metrics, run, stage.measure, model, progress)
+
+
+def _count_devices(stage, training):
+    """Count the devices that share a batch, and check that each gets samples."""
+    devices = device_count()
+    check_batch_divides(training.batch_size, devices)
+    for count in stage.sample_counts:
+        largest_even_count(count, devices)
+    return devices
 
 
 def check_resumable(

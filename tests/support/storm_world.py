@@ -84,8 +84,9 @@ def read_prior(world):
 
 
 def read_results(world):
-    results = ("reconstruction", "samples", "scores")
-    return report(world, [], **{name: world.results / name for name in results})
+    root = world.results
+    folders = {"reconstructions": [root / "reconstruction"], "samples": [root / "samples"]}
+    return report(world, [], scores=root / "scores", **folders)
 
 
 def read_search_folder(world):

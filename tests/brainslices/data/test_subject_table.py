@@ -41,8 +41,9 @@ def test_participants_of_bids_are_read_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("age,sex\n74,F\n", "must have a column subject"),
+        ("age,sex\n74,F\n", "must have one column subject"),
         ("subject\na\n", "at least one other"),
+        ("Subject,subject\na,b\n", "one column subject"),
         ("subject,age\na,1\na,2\n", "line 3: each row must name another subject"),
         ("subject,age\n,1\n", "line 2: each row must name another subject"),
     ],
