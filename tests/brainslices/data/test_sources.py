@@ -41,6 +41,14 @@ def test_label_maps_are_left_out_by_their_values_whatever_their_names(tmp_path):
     assert len(read(tmp_path, label_maps=True)[1]) == 10
 
 
+def test_file_that_a_table_lists_twice_is_named(tmp_path):
+    save_image(tmp_path / "png" / "a.png")
+    table = tmp_path / "table.csv"
+    table.write_text("file,subject\na.png,s\n./a.png,s\n")
+    with pytest.raises(InputError, match=r"table\.csv, line 3.*another file than in line 2"):
+        read(tmp_path / "png", table=table)
+
+
 def test_images_of_labels_are_left_out_but_no_dark_slices_of_a_stack(tmp_path):
     dark = np.zeros_like(GREY)
     dark[0, 0], dark[0, 1] = 1, 2
