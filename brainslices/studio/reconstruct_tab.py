@@ -51,7 +51,7 @@ def _editor(engine, reconstruction):
     """Lay out the editor of codes; return its states, and the event that draws the grid."""
     last_code = engine.prior.model.num_embeddings - 1
     codes, cell = gr.State(None, time_to_live=3600), gr.State((0, 0))
-    grid, row, col, code, change, reset, told, edited = _editor_layout(engine, last_code)
+    grid, row, col, code, change, reset, message, edited = _editor_layout(engine, last_code)
 
     def draw(codes, cell):
         if codes is None:
@@ -75,10 +75,10 @@ def _editor(engine, reconstruction):
 
     draw_grid = draw, [codes, cell], [grid, row, col, code]
     grid.select(select, None, cell, **OPTIONS).then(*draw_grid, **OPTIONS)
-    outputs = [codes, cell, edited, told]
+    outputs = [codes, cell, edited, message]
     inputs = [reconstruction, codes, row, col, code]
     change.click(apply, inputs, outputs, **OPTIONS).then(*draw_grid, **OPTIONS)
-    undone = reset.click(undo, reconstruction, [codes, edited, told], **OPTIONS)
+    undone = reset.click(undo, reconstruction, [codes, edited, message], **OPTIONS)
     undone.then(*draw_grid, **OPTIONS)
     return codes, cell, draw_grid
 
@@ -100,10 +100,10 @@ def _editor_layout(engine, last_code):
             code = gr.Slider(0, last_code, 0, step=1, label="Code")
             change = gr.Button("Change the code", variant="primary")
             reset = gr.Button("Undo all changes")
-            told = gr.Markdown(elem_classes="status")
+            message = gr.Markdown(elem_classes="status")
         with gr.Column(scale=1, min_width=280):
             edited = gr.ImageSlider(label="Before | after", **PICTURE)
-    return grid, row, col, code, change, reset, told, edited
+    return grid, row, col, code, change, reset, message, edited
 
 
 def _change(engine, result, codes):
