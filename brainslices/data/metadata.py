@@ -285,8 +285,8 @@ def _select_subjects(metadata: Sequence[FileMetadata], table: SourceTable) -> li
             )
     selected = []
     for item in metadata:
-        if row := rows.get(item.subject.removeprefix("sub-")):
-            selected.append(replace(item, split=row.split or item.split))
+        if found := rows.get(item.subject.removeprefix("sub-")):
+            selected.append(replace(item, split=found.split or item.split))
     listed = {item.subject.removeprefix("sub-") for item in selected}
     _warn_count(
         "files belong to no subject of the table",
