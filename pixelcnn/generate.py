@@ -146,7 +146,7 @@ def write_samples(
     evaluate: bool = False,
     nearest: bool = False,
 ) -> dict:
-    """Write slices as they are sampled; the folder appears complete or not at all.
+    """Write slices as they are sampled; the folder is written completely or not at all.
 
     Args:
         out: new or empty folder, or an earlier sampling to replace, for `slices/` (8-bit PNGs),

@@ -144,21 +144,16 @@ def _judge_volume(path: Path) -> str:
 
 
 def _listed_files(table: SourceTable, root: Path) -> list[Path]:
-    paths: dict[Path, int] = {}
+    paths = []
     for row in table.rows:
         path = root / row.file
-        if path in paths:
-            raise InputError(
-                f"{table.path}, line {row.line}: `file` must be another file than in line "
-                f"{paths[path]}. Received: file={row.file!r}."
-            )
         if not path.is_file() or not path.is_relative_to(root):
             raise InputError(
                 f"{table.path}, line {row.line}: `file` must be a file below {root}. Received: "
                 f"file={row.file!r}, subject={row.subject!r}."
             )
-        paths[path] = row.line
-    return list(paths)
+        paths.append(path)
+    return paths
 
 
 def _describe(files: SourceFiles, metadata: Sequence[FileMetadata]) -> list[str]:
