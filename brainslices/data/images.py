@@ -45,8 +45,6 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
     if has_16_bits and pixels.ndim == 3:  # Pillow reads only the upper 8 bits of each channel
         raise _unsupported(path, mode, "16 bits per channel")
     grey = _one_channel(pixels, mode, path)
-    if not np.isfinite(grey).all():
-        raise _unsupported(path, mode, "NaN or infinity")
     if window is None:
         return _to_8_bits(grey, mode, path)
     low, high = window
@@ -83,7 +81,7 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _one_channel(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
-    """Reduce equal channels to one."""
+    """Reduce equal channels to one of finite values."""
     if pixels.ndim == 3:
         if pixels.shape[2] in (2, 4):
             if mode == "CMYK" or (pixels[..., -1] != 255).any():
@@ -92,6 +90,8 @@ def _one_channel(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
         if (pixels != pixels[..., :1]).any():
             raise _unsupported(path, mode, "colours that are not grey")
         pixels = pixels[..., 0]
+    if not np.isfinite(pixels).all():
+        raise _unsupported(path, mode, "NaN or infinity")
     return pixels
 
 
