@@ -1,4 +1,4 @@
-"""Predictions: images of what a prior expects in each place, given the codes before it."""
+"""Predictions: images that a prior expects, each part given the codes before it."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,8 +14,8 @@ from pixelcnn.surprise import Surprise, in_batches
 
 __all__ = ["Prediction"]
 
-# Both chosen on validation slices: the Gaussian that smooths a difference, in pixels, and what is
-# added to the standard deviation that divides it, as an intensity.
+# Both chosen on validation slices: sigma of the Gaussian that smooths a difference, in pixels, and
+# the intensity added to the standard deviation before it divides the difference.
 SIGMA, FLOOR = 3.0, 0.03
 
 

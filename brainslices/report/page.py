@@ -44,7 +44,7 @@ MEASURES = {
     "entropy_by_position": "nats per code by position, without a prior",
     "seconds": "seconds of training",
 }
-# Samples are cut to the box of what is brighter than DARK in any of them, and MARGIN pixels more.
+# Samples are cut to the bounding box of pixels above DARK in any of them, plus MARGIN pixels.
 DARK, MARGIN = 5, 4
 # Positions at which several samplings are compared.
 MAX_LEVELS = 12
@@ -88,7 +88,7 @@ def write_report(
         search,
     )
     with atomic_path(out) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", "backslashreplace")
     return out
 
 
@@ -200,7 +200,7 @@ def _number(value: object) -> str:
 
 
 def _codes(row: ReconstructionRow, last_code: int) -> str:
-    """Draw a code grid in the colours of the reconstruction figure, a pixel a code."""
+    """Draw a code grid in the colours of the reconstruction figure, one pixel per code."""
     return picture_url(_colour(row.codes / max(last_code, 1), "viridis"))
 
 

@@ -43,10 +43,10 @@ NOTE = "For research on methods only, never for diagnosis."
 
 
 def build(engine: Engine, title: str, report: str) -> gr.Blocks:
-    """Lay out the page; every visitor has states of their own.
+    """Lay out the page; each visitor has their own state.
 
     Args:
-        engine: what computes.
+        engine: computes what the page shows.
         title: names the runs.
         report: the HTML page about the runs.
     """

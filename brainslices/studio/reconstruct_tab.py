@@ -53,7 +53,7 @@ def _editor(engine, reconstruction):
     """Lay out the editor of codes; return the states of its codes and of the selected cell."""
     last_code = engine.prior.model.num_embeddings - 1
     codes, cell = gr.State(None, time_to_live=3600), gr.State((0, 0))
-    grid, row, col, code, change, reset, told, edited = _editor_layout(engine, last_code)
+    grid, row, col, code, change, reset, message, edited = _editor_layout(engine, last_code)
 
     def draw(codes, cell):
         if codes is None:
@@ -81,8 +81,8 @@ def _editor(engine, reconstruction):
     )
     grid.select(select, None, cell, **OPTIONS)
     inputs = [reconstruction, codes, row, col, code]
-    change.click(apply, inputs, [codes, cell, edited, told], **OPTIONS)
-    reset.click(undo, reconstruction, [codes, edited, told], **OPTIONS)
+    change.click(apply, inputs, [codes, cell, edited, message], **OPTIONS)
+    reset.click(undo, reconstruction, [codes, edited, message], **OPTIONS)
     return codes, cell
 
 
@@ -103,10 +103,10 @@ def _editor_layout(engine, last_code):
             code = gr.Slider(0, last_code, 0, step=1, label="Code")
             change = gr.Button("Change the code", variant="primary")
             reset = gr.Button("Undo all changes")
-            told = gr.Markdown(elem_classes="status")
+            message = gr.Markdown(elem_classes="status")
         with gr.Column(scale=1, min_width=280):
             edited = gr.HTML()
-    return grid, row, col, code, change, reset, told, edited
+    return grid, row, col, code, change, reset, message, edited
 
 
 def _change(engine, result, codes):

@@ -34,7 +34,7 @@ def surprise_tab(engine: Engine) -> None:
         yield (
             f"{result.bits:,.0f} bits under the prior, percentile {result.percentile:.0f} of the "
             f"validation slices near position {result.position:.2f}.\n\nBright: codes that cost "
-            "more than at that place and level on validation slices.",
+            "more than validation codes at that place and slice position.",
             comparison("original", result.original, "surprise", drawn),
         )
 
