@@ -8,8 +8,9 @@ import tensorflow_probability as tfp
 
 from brainslices.errors import InputError
 from brainslices.types import Tensor
+from pixelcnn.logits import filter_logits, guide, with_unknown
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits, with_unknown
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
 
 __all__ = ["CodePrior"]
 
@@ -152,9 +153,12 @@ class CodePrior(tfp.distributions.Distribution):
         grids = tf.broadcast_to(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
         grids = tf.reshape(grids, [-1, *self.model.grid_shape])
         position, codes = self._inputs(shape), grids
-        if self._sampler.guidance != 1:
+        is_guided = self._sampler.guidance != 1
+        if is_guided:
             position, codes = with_unknown(position), tf.concat([grids, grids], axis=0)
-        logits = self._sampler.guided(self.model({"codes": codes, "position": position}))
+        logits = self.model({"codes": codes, "position": position})
+        if is_guided:
+            logits = guide(logits, self._sampler.guidance)
         logits = tf.reshape(logits, [-1, self.model.num_embeddings])
         logits = filter_logits(logits, **self._sampler.limits)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(grids, [-1]), logits)

@@ -1,4 +1,4 @@
-"""Difference between slices and what a prior predicts in each place, given the codes before it."""
+"""Difference between slices and what a prior predicts, each part given the codes before it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,8 +15,8 @@ from pixelcnn.surprise import in_batches, stack_images
 
 __all__ = ["Prediction"]
 
-# Chosen on validation slices: the Gaussian that smooths, in pixels; the standard deviation that is
-# added to the prior's; and the reconstruction error that counts as one of them, in intensity.
+# Chosen on validation slices: sigma of the Gaussian that smooths, in pixels; the standard deviation
+# that is added to the prior's; and the reconstruction error that counts as one of them.
 SIGMA, FLOOR, ERROR_SCALE = 3.0, 0.03, 0.05
 # Images that measure the prior's standard deviation.
 DRAWS = 4

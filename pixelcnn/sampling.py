@@ -7,6 +7,7 @@ bits crosses a threshold of the sampling.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,29 +16,15 @@ from keras import ops
 from brainslices.errors import InputError
 from brainslices.progress import bar
 from brainslices.types import Tensor
-from pixelcnn.conditions import UNKNOWN
+from pixelcnn.logits import check_limits, filter_logits, guide, sample_from_logits, with_unknown
 from pixelcnn.model import PixelCNN
 from pixelcnn.row_cache import RowCache, start_state
 
-__all__ = [
-    "BATCH_SIZE",
-    "MASKED",
-    "Sampler",
-    "compiled",
-    "filter_logits",
-    "guide",
-    "sample_from_logits",
-    "uniform_noise",
-    "with_unknown",
-]
+__all__ = ["BATCH_SIZE", "MASKED", "Sampler", "compiled", "uniform_noise"]
 
 # Stands for a masked code.
 MASKED = -1
 BATCH_SIZE = 16
-# The largest fraction of a float32 sum that stays below the sum after rounding.
-MAX_UNIFORM = 1 - 2**-22
-# At lower temperatures the most likely code is certain anyway, and float32 may round them to 0.
-MIN_TEMPERATURE = 1e-30
 
 
 def uniform_noise(seed: int, samples: Sequence[int], grid_shape: tuple[int, int]) -> np.ndarray:
@@ -61,105 +48,11 @@ def uniform_noise(seed: int, samples: Sequence[int], grid_shape: tuple[int, int]
     )
 
 
-def with_unknown(position: Tensor) -> Tensor:
-    """Append to a batch of positions with conditions the same with unknown conditions.
-
-    Args:
-        position: float32 tensor of shape (batch, 1 + conditions).
-
-    Returns:
-        float32 tensor of shape (2 batch, 1 + conditions).
-    """
-    unknown = UNKNOWN * ops.ones_like(position[:, 1:])
-    return ops.concatenate([position, ops.concatenate([position[:, :1], unknown], axis=1)])
-
-
-def guide(logits: Tensor, guidance: float) -> Tensor:
-    """Apply classifier-free guidance: unknown + guidance * (conditional - unknown).
-
-    Args:
-        logits: float32 tensor of shape (2 batch, ..., num_embeddings), of a batch that
-            `with_unknown` made.
-        guidance: 1 gives the conditional logits, 0 those of unknown conditions.
-
-    Returns:
-        float32 tensor of shape (batch, ..., num_embeddings).
-
-    Reference:
-        Ho and Salimans 2022, arXiv 2207.12598, equation 6, with guidance = 1 + w.
-    """
-    conditional, unknown = ops.split(logits, 2)
-    return unknown + guidance * (conditional - unknown)
-
-
-def filter_logits(
-    logits: Tensor,
-    temperature: float | Tensor = 1.0,
-    top_k: int | None = None,
-    top_p: float | Tensor | None = None,
-) -> Tensor:
-    """Apply temperature, top-k and top-p to logits.
-
-    Args:
-        logits: float32 tensor of shape (batch, num_embeddings).
-        temperature: positive float, divides the logits; towards 0 the most likely code is certain.
-        top_k: int, how many of the most likely codes remain, ties with the last included; None for
-            all.
-        top_p: float in (0, 1]; the fewest most likely codes that reach this probability together
-            remain; None for all.
-
-    Returns:
-        float32 tensor of the same shape, at most 0, and -inf where a code does not remain.
-
-    Reference:
-        Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
-    """
-    # At most 0, so that no temperature overflows.
-    logits = logits - ops.max(logits, axis=-1, keepdims=True)
-    logits = logits / ops.maximum(temperature, MIN_TEMPERATURE)
-    if top_k is not None:
-        threshold = ops.top_k(logits, top_k)[0][:, -1:]
-        logits = ops.where(logits < threshold, -np.inf, logits)
-    if top_p is not None:
-        threshold = _nucleus_threshold(logits, top_p)
-        logits = ops.where(logits < threshold, -np.inf, logits)
-    return logits
-
-
-def _nucleus_threshold(logits, top_p):
-    """The smallest logit of the nucleus, (batch, 1)."""
-    descending = ops.flip(ops.sort(logits, axis=-1), axis=-1)
-    probabilities = ops.softmax(descending, axis=-1)
-    more_likely = ops.cumsum(probabilities, axis=-1) - probabilities
-    # The most likely code is always inside, however small `top_p` is.
-    is_inside = ops.logical_or(more_likely < top_p, more_likely == 0)
-    return ops.min(ops.where(is_inside, descending, np.inf), axis=-1, keepdims=True)
-
-
-def sample_from_logits(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Sample a code from each row of logits, by inversion of the cumulative probabilities.
-
-    Args:
-        logits: float32 tensor of shape (batch, num_embeddings), at most 0, as `filter_logits`
-            returns them.
-        uniform: float32 tensor of shape (batch,), uniform noise in [0, 1).
-
-    Returns:
-        int32 tensor of shape (batch,).
-    """
-    weights = ops.exp(logits)
-    cumulative = ops.cumsum(weights, axis=-1)
-    is_possible = weights > 0
-    total = ops.max(ops.where(is_possible, cumulative, 0.0), axis=-1)
-    threshold = ops.minimum(uniform, MAX_UNIFORM) * total
-    is_reached = ops.logical_and(cumulative > threshold[:, None], is_possible)
-    return ops.cast(ops.argmax(ops.cast(is_reached, "int32"), axis=-1), "int32")
-
-
 class Sampler:
     """Sample code grids from a trained PixelCNN; compiled once per batch size.
 
-    `with_limits` returns a sampler of another temperature and top-p without compiling again.
+    `with_limits` returns a sampler of another temperature, top-p and guidance; each of top-p and
+    guidance is compiled once more when it is first used.
 
     Args:
         model: a built `PixelCNN`.
@@ -194,28 +87,27 @@ class Sampler:
         top_p: float | None = None,
         guidance: float = 1.0,
     ):
-        _check_limits(model, temperature, top_k, top_p)
-        if not 0 <= guidance < np.inf:
-            raise InputError(f"`guidance` must be at least 0. Received: guidance={guidance}.")
-        if guidance != 1 and not model.condition_variables:
-            raise InputError(
-                "`guidance` needs a prior with conditions (train_pixelcnn.py --conditions). "
-                f"Received: guidance={guidance} for a prior without."
-            )
+        check_limits(model, temperature, top_k, top_p, guidance)
         self.model, self.guidance = model, guidance
-        self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.limits: dict[str, Any] = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
         self._compiled_rows = compiled(self._sample_rows, model)
 
-    def with_limits(self, temperature: float = 1.0, top_p: float | None = None) -> "Sampler":
+    def with_limits(
+        self, temperature: float = 1.0, top_p: float | None = None, guidance: float = 1.0
+    ) -> "Sampler":
         """Return a sampler that differs by these limits alone and shares what is compiled.
 
         Raises:
             InputError: if a limit is out of its range.
         """
         limits = {**self.limits, "temperature": temperature, "top_p": top_p}
-        _check_limits(self.model, **limits)
+        check_limits(self.model, **limits, guidance=guidance)
         sampler = copy.copy(self)
-        sampler.limits = limits
+        sampler.limits, sampler.guidance = limits, guidance
         return sampler
 
     def __call__(
@@ -291,7 +183,8 @@ class Sampler:
             name: None if self.limits[name] is None else np.array(self.limits[name], "float32")
             for name in ("temperature", "top_p")
         }
-        state = self._compiled_rows(*inputs, span, limits, state)
+        guidance = None if self.guidance == 1 else np.array(self.guidance, "float32")
+        state = self._compiled_rows(*inputs, span, limits, guidance, state)
         return state, tuple(self.model.from_scan(grid) for grid in state[1])
 
     def batches(
@@ -331,10 +224,10 @@ class Sampler:
                 progress_bar.update(size)
                 yield {name: values[:size] for name, values in samples.items()}
 
-    def _sample_rows(self, position, uniform, observed, span, limits, state):
+    def _sample_rows(self, position, uniform, observed, span, limits, guidance, state):
         """Sample the rows of the scan from `span[0]` up to `span[1]`; return the new state."""
-        model, is_guided = self.model, self.guidance != 1
-        cache = RowCache(model, with_unknown(position) if is_guided else position)
+        model = self.model
+        cache = RowCache(model, position if guidance is None else with_unknown(position))
         uniform, observed = model.to_scan(uniform), model.to_scan(observed)
 
         def sample_row(row, loop_state):
@@ -343,6 +236,7 @@ class Sampler:
                 cache,
                 row,
                 limits,
+                guidance,
                 vertical_state,
                 ops.take(uniform, row, axis=1),
                 ops.take(observed, row, axis=1),
@@ -355,8 +249,12 @@ class Sampler:
 
         return ops.fori_loop(span[0], span[1], sample_row, state)
 
-    def _sample_row(self, cache, row, limits, vertical_state, uniform, observed):
+    def _sample_row(self, cache, row, limits, guidance, vertical_state, uniform, observed):
         """Return the codes and log-probabilities of a row, (batch, cols), and the new state."""
+
+        def for_cache(codes):  # once more for the unknown conditions
+            return codes if guidance is None else ops.concatenate([codes, codes])
+
         from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
 
         def sample_code(col, loop_state):
@@ -364,14 +262,15 @@ class Sampler:
             cell_input = ops.take(from_vertical, col, axis=2)
             logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
             noise = ops.take(uniform, col, axis=1)
-            logits_left = filter_logits(self.guided(logits), top_k=self.limits["top_k"], **limits)
-            sampled = sample_from_logits(logits_left, noise)
+            guided = logits if guidance is None else guide(logits, guidance)
+            filtered = filter_logits(guided, top_k=self.limits["top_k"], **limits)
+            sampled = sample_from_logits(filtered, noise)
             fixed = ops.take(observed, col, axis=1)
             code = ops.where(fixed == MASKED, sampled, fixed)
             nats = self.model.nats(code, logits[: ops.shape(code)[0]])
             is_here = ops.arange(cache.cols) == col
             return (
-                cache.append_code(row_state, self._for_cache(code)),
+                cache.append_code(row_state, for_cache(code)),
                 ops.where(is_here, code[:, None], codes),
                 ops.where(is_here, -nats[:, None], log_prob),
             )
@@ -379,29 +278,7 @@ class Sampler:
         empty = (ops.zeros_like(observed), ops.zeros_like(uniform))
         loop_state = (cache.start_row(), *empty)
         _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
-        return (codes, log_prob), cache.append_row(vertical_state, self._for_cache(codes))
-
-    def guided(self, logits: Tensor) -> Tensor:
-        """Apply `guide` to the logits of a model, if there is guidance."""
-        return logits if self.guidance == 1 else guide(logits, self.guidance)
-
-    def _for_cache(self, codes):
-        """The codes once more for the unknown conditions, if there is guidance."""
-        return codes if self.guidance == 1 else ops.concatenate([codes, codes])
-
-
-def _check_limits(model, temperature, top_k, top_p):
-    if not 0 < temperature < np.inf:
-        raise InputError(
-            f"`temperature` must be a positive number. Received: temperature={temperature}."
-        )
-    if top_k is not None and not 1 <= top_k <= model.num_embeddings:
-        raise InputError(
-            f"`top_k` must be from 1 to {model.num_embeddings}, the size of the codebook. "
-            f"Received: top_k={top_k}."
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
+        return (codes, log_prob), cache.append_row(vertical_state, for_cache(codes))
 
 
 def compiled(function: Callable, model: keras.Model) -> Callable:

@@ -28,10 +28,10 @@ class Scored:
     Args:
         codes: int32 array of shape (n, r, c).
         nats: float32 array of shape (n, r, c), the cost of each code.
-        surprise: float32 array of shape (n, r, c), the same beside what codes at that place and
-            level cost on validation.
-        percentiles: float64 array of shape (n,), of each slice's cost among validation slices of
-            its level, 0 to 100.
+        surprise: float32 array of shape (n, r, c), the same minus the mean cost of validation
+            codes at that cell of the grid and slice position.
+        percentiles: float64 array of shape (n,), of each slice's cost among validation slices near
+            its position, 0 to 100.
     """
 
     codes: np.ndarray

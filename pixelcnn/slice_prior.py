@@ -45,8 +45,7 @@ class SlicePrior:
 
     def __init__(self, model: PixelCNN, decoder: Any, provenance: Provenance):
         self.model, self.decoder, self.provenance = model, decoder, provenance
-        self._sampler: Sampler | None = None
-        self._fixed_options: dict[str, float | None] = {}
+        self._sampler = Sampler(model)
 
     @classmethod
     def from_run(cls, run: PathLike, decoder: Any = None) -> "SlicePrior":
@@ -116,11 +115,11 @@ class SlicePrior:
         positions = spread_positions(
             sampling.count, self.provenance.positions, sampling.position, per_position
         )
-        given = [self.model.with_conditions(positions, request) for request in requests.values()]
+        inputs = [self.model.with_conditions(positions, request) for request in requests.values()]
         # One noise for all values of a condition, so that nothing else changes along them.
         noise_indices = np.tile(np.arange(sampling.count), len(requests))
         batches = self._get_sampler(sampling).batches(
-            np.concatenate(given), sampling.seed, sampling.batch_size, noise_indices=noise_indices
+            np.concatenate(inputs), sampling.seed, sampling.batch_size, noise_indices=noise_indices
         )
         batches = decode_batches(batches, self.decoder.decode_codes)
         positions = np.tile(positions, len(requests))
@@ -146,7 +145,7 @@ class SlicePrior:
             shared_noise: give all grids the noise of the first, so that they differ only by their
                 position.
             conditions: as for `sample`, one value each.
-            **options: `temperature`, `top_k`, `top_p`, `seed` and `batch_size` of `sample`.
+            **options: `temperature`, `seed` and the options of `sample`.
 
         Yields:
             What `Sampler.partial_grids` yields, and `positions`, float32 of shape (count,).
@@ -158,8 +157,8 @@ class SlicePrior:
         padded = np.minimum(np.arange(max(sampling.batch_size, count)), count - 1)
         noise_indices = [0] * len(padded) if shared_noise else padded.tolist()
         noise = uniform_noise(sampling.seed, noise_indices, self.model.grid_shape)
-        given = self.model.with_conditions(positions[padded], conditions)
-        for grids in self._get_sampler(sampling).partial_grids(given, noise, rows=rows):
+        inputs = self.model.with_conditions(positions[padded], conditions)
+        for grids in self._get_sampler(sampling).partial_grids(inputs, noise, rows=rows):
             yield {"positions": positions} | {name: grids[name][:count] for name in grids}
 
     def inpaint(
@@ -223,8 +222,8 @@ class SlicePrior:
             most_likely_position(sampler, observed, candidates, *noise),
         )
         positions = spread_positions(sampling.count, self.provenance.positions, position)
-        (given,) = self.model.with_conditions(np.array(position), conditions)
-        batch = inpaint_codes(sampler, observed, given, sampling.count, *noise)
+        (inputs,) = self.model.with_conditions(np.array(position), conditions)
+        batch = inpaint_codes(sampler, observed, inputs, sampling.count, *noise)
         metadata = self._metadata(sampling)
         metadata |= {"hidden": task.hidden, "position": float(positions[0])}
         return Samples(decode_batches([batch], task.decode), positions, metadata, task.image)
@@ -262,10 +261,9 @@ class SlicePrior:
 
     def _get_sampler(self, sampling):
         """Return the sampler of some options; it shares what the last one has compiled."""
-        fixed = {"top_k": sampling.top_k, "guidance": sampling.guidance}
-        if self._sampler is None or self._fixed_options != fixed:
-            self._sampler, self._fixed_options = Sampler(self.model, **fixed), fixed
-        return self._sampler.with_limits(sampling.temperature, sampling.top_p)
+        if self._sampler.limits["top_k"] != sampling.top_k:
+            self._sampler = Sampler(self.model, top_k=sampling.top_k)
+        return self._sampler.with_limits(sampling.temperature, sampling.top_p, sampling.guidance)
 
     def _metadata(self, sampling):
         names = ("seed", "temperature", "top_k", "top_p")

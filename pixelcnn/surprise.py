@@ -1,4 +1,4 @@
-"""Surprise: what codes cost under a prior beside the codes of validation slices at that place."""
+"""Surprise: cost of codes under a prior, relative to validation codes at the same place."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -28,7 +28,7 @@ MIN_NEIGHBOURS = 30
 
 
 class Surprise:
-    """Likelihood of code grids under a prior, beside that of validation slices of the same level.
+    """Likelihood of code grids under a prior, relative to validation slices of nearby position.
 
     The surprise of a code is its nats minus the mean nats of the codes at the same place of the
     grid in the validation slices nearest in position. Those of the slice's own subject are left

@@ -68,9 +68,9 @@ class RunRecord:
     Attributes:
         run: the run folder.
         config: `config.json`.
-        environment: `environment.json`, or nothing.
-        metrics: `metrics.json`, or nothing: the training has not ended.
-        history: column -> one value an epoch.
+        environment: `environment.json`; empty if it is missing.
+        metrics: `metrics.json`; empty if the training has not ended.
+        history: column -> one value per epoch.
         archive: path of the training slices, if it is known.
         counts: split -> number of subjects and slices; None if the archive was moved.
     """
@@ -141,8 +141,23 @@ class RunRecord:
         return f"{script} {source} --config {self.run.config_path} --run NEW_RUN"
 
 
+class Output:
+    """A folder that a command wrote.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the folder and of the one that it is in."""
+        return "/".join(self.path.resolve().parts[-2:])
+
+
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Output):
     """The result of reconstruct.py.
 
     Attributes:
@@ -166,9 +181,10 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class SampledSlice:
-    """One sample: its pixels, uint8 of shape (rows, cols), its label and its nearest slice."""
+    """One sample: its pixels, uint8 of shape (rows, cols), and its nearest training slice."""
 
     label: str
+    position: float
     image: np.ndarray
     nearest_id: str = ""
     nearest_ssim: float = float("nan")
@@ -176,7 +192,7 @@ class SampledSlice:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Output):
     """The result of sample.py: `metrics.json`, and at most 64 slices by rising position."""
 
     path: Path
@@ -196,7 +212,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(Output):
     """The result of score.py: `metrics.json`, and its figure, uint8 of shape (rows, cols, 3)."""
 
     path: Path
@@ -213,7 +229,7 @@ class Search:
         objective: name of the objective, and its direction, "min" or "max".
         dimensions: the dimensions of the space.
         metrics: the metrics, of which `rate` and `quality` span the plane.
-        rows: a trial each: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
+        rows: one per trial: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
         best: name of the best trial; empty without any.
         front: names of the trials on the Pareto front, by ascending rate.
     """
@@ -233,7 +249,7 @@ def read_run(path: PathLike) -> RunRecord:
     """Read the files of a run, trained or half trained.
 
     Raises:
-        InputError: if the folder is no run, or a file of it is corrupt.
+        InputError: if the folder is not a run, or a file of it is corrupt.
     """
     run = Run(path)
     config, metrics = run.open_config(), run.read_metrics()
@@ -248,7 +264,7 @@ def read_run(path: PathLike) -> RunRecord:
 
 
 def _count_slices(archive, content_hash):
-    """Count subjects and slices of each split; None if the archive has gone or changed."""
+    """Count subjects and slices of each split; None if the archive was moved or changed."""
     if not archive or not (Path(archive) / "archive.json").is_file():
         return None
     opened = SliceArchive.open(archive)
@@ -267,7 +283,7 @@ def read_reconstruction(path: PathLike) -> Reconstruction:
     """Read the output folder of reconstruct.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics = _read_metrics(path, "reconstruct.py", RECONSTRUCTION)
@@ -285,7 +301,7 @@ def read_sampling(path: PathLike) -> Sampling:
     """Read the output folder of sample.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics = _read_metrics(path, "sample.py", SAMPLING | COMPARISON, COMPARISON)
@@ -306,7 +322,7 @@ def read_scoring(path: PathLike) -> Scoring:
     """Read the output folder of score.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics, figure = _read_metrics(path, "score.py", SCORING), path / "surprise.png"
@@ -317,12 +333,12 @@ def read_scoring(path: PathLike) -> Scoring:
 def _read_sample(path, file, nearest):
     with reading(file, "sample", "Run sample.py again."):
         label = file.stem.split("_", 2)[2].replace("_", " ")  # without "sample" and its number
-        image = _read_pixels(file)
+        sample = label, float(label.rpartition(" ")[2]), _read_pixels(file)
     if file.name not in nearest:
-        return SampledSlice(label, image)
+        return SampledSlice(*sample)
     other = path / "nearest" / file.name
     with reading(other, "nearest slice", "Run sample.py again."):
-        return SampledSlice(label, image, *nearest[file.name], _read_pixels(other))
+        return SampledSlice(*sample, *nearest[file.name], _read_pixels(other))
 
 
 def _read_pixels(file, mode="L"):

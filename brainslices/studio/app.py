@@ -9,10 +9,12 @@ from brainslices.studio.inpaint_tab import inpaint_tab
 from brainslices.studio.reconstruct_tab import reconstruct_tab
 from brainslices.studio.sample_tab import sample_tab
 from brainslices.studio.surprise_tab import surprise_tab
+from brainslices.visualization.html import COMPARISON_CSS
 
 __all__ = ["CSS", "JS", "build", "theme"]
 
-CSS = """
+CSS = f"""{COMPARISON_CSS}"""
+CSS += """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
 .tab-container button.selected { color: var(--primary-700) !important; }
@@ -25,10 +27,15 @@ CSS = """
 .status table { font-variant-numeric: tabular-nums; }
 .status td:not(:first-child), .status th { white-space: nowrap; }
 """
-# Gradio labels an empty block without a role, so that screen readers skip it.
+# Gradio labels an empty block without a role, so that screen readers skip it, and gives pictures no
+# alternative text.
 JS = """() => {
-  const repair = () => document.querySelectorAll("div.empty[aria-label]:not([role])")
-    .forEach((block) => block.setAttribute("role", "img"));
+  const repair = () => {
+    for (const block of document.querySelectorAll("div.empty[aria-label]:not([role])"))
+      block.setAttribute("role", "img");
+    for (const picture of document.querySelectorAll(".image-container img[alt='']"))
+      picture.alt = picture.closest(".block").querySelector("label").innerText.trim();
+  };
   new MutationObserver(repair).observe(document.body, { childList: true, subtree: true });
   repair();
 }"""
@@ -36,14 +43,14 @@ NOTE = "For research on methods only, never for diagnosis."
 
 
 def build(engine: Engine, title: str, report: str) -> gr.Blocks:
-    """Lay out the page; every visitor has states of their own.
+    """Lay out the page; each visitor has their own state.
 
     Args:
-        engine: what computes.
+        engine: computes what the page shows.
         title: names the runs.
         report: the HTML page about the runs.
     """
-    with gr.Blocks(title="brainslices studio", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"{title}: brainslices studio", analytics_enabled=False) as page:
         gr.Markdown(f"# brainslices studio\n{title}. {NOTE}")
         with gr.Tab("Sample"):
             sample_tab(engine)

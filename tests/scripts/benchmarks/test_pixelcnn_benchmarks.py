@@ -16,9 +16,9 @@ from pixelcnn.sampling import Sampler, uniform_noise
 
 SAMPLING_ROWS = {
     "sample 16 slices of 8 x 8 codes",
-    "sample 16 slices of 8 x 8 codes, beside one pass",
+    "sample 16 slices of 8 x 8 codes, against one pass",
     "sample 16 slices of 8 x 8 codes, 2 attention layers",
-    "sample 16 slices of 8 x 8 codes, 2 attention layers, beside one pass",
+    "sample 16 slices of 8 x 8 codes, 2 attention layers, against one pass",
     "surprise of 16 slices of 8 x 8 codes",
 }
 OTHER_ROWS = {
