@@ -71,8 +71,11 @@ def score(
     prior = SlicePrior.from_run(run, config.vqvae)
     slices.check_shape(tuple(prior.decoder.image_shape), prior.provenance.run.path)
     count, pixels = len(slices), math.prod(prior.decoder.image_shape)
+    # The masked codes of all restorations, and the restorations of one slice.
+    codes = config.restore * count * math.prod(prior.model.grid_shape)
     check_needed(
-        f"{count} slices",
+        f"{count} slices, restore={config.restore}",
+        memory=4 * (codes + config.restore * pixels),
         disk=2 * count * pixels * (1 + config.predict + bool(config.restore)),
         folder=out,
     )

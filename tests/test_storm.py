@@ -182,7 +182,12 @@ def test_commands_on_damaged_files_end_with_a_message(trained_sources, tmp_path)
 NUMBERS = {
     "prepare_data": ["slices 1000000000", "size 1000000 1000000", "subjects -1", "slices 0"]
     + ["fractions nan 0.5 0.5", "fractions inf -inf 1", "positions nan nan", "seed -1"]
-    + ["subjects 99999999999999999999", "size 0 64", "grid-multiple 100000000000000000000"],
+    + [
+        "subjects 99999999999999999999",
+        "size 0 64",
+        "size 64 40000",
+        "grid-multiple 100000000000000000000",
+    ],
     "train_vqvae": ["channels 100000000000000000000 64", "epochs 0", "batch-size -1", "decay nan"]
     + ["epochs 1000000000000", "learning-rate inf", "num-embeddings 1000000000", "seed -1"]
     + ["embedding-dim 1000000000", "encoder-blocks 1000000000", "magnification 1e9"],
@@ -193,6 +198,8 @@ NUMBERS = {
     "sample": ["count 0", "batch-size 0", "seed -1"],
     "reconstruct": ["batch-size 0"],
     "encode_codes": ["variants -1"],
+    "score": ["batch-size 0", "restore -1", "seed -1"],
+    "studio": ["port 0", "port 65536", "port -1"],
 }
 # These load a model first.
 LATER_NUMBERS = {
@@ -205,6 +212,7 @@ LATER_NUMBERS = {
         "top-k 10000000000000000000",
     ],
     "encode_codes": ["variants 1000000000000"],
+    "score": ["restore 1000000000000"],
     "train_pixelcnn": ["variants 1000000000000"],
 }
 
@@ -219,6 +227,8 @@ def check_number(sources, tmp_path, name, flag):
         "sample": ("--run", world.prior, "--out", out),
         "reconstruct": ("--run", world.vqvae, "--data", world.archive, "--out", out),
         "encode_codes": ("--run", world.vqvae),
+        "score": ("--run", world.prior, "--data", world.archive, "--out", out),
+        "studio": ("--run", world.prior),
     }
     sound, (word, *values) = hashes(world.root), flag.split()
     with time_limit():
