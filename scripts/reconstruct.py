@@ -15,6 +15,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.data.file_selection import FileSelection
+from brainslices.progress import print_lines
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,17 @@ def main(argv: list[str] | None = None) -> None:
         pictures=arguments.pictures,
         codecs=arguments.codecs,
     )
-    print(reconstruction_summary(metrics))
+    print_lines(reconstruction_summary(metrics))
     files = (
         "metrics.json, slices.csv, reconstruction.png, examples.npz"
         + ", pictures/" * arguments.pictures
     )
-    print(f"{arguments.out}: {files}")
+    print_lines(f"{arguments.out}: {files}")
     if arguments.report:
         from brainslices.report.page import write_report
 
         out = arguments.out
-        print(write_report(out / "report.html", [arguments.run], reconstructions=[out]))
+        print_lines(write_report(out / "report.html", [arguments.run], reconstructions=[out]))
 
 
 if __name__ == "__main__":

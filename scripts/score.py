@@ -19,6 +19,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.data.file_selection import FileSelection
+from brainslices.progress import print_lines
 from pixelcnn.config import ScoringConfig
 
 
@@ -58,13 +59,15 @@ def main(argv: list[str] | None = None) -> None:
         arguments.out,
         config=arguments.scoring,
     )
-    print(summary(metrics))
-    print(f"{arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")
+    print_lines(summary(metrics))
+    print_lines(
+        f"{arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}"
+    )
     if arguments.report:
         from brainslices.report.page import write_report
 
         out = arguments.out
-        print(write_report(out / "report.html", [arguments.run], scores=out))
+        print_lines(write_report(out / "report.html", [arguments.run], scores=out))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Literal
 import tyro
 
 from brainslices import cli
+from brainslices.progress import print_lines
 from brainslices.runs.selection import Selection
 from pixelcnn.config import PRESETS, PixelCNNConfig, PixelCNNTraining
 
@@ -65,12 +66,12 @@ def main(argv: list[str] | None = None) -> None:
             partial(code_grids, arguments.vqvae, arguments.data, training.variants, path=path)
         )
         metrics = train(grids, arguments.run, model, training, subjects)
-    print(summary(metrics))
-    print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
+    print_lines(summary(metrics))
+    print_lines(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
     if arguments.report:
         from brainslices.report.page import write_report
 
-        print(write_report(arguments.run / "report.html", [arguments.vqvae, arguments.run]))
+        print_lines(write_report(arguments.run / "report.html", [arguments.vqvae, arguments.run]))
 
 
 def _subjects(arguments):

@@ -180,8 +180,8 @@ def _check_slice(record: SliceRecord, image: np.ndarray, first: tuple) -> None:
         )
     if not all(text.isprintable() for text in (record.slice_id, record.subject, record.source)):
         raise InputError(
-            "The path of a file and its subject must not have control characters. Received: "
-            f"{record.source!r}. Rename it."
+            "The path of a file and its subject must be UTF-8 text and must not have control "
+            f"characters. Received: {record.source!r}, subject {record.subject!r}. Rename it."
         )
     if record.split not in SPLITS or not 0 <= record.position <= 1:
         raise InputError(

@@ -90,7 +90,7 @@ def write_report(
         search,
     )
     with atomic_path(out) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", "backslashreplace")
     return out
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from brainslices.distributed.collectives import run_on_primary
 from brainslices.errors import CorruptFileError, InputError
+from brainslices.progress import print_lines
 from brainslices.reading import reading
 from brainslices.runs.arrays import read_arrays
 from brainslices.runs.atomic import atomic_path
@@ -123,7 +123,7 @@ def _read_latest(run):
             raise CorruptFileError(
                 f"{corrupt} The previous checkpoint too: {previous}"
             ) from previous
-        tqdm.write(
+        print_lines(
             f"warning: {corrupt} Resuming from the previous checkpoint, "
             f"epoch {progress.epoch + 1}, step {progress.step}."
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from brainslices.config import TrainingConfig, from_dict
 from brainslices.data.batches import Batches, largest_even_count
@@ -18,6 +17,7 @@ from brainslices.distributed.collectives import (
 )
 from brainslices.distributed.devices import data_parallel, device_count
 from brainslices.errors import CorruptFileError, InputError
+from brainslices.progress import print_lines
 from brainslices.runs.json_files import write_json
 from brainslices.runs.loading import load_model
 from brainslices.runs.provenance import environment
@@ -110,9 +110,9 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
             )
             compile_model(model, training, batches.steps_per_epoch)
             load_checkpoint(run, model)  # one that does not fit is rejected before any write
-            tqdm.write(f"precision {precision}: {reason}")
+            print_lines(f"precision {precision}: {reason}")
             if devices > 1:
-                tqdm.write(f"{devices} devices, {training.batch_size // devices} samples each")
+                print_lines(f"{devices} devices, {training.batch_size // devices} samples each")
             metadata = {"precision": precision, "precision_reason": reason, **stage.metadata}
             run_on_primary(
                 _write_run_metadata, run, config, environment(seed=training.seed, **metadata)
@@ -230,7 +230,7 @@ def _write_run_metadata(run, config, metadata):
     try:
         before = run.read_environment()
     except CorruptFileError as error:  # no training needs the file
-        tqdm.write(f"warning: {error} It is overwritten.")
+        print_lines(f"warning: {error} It is overwritten.")
         before = {}
     earlier = before.pop("earlier", [])
     changed = {key: value for key, value in before.items() if value != metadata.get(key)}
