@@ -110,7 +110,7 @@ def oasis_pngs() -> Path:
     """Folder with keras_png_slices_{train,validate,test}, named by BRAINSLICES_DATA."""
     folder = os.environ.get("BRAINSLICES_DATA")
     if not folder:
-        pytest.skip("wants the OASIS-1 slices: set BRAINSLICES_DATA to their folder")
+        pytest.skip("needs the OASIS-1 slices: set BRAINSLICES_DATA to their folder")
     return Path(folder)
 
 

@@ -3,9 +3,9 @@
 import re
 
 import pytest
+from fake_report import write_run, write_search
 from helpers import ROOT, flags, python, tiny_config, tiny_prior_config, tiny_prior_training
 from helpers import tiny_training as tiny_vqvae_training
-from made_up_report import write_run, write_search
 
 COMMAND = ROOT / "scripts" / "report.py"
 
