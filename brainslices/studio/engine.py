@@ -119,7 +119,7 @@ class Engine:
         for top_p, weight in itertools.product((None, 0.9), guidance):
             *_, sampling = self.sample(1, 0.5, top_p=top_p, guidance=weight)
         image = np.rint(self.decode(sampling.codes)[0] * 255).astype("uint8")
-        self.prior_bits(self.reconstruct(image).codes)
+        next(self.inpaint(image, np.indices(image.shape)[0] < len(image) // 2, 1, 0))
 
     def sample(
         self, count: int, position: float | tuple[float, ...], **options: Any
