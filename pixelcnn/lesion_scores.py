@@ -93,7 +93,7 @@ def _maps(scorer, images, positions, subjects, options):
     if restorations:
         restored = scorer.restoration_maps(images, positions, scored, restorations, seed)
         maps["restoration"] = np.stack(list(restored))
-    predicted = scorer.prediction.maps(images, scored.codes, positions, subjects)
+    predicted = scorer.prediction.maps(images, scored.codes, positions)
     maps["prediction"] = np.stack(list(predicted))
     maps["reconstruction error"] = np.abs(images - decoded)
     maps["intensity"] = np.abs(images - np.array(grey, "float32")[:, None, None])

@@ -92,9 +92,7 @@ def _write(folder, scorer, slices, positions, config):
     maps = (scorer.maps(values[np.newaxis])[0] for values in scored.surprise)
     written = {"surprise": _write_maps(folder / "surprise_maps.npy", maps, shape)}
     if config.predict:
-        maps = scorer.prediction.maps(
-            slices, scored.codes, positions, slices.subjects, "predicting"
-        )
+        maps = scorer.prediction.maps(slices, scored.codes, positions, "predicting")
         written["prediction"] = _write_maps(folder / "prediction_maps.npy", maps, shape)
     if config.restore:
         maps = scorer.restoration_maps(slices, positions, scored, config.restore, config.seed)

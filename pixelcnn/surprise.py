@@ -14,7 +14,14 @@ from brainslices.progress import bar
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import BATCH_SIZE, compiled
 
-__all__ = ["MIN_NEIGHBOURS", "Surprise", "in_batches", "nearest_levels", "spread_over_pixels"]
+__all__ = [
+    "MIN_NEIGHBOURS",
+    "Surprise",
+    "in_batches",
+    "nearest_levels",
+    "spread_over_pixels",
+    "stack_images",
+]
 
 # The fewest validation slices that a slice is compared with.
 MIN_NEIGHBOURS = 30
@@ -175,6 +182,11 @@ def in_batches(
             results.append(np.asarray(function(*(array[rows] for array in arrays))))
             progress.update(min(size, count - start))
     return np.concatenate(results)[:count]
+
+
+def stack_images(images: Sequence[np.ndarray] | np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Stack some images of a sequence, as an array of shape (len(rows), rows, cols, 1)."""
+    return np.stack([images[row] for row in rows])[..., np.newaxis]
 
 
 def _levels(positions: np.ndarray) -> np.ndarray:
