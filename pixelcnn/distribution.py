@@ -1,5 +1,7 @@
 """The prior as a TensorFlow Probability distribution; needs the TensorFlow backend."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -7,7 +9,7 @@ import tensorflow_probability as tfp
 from brainslices.errors import InputError
 from brainslices.types import Tensor
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits, with_unknown
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits, guide, with_unknown
 
 __all__ = ["CodePrior"]
 
@@ -25,14 +27,12 @@ class CodePrior(tfp.distributions.Distribution):
         model: a built `PixelCNN`.
         position: float tensor of any shape, the batch shape: slice positions in [0, 1].
         temperature: positive float, divides the logits.
-        top_k: int from 1 to num_embeddings, or None: only the k most likely codes are possible.
-        top_p: float in (0, 1], or None: only the most likely codes that reach it are possible.
-        guidance: weight of classifier-free guidance; 1 for none.
         conditions: float tensor of shape (..., conditions) as `PixelCNN.encode_conditions` returns
             it, or None: unknown. Its leading axes broadcast with those of `position`.
         validate_args: bool, check positions and codes when the graph runs.
         allow_nan_stats: bool, as in `tfp.distributions.Distribution`.
         name: str.
+        **limits: `top_k`, `top_p` and `guidance` of `Sampler`.
 
     Raises:
         InputError: if the backend is not TensorFlow, `temperature`, `top_k`, `top_p` or `guidance`
@@ -53,15 +53,14 @@ class CodePrior(tfp.distributions.Distribution):
         model: PixelCNN,
         position: Tensor,
         temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance: float = 1.0,
         conditions: Tensor | None = None,
         validate_args: bool = False,
         allow_nan_stats: bool = True,
         name: str = "CodePrior",
+        **limits: Any,
     ):
         parameters = dict(locals())
+        parameters |= parameters.pop("limits")  # each by its name, for `copy`
         if keras.backend.backend() != "tensorflow":
             raise InputError(
                 "CodePrior needs the TensorFlow backend; use `Sampler` under others. "
@@ -69,7 +68,7 @@ class CodePrior(tfp.distributions.Distribution):
             )
         with tf.name_scope(name) as name:
             self._model = model
-            self._sampler = Sampler(model, temperature, top_k, top_p, guidance)
+            self._sampler = Sampler(model, temperature, **limits)
             self._position = tf.convert_to_tensor(position, tf.float32, name="position")
             if conditions is None:
                 conditions = model.encode_conditions()
@@ -153,9 +152,12 @@ class CodePrior(tfp.distributions.Distribution):
         grids = tf.broadcast_to(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
         grids = tf.reshape(grids, [-1, *self.model.grid_shape])
         position, codes = self._inputs(shape), grids
-        if self._sampler.guidance != 1:
+        is_guided = self._sampler.guidance != 1
+        if is_guided:
             position, codes = with_unknown(position), tf.concat([grids, grids], axis=0)
-        logits = self._sampler.guided(self.model({"codes": codes, "position": position}))
+        logits = self.model({"codes": codes, "position": position})
+        if is_guided:
+            logits = guide(logits, self._sampler.guidance)
         logits = tf.reshape(logits, [-1, self.model.num_embeddings])
         logits = filter_logits(logits, **self._sampler.limits)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(grids, [-1]), logits)

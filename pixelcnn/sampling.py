@@ -74,7 +74,7 @@ def with_unknown(position: Tensor) -> Tensor:
     return ops.concatenate([position, ops.concatenate([position[:, :1], unknown], axis=1)])
 
 
-def guide(logits: Tensor, guidance: float) -> Tensor:
+def guide(logits: Tensor, guidance: float | Tensor) -> Tensor:
     """Apply classifier-free guidance: unknown + guidance * (conditional - unknown).
 
     Args:
@@ -159,7 +159,8 @@ def sample_from_logits(logits: Tensor, uniform: Tensor) -> Tensor:
 class Sampler:
     """Sample code grids from a trained PixelCNN; compiled once per batch size.
 
-    `with_limits` returns a sampler of another temperature and top-p without compiling again.
+    `with_limits` returns a sampler of another temperature, top-p and guidance; each of top-p and
+    guidance is compiled once more when it is first used.
 
     Args:
         model: a built `PixelCNN`.
@@ -194,28 +195,23 @@ class Sampler:
         top_p: float | None = None,
         guidance: float = 1.0,
     ):
-        _check_limits(model, temperature, top_k, top_p)
-        if not 0 <= guidance < np.inf:
-            raise InputError(f"`guidance` must be at least 0. Received: guidance={guidance}.")
-        if guidance != 1 and not model.condition_variables:
-            raise InputError(
-                "`guidance` needs a prior with conditions (train_pixelcnn.py --conditions). "
-                f"Received: guidance={guidance} for a prior without."
-            )
+        _check_limits(model, temperature, top_k, top_p, guidance)
         self.model, self.guidance = model, guidance
         self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         self._compiled_rows = compiled(self._sample_rows, model)
 
-    def with_limits(self, temperature: float = 1.0, top_p: float | None = None) -> "Sampler":
+    def with_limits(
+        self, temperature: float = 1.0, top_p: float | None = None, guidance: float = 1.0
+    ) -> "Sampler":
         """Return a sampler that differs by these limits alone and shares what is compiled.
 
         Raises:
             InputError: if a limit is out of its range.
         """
         limits = {**self.limits, "temperature": temperature, "top_p": top_p}
-        _check_limits(self.model, **limits)
+        _check_limits(self.model, **limits, guidance=guidance)
         sampler = copy.copy(self)
-        sampler.limits = limits
+        sampler.limits, sampler.guidance = limits, guidance
         return sampler
 
     def __call__(
@@ -291,7 +287,8 @@ class Sampler:
             name: None if self.limits[name] is None else np.array(self.limits[name], "float32")
             for name in ("temperature", "top_p")
         }
-        state = self._compiled_rows(*inputs, span, limits, state)
+        guidance = None if self.guidance == 1 else np.array(self.guidance, "float32")
+        state = self._compiled_rows(*inputs, span, limits, guidance, state)
         return state, tuple(self.model.from_scan(grid) for grid in state[1])
 
     def batches(
@@ -331,10 +328,10 @@ class Sampler:
                 progress_bar.update(size)
                 yield {name: values[:size] for name, values in samples.items()}
 
-    def _sample_rows(self, position, uniform, observed, span, limits, state):
+    def _sample_rows(self, position, uniform, observed, span, limits, guidance, state):
         """Sample the rows of the scan from `span[0]` up to `span[1]`; return the new state."""
-        model, is_guided = self.model, self.guidance != 1
-        cache = RowCache(model, with_unknown(position) if is_guided else position)
+        model = self.model
+        cache = RowCache(model, position if guidance is None else with_unknown(position))
         uniform, observed = model.to_scan(uniform), model.to_scan(observed)
 
         def sample_row(row, loop_state):
@@ -343,6 +340,7 @@ class Sampler:
                 cache,
                 row,
                 limits,
+                guidance,
                 vertical_state,
                 ops.take(uniform, row, axis=1),
                 ops.take(observed, row, axis=1),
@@ -355,8 +353,12 @@ class Sampler:
 
         return ops.fori_loop(span[0], span[1], sample_row, state)
 
-    def _sample_row(self, cache, row, limits, vertical_state, uniform, observed):
+    def _sample_row(self, cache, row, limits, guidance, vertical_state, uniform, observed):
         """Return the codes and log-probabilities of a row, (batch, cols), and the new state."""
+
+        def for_cache(codes):  # once more for the unknown conditions
+            return codes if guidance is None else ops.concatenate([codes, codes])
+
         from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
 
         def sample_code(col, loop_state):
@@ -364,14 +366,15 @@ class Sampler:
             cell_input = ops.take(from_vertical, col, axis=2)
             logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
             noise = ops.take(uniform, col, axis=1)
-            logits_left = filter_logits(self.guided(logits), top_k=self.limits["top_k"], **limits)
+            guided = logits if guidance is None else guide(logits, guidance)
+            logits_left = filter_logits(guided, top_k=self.limits["top_k"], **limits)
             sampled = sample_from_logits(logits_left, noise)
             fixed = ops.take(observed, col, axis=1)
             code = ops.where(fixed == MASKED, sampled, fixed)
             nats = self.model.nats(code, logits[: ops.shape(code)[0]])
             is_here = ops.arange(cache.cols) == col
             return (
-                cache.append_code(row_state, self._for_cache(code)),
+                cache.append_code(row_state, for_cache(code)),
                 ops.where(is_here, code[:, None], codes),
                 ops.where(is_here, -nats[:, None], log_prob),
             )
@@ -379,18 +382,10 @@ class Sampler:
         empty = (ops.zeros_like(observed), ops.zeros_like(uniform))
         loop_state = (cache.start_row(), *empty)
         _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
-        return (codes, log_prob), cache.append_row(vertical_state, self._for_cache(codes))
-
-    def guided(self, logits: Tensor) -> Tensor:
-        """Apply `guide` to the logits of a model, if there is guidance."""
-        return logits if self.guidance == 1 else guide(logits, self.guidance)
-
-    def _for_cache(self, codes):
-        """The codes once more for the unknown conditions, if there is guidance."""
-        return codes if self.guidance == 1 else ops.concatenate([codes, codes])
+        return (codes, log_prob), cache.append_row(vertical_state, for_cache(codes))
 
 
-def _check_limits(model, temperature, top_k, top_p):
+def _check_limits(model, temperature, top_k, top_p, guidance):
     if not 0 < temperature < np.inf:
         raise InputError(
             f"`temperature` must be a positive number. Received: temperature={temperature}."
@@ -402,6 +397,13 @@ def _check_limits(model, temperature, top_k, top_p):
         )
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
+    if not 0 <= guidance < np.inf:
+        raise InputError(f"`guidance` must be at least 0. Received: guidance={guidance}.")
+    if guidance != 1 and not model.condition_variables:
+        raise InputError(
+            "`guidance` needs a prior with conditions (train_pixelcnn.py --conditions). "
+            f"Received: guidance={guidance} for a prior without."
+        )
 
 
 def compiled(function: Callable, model: keras.Model) -> Callable:

@@ -45,8 +45,7 @@ class SlicePrior:
 
     def __init__(self, model: PixelCNN, decoder: Any, provenance: Provenance):
         self.model, self.decoder, self.provenance = model, decoder, provenance
-        self._sampler: Sampler | None = None
-        self._fixed_options: dict[str, float | None] = {}
+        self._sampler = Sampler(model)
 
     @classmethod
     def from_run(cls, run: PathLike, decoder: Any = None) -> "SlicePrior":
@@ -146,7 +145,7 @@ class SlicePrior:
             shared_noise: give all grids the noise of the first, so that they differ only by their
                 position.
             conditions: as for `sample`, one value each.
-            **options: `temperature`, `top_k`, `top_p`, `seed` and `batch_size` of `sample`.
+            **options: `temperature`, `seed` and the options of `sample`.
 
         Yields:
             What `Sampler.partial_grids` yields, and `positions`, float32 of shape (count,).
@@ -262,10 +261,9 @@ class SlicePrior:
 
     def _get_sampler(self, sampling):
         """Return the sampler of some options; it shares what the last one has compiled."""
-        fixed = {"top_k": sampling.top_k, "guidance": sampling.guidance}
-        if self._sampler is None or self._fixed_options != fixed:
-            self._sampler, self._fixed_options = Sampler(self.model, **fixed), fixed
-        return self._sampler.with_limits(sampling.temperature, sampling.top_p)
+        if self._sampler.limits["top_k"] != sampling.top_k:
+            self._sampler = Sampler(self.model, top_k=sampling.top_k)
+        return self._sampler.with_limits(sampling.temperature, sampling.top_p, sampling.guidance)
 
     def _metadata(self, sampling):
         names = ("seed", "temperature", "top_k", "top_p")

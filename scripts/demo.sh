@@ -2,10 +2,13 @@
 # Fresh machine to result: own .venv, install, phantom brains, training of both stages, reconstruction
 # of brains that the model has not seen, novel ones, and a report. Five minutes on two cores after the
 # install. Needs no data.
-#   bash scripts/demo.sh [OUT]        (default: outputs/demo)
+#   bash scripts/demo.sh [--open] [OUT]        (default: outputs/demo)
+# --open opens the report in the web browser.
 set -euo pipefail
+open=()
+if [ "${1:-}" = --open ]; then open=(--open); shift; fi
 out="${1:+$(realpath -m "$1")}"
-EXTRAS=""
+EXTRAS="studio"
 . "$(dirname "$0")/environment.sh"
 out="${out:-outputs/demo}"
 run() { printf '\n$ python %s\n' "$*"; "$PYTHON" "$@"; }
@@ -18,11 +21,10 @@ run scripts/train_pixelcnn.py --vqvae "$out/vqvae" --run "$out/prior" --epochs 2
 run scripts/sample.py --run "$out/prior" --count 64 --evaluate --nearest --out "$out/samples"
 run scripts/sample.py --run "$out/prior" --count 6 --condition age=30,50,70,85 --out "$out/aged"
 run scripts/report.py --runs "$out/vqvae" "$out/prior" --reconstruction "$out/reconstruction" --samples "$out/samples" \
-  --out "$out/report.html"
+  --out "$out/report.html" "${open[@]}"
 cat <<END
 
 The report: open $(realpath "$out/report.html") in a web browser.
 The studio, to sample and edit in the browser:
-    $PYTHON -m pip install --constraint scripts/constraints.txt --editable ".[studio]"
-    $PYTHON scripts/studio.py --run $out/prior
+    $PYTHON scripts/studio.py --run $out/prior --open
 END

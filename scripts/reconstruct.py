@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.report.page import write_report
 
         out = arguments.out
-        print(write_report(out / "report.html", [arguments.run], reconstruction=out))
+        print(write_report(out / "report.html", [arguments.run], reconstructions=[out]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@ r"""Write one HTML file about runs, their reconstructions and samples, and a sea
 
     python scripts/report.py --runs runs/vqvae runs/prior --reconstruction outputs/test \
         --samples outputs/samples --out report.html --open
-    python scripts/report.py --runs runs/narrow runs/wide --out compared.html
+    python scripts/report.py --runs runs/narrow runs/wide \
+        --samples outputs/narrow outputs/wide --out compared.html
     python scripts/report.py --search outputs/search --out search.html
 
 The file needs no network and no server: open it by double click. A run may be half trained; what
@@ -27,12 +28,12 @@ class Arguments:
     """Run folders of train_vqvae.py and train_pixelcnn.py; several are compared side by side."""
     search: Path | None = None
     """Folder of tune.py."""
-    samples: Path | None = None
-    """Output folder of sample.py."""
+    samples: tuple[Path, ...] = ()
+    """Output folders of sample.py; several are shown side by side by slice position."""
     scores: Path | None = None
     """Output folder of score.py."""
-    reconstruction: Path | None = None
-    """Output folder of reconstruct.py."""
+    reconstruction: tuple[Path, ...] = ()
+    """Output folders of reconstruct.py."""
     open: bool = False
     """Open the report in the web browser."""
 
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     path = write_report(
         arguments.out,
         arguments.runs,
-        reconstruction=arguments.reconstruction,
+        reconstructions=arguments.reconstruction,
         samples=arguments.samples,
         scores=arguments.scores,
         search=search,

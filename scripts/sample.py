@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.report.page import write_report
 
         runs, out = [prior.provenance.run.path, arguments.run], arguments.out
-        print(write_report(out / "report.html", runs, samples=out))
+        print(write_report(out / "report.html", runs, samples=[out]))
 
 
 if __name__ == "__main__":

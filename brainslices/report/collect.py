@@ -141,8 +141,23 @@ class RunRecord:
         return f"{script} {source} --config {self.run.config_path} --run NEW_RUN"
 
 
+class Output:
+    """A folder that a command wrote.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the folder and of the one that it is in."""
+        return "/".join(self.path.resolve().parts[-2:])
+
+
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Output):
     """The result of reconstruct.py.
 
     Attributes:
@@ -166,9 +181,10 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class SampledSlice:
-    """One sample: its pixels, uint8 of shape (rows, cols), its label and its nearest slice."""
+    """One sample: its pixels, uint8 of shape (rows, cols), and its nearest training slice."""
 
     label: str
+    position: float
     image: np.ndarray
     nearest_id: str = ""
     nearest_ssim: float = float("nan")
@@ -176,7 +192,7 @@ class SampledSlice:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Output):
     """The result of sample.py: `metrics.json`, and at most 64 slices by rising position."""
 
     path: Path
@@ -196,7 +212,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(Output):
     """The result of score.py: `metrics.json`, and its figure, uint8 of shape (rows, cols, 3)."""
 
     path: Path
@@ -317,12 +333,12 @@ def read_scoring(path: PathLike) -> Scoring:
 def _read_sample(path, file, nearest):
     with reading(file, "sample", "Run sample.py again."):
         label = file.stem.split("_", 2)[2].replace("_", " ")  # without "sample" and its number
-        image = _read_pixels(file)
+        sample = label, float(label.rpartition(" ")[2]), _read_pixels(file)
     if file.name not in nearest:
-        return SampledSlice(label, image)
+        return SampledSlice(*sample)
     other = path / "nearest" / file.name
     with reading(other, "nearest slice", "Run sample.py again."):
-        return SampledSlice(label, image, *nearest[file.name], _read_pixels(other))
+        return SampledSlice(*sample, *nearest[file.name], _read_pixels(other))
 
 
 def _read_pixels(file, mode="L"):

@@ -48,14 +48,16 @@ MEASURES = {
 }
 # Samples are cut to the box of what is brighter than DARK in any of them, and MARGIN pixels more.
 DARK, MARGIN = 5, 4
+# Positions at which several samplings are compared.
+MAX_LEVELS = 12
 
 
 def write_report(
     out: PathLike,
     runs: Sequence[PathLike] = (),
     *,
-    reconstruction: PathLike | None = None,
-    samples: PathLike | None = None,
+    reconstructions: Sequence[PathLike] = (),
+    samples: Sequence[PathLike] = (),
     scores: PathLike | None = None,
     search: Search | None = None,
 ) -> Path:
@@ -64,8 +66,8 @@ def write_report(
     Args:
         out: the HTML file to write, or to replace.
         runs: run folders of either stage, trained or half trained.
-        reconstruction: output folder of reconstruct.py.
-        samples: output folder of sample.py.
+        reconstructions: output folders of reconstruct.py.
+        samples: output folders of sample.py; several are shown side by side.
         scores: output folder of score.py.
         search: the trials of a search.
 
@@ -78,12 +80,12 @@ def write_report(
     out = Path(out)
     if out.suffix != ".html":
         raise InputError(f"`out` must end in .html. Received: out={out}.")
-    if not (runs or reconstruction or samples or scores or search):
+    if not (runs or reconstructions or samples or scores or search):
         raise InputError("`runs` must name at least one run folder. Received: none.")
     text = _render(
         [read_run(path) for path in runs],
-        read_reconstruction(reconstruction) if reconstruction else None,
-        read_sampling(samples) if samples else None,
+        [read_reconstruction(path) for path in reconstructions],
+        [read_sampling(path) for path in samples],
         read_scoring(scores) if scores else None,
         search,
     )
@@ -94,8 +96,8 @@ def write_report(
 
 def _render(
     runs: list[RunRecord],
-    reconstruction: Reconstruction | None,
-    sampling: Sampling | None,
+    reconstructions: list[Reconstruction],
+    samplings: list[Sampling],
     scoring: Scoring | None,
     search: Search | None,
 ) -> str:
@@ -109,23 +111,24 @@ def _render(
     environment.filters |= {"number": _number, "picture": _picture, "codes": _codes}
     environment.filters["similarity"] = lambda values: _picture(_colour(values, "magma"))
     figures = {f"curves-{row}": figure for row, figure in enumerate(plots.learning_curves(runs))}
-    if reconstruction:
-        figures["rate"] = plots.rate_plane(reconstruction, runs)
-        if reconstruction.code_counts.size:
-            figures["usage"] = plots.code_usage(reconstruction.code_counts)
+    if reconstructions:
+        figures["rate"] = plots.rate_plane(reconstructions, runs)
+        if any(item.code_counts.size for item in reconstructions):
+            figures["usage"] = plots.code_usage(reconstructions)
     if search and search.best and search.rate:
         figures["search"] = plots.search_plane(search)
         figures["parallel"] = plots.parallel_coordinates(search)
     return environment.get_template("report.html.j2").render(
         runs=runs,
         comparison=[*_comparison(runs)],
-        reconstruction=reconstruction,
-        sampling=sampling,
+        reconstructions=reconstructions,
+        samplings=samplings,
+        levels=_levels(samplings),
         scoring=scoring,
         search=search,
-        box=_content_box(sampling),
-        sentences=judge(runs, reconstruction, sampling),
-        notes=list(_notes(runs, reconstruction, sampling, scoring)),
+        boxes=_content_boxes(samplings),
+        sentences=judge(runs, reconstructions, samplings),
+        notes=list(_notes(runs, reconstructions, samplings, scoring)),
         figures=figures,
         plotly=Markup(get_plotlyjs()),  # noqa: S704  plotly.js itself
     )
@@ -141,31 +144,51 @@ def _comparison(runs):
             yield label, values
 
 
-def _notes(runs, reconstruction, sampling, scoring):
+def _notes(runs, reconstructions, samplings, scoring):
     """Yield what is missing, or does not belong together."""
     for run in runs:
         if not run.status.startswith("trained"):
             yield f"{run.name}: {run.status}. Run its training command again to resume."
         if run.counts is None:
             yield f"{run.name}: the archive is not where it was; its subjects are not counted."
-    made_by = {
-        "reconstruction": ("vqvae", reconstruction and reconstruction.metrics.get("model_hash")),
-        "samples": ("pixelcnn", sampling and sampling.metrics.get("prior_hash")),
-        "scores": ("pixelcnn", scoring and scoring.metrics.get("prior_hash")),
-    }
-    for name, (kind, model_hash) in made_by.items():
+    scorings = [scoring] if scoring else []
+    made_by = [("vqvae", "model_hash", item) for item in reconstructions]
+    made_by += [("pixelcnn", "prior_hash", item) for item in (*samplings, *scorings)]
+    for kind, key, output in made_by:
         hashes = [run.model_hash for run in runs if run.kind == kind]
-        if model_hash and hashes and model_hash not in hashes:
-            yield f"{name} of another model, or another epoch, than the runs of this report."
-    if reconstruction and not reconstruction.examples:
-        yield "The reconstruction has no examples.npz: run reconstruct.py again to see slices."
+        if hashes and output.metrics.get(key, hashes[0]) not in hashes:
+            yield f"{output.name} is of another model, or another epoch, than the runs given."
+    for item in reconstructions:
+        if not item.examples:
+            yield f"{item.name} has no examples.npz: run reconstruct.py again to see slices."
 
 
-def _content_box(sampling):
-    """Rows and columns that hold all content of the samples and their nearest slices."""
-    if not sampling or not sampling.slices:
-        return slice(None), slice(None)
-    found = find_objects((np.max(sampling.images, axis=0) > DARK).astype("uint8"))
+def _levels(samplings):
+    """Return the samples that are compared: of each, that nearest to each of a few positions."""
+    if not all(sampling.slices for sampling in samplings):
+        return []
+    positions = [[sample.position for sample in sampling.slices] for sampling in samplings]
+    low, high = max(map(min, positions), default=0), min(map(max, positions), default=1)
+    levels = np.linspace(low, max(low, high), MAX_LEVELS)
+    rows = [np.abs(np.subtract.outer(levels, values)).argmin(axis=1) for values in positions]
+    compared = dict.fromkeys(zip(*map(np.ndarray.tolist, rows), strict=True))
+    return [
+        [sampling.slices[row] for sampling, row in zip(samplings, level, strict=True)]
+        for level in compared
+    ]
+
+
+def _content_boxes(samplings):
+    """Shape of images -> rows and columns that hold all content of those of this shape."""
+    images = [image for sampling in samplings for image in sampling.images]
+    shapes = {
+        image.shape: [other for other in images if other.shape == image.shape] for image in images
+    }
+    return {shape: _content_box(same) for shape, same in shapes.items()}
+
+
+def _content_box(images):
+    found = find_objects((np.max(images, axis=0) > DARK).astype("uint8"))
     sides = found[0] if found else (slice(0, None), slice(0, None))
     return tuple(slice(max(s.start - MARGIN, 0), s.stop and s.stop + MARGIN) for s in sides)
 

@@ -60,44 +60,29 @@ def _curve(run, colour, column, label, is_named):
     }
 
 
-def code_usage(counts: np.ndarray) -> Figure:
+def code_usage(reconstructions: Sequence[Reconstruction]) -> Figure:
     """Draw how often each code is used, the most frequent first, beside uniform usage."""
-    shares = np.sort(counts)[::-1] / max(counts.sum(), 1)
-    bars = {
-        "type": "bar",
-        "x": [*range(1, len(shares) + 1)],
-        "y": shares.tolist(),
-        "name": "share of the codes",
-        "marker": {"color": COLOURS[0], "line": {"width": 0}},
-        "hovertemplate": "rank %{x}: %{y:.3%}",
-    }
-    uniform = {
-        "x": [1, len(shares)],
-        "y": [1 / len(shares)] * 2,
-        "mode": "lines",
-        "name": "uniform usage",
-        "line": {"color": COLOURS[1], "dash": "dot"},
-        "hoverinfo": "skip",
-    }
-    layout = _layout("Usage of the codebook", "codes, the most frequent first", "", bargap=0)
-    layout["yaxis"]["tickformat"] = ".1%"
-    return {"data": [bars, uniform], "layout": layout}
+    traces: list[Figure] = []
+    for number, item in enumerate(reconstructions):
+        shares = np.sort(item.code_counts)[::-1] / max(item.code_counts.sum(), 1)
+        uniform = np.full(len(shares), 1 / max(len(shares), 1))
+        name = f"{item.name}, " if len(reconstructions) > 1 else ""
+        colour, common = COLOURS[number % len(COLOURS)], {"x0": 1, "mode": "lines"}
+        used = {"name": f"{name}share of the codes", "line": {"color": colour, "shape": "hvh"}}
+        used |= {"y": shares.tolist(), "fill": "tozeroy", "hovertemplate": "rank %{x}: %{y:.3%}"}
+        even = {"name": f"{name}uniform usage", "line": {"color": colour, "dash": "dot"}}
+        even |= {"y": uniform.tolist(), "hoverinfo": "skip"}
+        traces += [common | used, common | even]
+    layout = _layout("Usage of the codebook", "codes, the most frequent first", "")
+    layout["yaxis"] |= {"tickformat": ".1%", "rangemode": "tozero"}
+    return {"data": traces, "layout": layout}
 
 
-def rate_plane(reconstruction: Reconstruction, runs: Sequence[RunRecord]) -> Figure:
-    """Draw ssim_foreground against rate: the model, the codecs and the mean training image."""
-    metrics = reconstruction.metrics
-    points = {"codes, raw": (metrics["bits_per_pixel_raw"], metrics["ssim_foreground"])}
-    for run in runs:
-        splits = run.metrics.get("splits", {})
-        # The rate of a prior holds for the codes of its own VQ-VAE on the same split.
-        same = run.config.get("vqvae_hash") == metrics.get("model_hash")
-        if same and metrics.get("split") in splits:
-            rate = splits[metrics["split"]]["bits_per_pixel_prior"]
-            points[f"codes, under {run.name}"] = (rate, metrics["ssim_foreground"])
-    for name, codec in reconstruction.codecs.items():
-        points[name] = (codec["bits_per_pixel"], codec["ssim_foreground"])
-    points["mean training image"] = (0.0, metrics["floor_mean_image"]["ssim_foreground"])
+def rate_plane(reconstructions: Sequence[Reconstruction], runs: Sequence[RunRecord]) -> Figure:
+    """Draw ssim_foreground against rate: the models, the codecs and the mean training image."""
+    points: dict[str, tuple[float, float]] = {}
+    for item in reconstructions:
+        points |= _rates(item, runs, f"{item.name}: " if len(reconstructions) > 1 else "")
     traces = [
         {
             "x": [rate],
@@ -112,6 +97,24 @@ def rate_plane(reconstruction: Reconstruction, runs: Sequence[RunRecord]) -> Fig
     layout = _layout("Rate and distortion", "bits per pixel", "ssim_foreground")
     layout["xaxis"]["rangemode"] = layout["yaxis"]["rangemode"] = "tozero"
     return {"data": traces, "layout": layout}
+
+
+def _rates(reconstruction, runs, prefix):
+    """Name of each point of a reconstruction -> its bits per pixel and its score."""
+    metrics = reconstruction.metrics
+    score = metrics["ssim_foreground"]
+    points = {f"{prefix}codes, raw": (metrics["bits_per_pixel_raw"], score)}
+    for run in runs:
+        splits = run.metrics.get("splits", {})
+        # The rate of a prior holds for the codes of its own VQ-VAE on the same split.
+        same = run.config.get("vqvae_hash") == metrics.get("model_hash")
+        if same and metrics.get("split") in splits:
+            rate = splits[metrics["split"]]["bits_per_pixel_prior"]
+            points[f"{prefix}codes, under {run.name}"] = (rate, score)
+    for name, codec in reconstruction.codecs.items():
+        points[prefix + name] = (codec["bits_per_pixel"], codec["ssim_foreground"])
+    points["mean training image"] = (0.0, metrics["floor_mean_image"]["ssim_foreground"])
+    return points
 
 
 def search_plane(search: Search) -> Figure:

@@ -17,6 +17,7 @@ MAX_COST, MAX_OVERFIT = 0.95, 1.1
 # SSIM to the nearest training slice above that of test slices; difference of the MS-SSIM to that of
 # real slices; Frechet distance in multiples of that of training slices.
 MAX_EXCESS, MAX_DIFFERENCE, MAX_FRECHET = 0.02, 0.05, 3.0
+NO_SAMPLES = "No samples were given. Run sample.py --evaluate and pass its folder as --samples."
 
 
 @dataclass(frozen=True)
@@ -59,28 +60,41 @@ class Sentence:
 
 
 def judge(
-    runs: Sequence[RunRecord], reconstruction: Reconstruction | None, sampling: Sampling | None
+    runs: Sequence[RunRecord],
+    reconstructions: Sequence[Reconstruction],
+    samplings: Sequence[Sampling],
 ) -> list[Sentence]:
-    """Judge reconstruction, prior and samples, one sentence each.
+    """Judge each reconstruction, each prior with metrics, and each sampling in a sentence.
 
     Args:
-        runs: the runs; of several priors the first that has metrics is judged.
-        reconstruction: of the VQ-VAE; None if there is none.
-        sampling: of the prior; None if there is none.
+        runs: the runs.
+        reconstructions: of the VQ-VAEs; one sentence says if there is none.
+        samplings: of the priors; one sentence says if there is none.
     """
+    priors = [run for run in runs if run.kind == "pixelcnn"]
     return [
-        Sentence("Reconstruction", _reconstruction_parts(runs, reconstruction)),
-        Sentence("Prior", _prior_parts(runs)),
-        Sentence("Samples", _sampling_parts(sampling)),
+        *_sentences("Reconstruction", reconstructions, _reconstruction_parts, _unscored(runs)),
+        *_sentences("Prior", list(filter(_is_measured, priors)), _prior_parts, _half(priors)),
+        *_sentences("Samples", samplings, _sampling_parts, NO_SAMPLES),
     ]
 
 
-def _reconstruction_parts(runs, reconstruction):
-    if reconstruction is None:
-        stage_one = [run for run in runs if run.kind == "vqvae" and run.score_so_far]
-        scores = "; ".join(f"{run.name}: {run.score_so_far}" for run in stage_one)
-        text = f"{scores}, without floors. " if scores else "Not measured. "
-        return [text + "Run reconstruct.py and pass its folder as --reconstruction."]
+def _sentences(title, items, parts, missing):
+    """Return a sentence for each item, which names it if there are several."""
+    if not items:
+        return [Sentence(title, [missing])]
+    names = [f"{title} of {item.name}" for item in items] if len(items) > 1 else [title]
+    return [Sentence(name, parts(item)) for name, item in zip(names, items, strict=True)]
+
+
+def _unscored(runs):
+    stage_one = [run for run in runs if run.kind == "vqvae" and run.score_so_far]
+    scores = "; ".join(f"{run.name}: {run.score_so_far}" for run in stage_one)
+    text = f"{scores}, without floors. " if scores else "Not measured. "
+    return text + "Run reconstruct.py and pass its folder as --reconstruction."
+
+
+def _reconstruction_parts(reconstruction):
     metrics = reconstruction.metrics
     score, floor = metrics["ssim_foreground"], metrics["floor_mean_image"]["ssim_foreground"]
     needed = floor + MIN_GAP * (1 - floor)
@@ -123,19 +137,18 @@ def _codec_check(name, score, codec):
     )
 
 
-def _prior_parts(runs):
-    priors = [run for run in runs if run.kind == "pixelcnn"]
-    measured = [
-        run
-        for run in priors
-        if {"train", "validate"} <= {*run.metrics.get("splits", ())}
-        and run.metrics.get("entropy_by_position")
-    ]
-    if not measured:
-        half = [f"{run.name}: {run.status} ({run.score_so_far or 'no score'})." for run in priors]
-        text = " ".join(half) or "No prior was given. Run train_pixelcnn.py and pass it in --runs."
-        return [text]
-    metrics = measured[0].metrics
+def _is_measured(prior):
+    has_splits = {"train", "validate"} <= {*prior.metrics.get("splits", ())}
+    return has_splits and prior.metrics.get("entropy_by_position")
+
+
+def _half(priors):
+    half = [f"{run.name}: {run.status} ({run.score_so_far or 'no score'})." for run in priors]
+    return " ".join(half) or "No prior was given. Run train_pixelcnn.py and pass it in --runs."
+
+
+def _prior_parts(prior):
+    metrics = prior.metrics
     bits = {name: split["nats_per_code"] / math.log(2) for name, split in metrics["splits"].items()}
     name = "test" if "test" in bits else "validate"
     order_0 = metrics["entropy_by_position"] / math.log(2)
@@ -169,8 +182,6 @@ def _prior_parts(runs):
 
 
 def _sampling_parts(sampling):
-    if sampling is None:
-        return ["No samples were given. Run sample.py --evaluate and pass its folder as --samples."]
     metrics = sampling.metrics
     if not sampling.is_evaluated:
         count = metrics["samples"]

@@ -25,10 +25,15 @@ CSS = """
 .status table { font-variant-numeric: tabular-nums; }
 .status td:not(:first-child), .status th { white-space: nowrap; }
 """
-# Gradio labels an empty block without a role, so that screen readers skip it.
+# Gradio labels an empty block without a role, so that screen readers skip it, and gives pictures no
+# alternative text.
 JS = """() => {
-  const repair = () => document.querySelectorAll("div.empty[aria-label]:not([role])")
-    .forEach((block) => block.setAttribute("role", "img"));
+  const repair = () => {
+    for (const block of document.querySelectorAll("div.empty[aria-label]:not([role])"))
+      block.setAttribute("role", "img");
+    for (const picture of document.querySelectorAll(".image-container img[alt='']"))
+      picture.alt = picture.closest(".block").querySelector("label").innerText.trim();
+  };
   new MutationObserver(repair).observe(document.body, { childList: true, subtree: true });
   repair();
 }"""
@@ -43,7 +48,7 @@ def build(engine: Engine, title: str, report: str) -> gr.Blocks:
         title: names the runs.
         report: the HTML page about the runs.
     """
-    with gr.Blocks(title="brainslices studio", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"{title}: brainslices studio", analytics_enabled=False) as page:
         gr.Markdown(f"# brainslices studio\n{title}. {NOTE}")
         with gr.Tab("Sample"):
             sample_tab(engine)

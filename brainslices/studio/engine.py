@@ -1,5 +1,6 @@
 """What the browser app computes, without the browser; every call is independent of the others."""
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -114,8 +115,9 @@ class Engine:
 
     def warm_up(self) -> None:
         """Compute everything once, so that the first click does not wait for compilations."""
-        for top_p in (None, 0.9):
-            *_, sampling = self.sample(1, 0.5, top_p=top_p)
+        guidance = (1.0, 2.0) if self.prior.model.condition_variables else (1.0,)
+        for top_p, weight in itertools.product((None, 0.9), guidance):
+            *_, sampling = self.sample(1, 0.5, top_p=top_p, guidance=weight)
         image = np.rint(self.decode(sampling.codes)[0] * 255).astype("uint8")
         self.prior_bits(self.reconstruct(image).codes)
 
@@ -127,8 +129,8 @@ class Engine:
         Args:
             count: number of slices, at most `BATCH`.
             position: slice position, or several; clipped to the trained range.
-            **options: `temperature`, `top_p`, `seed`, `conditions` and `shared_noise` of
-                `SlicePrior.partial_grids`.
+            **options: `temperature`, `top_p`, `guidance`, `seed`, `conditions` and `shared_noise`
+                of `SlicePrior.partial_grids`.
         """
         positions = np.clip(np.atleast_1d(position), *self.prior.provenance.positions)
         options = {"batch_size": BATCH, "rows": self._step, **options}

@@ -43,7 +43,7 @@ def inpaint_tab(engine: Engine) -> None:
             yield f"Filling in: {len(shown)} of {count}.", shown
         yield f"{count} completions. Only the painted part and its codes are new.", shown
 
-    triggers = [upload.change, number.release]
+    triggers = [upload.change, number.input]
     gr.on(triggers, show, [upload, number], editor, trigger_mode="always_last", **OPTIONS)
     inputs, outputs = [upload, number, editor, count, seed], [status, completions]
     run: Any = start.click(

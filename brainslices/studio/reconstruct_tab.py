@@ -38,7 +38,7 @@ def reconstruct_tab(engine: Engine) -> None:
 
     outputs = [reconstruction, codes, cell, slider, ssim_map, scores, avif]
     gr.on(
-        [upload.change, number.release],
+        [upload.change, number.input],
         reconstruct,
         [upload, number],
         outputs,

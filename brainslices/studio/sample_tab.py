@@ -27,6 +27,9 @@ def sample_tab(engine: Engine) -> None:
             )
             variables = engine.prior.model.condition_variables
             conditions = [part for variable in variables for part in _condition(variable)]
+            guidance = gr.Slider(
+                0, 4, 1, step=0.1, label="Guidance by conditions, 1 is off", visible=bool(variables)
+            )
             with gr.Row():
                 temperature = gr.Slider(0.1, 1.5, 1.0, step=0.05, label="Temperature")
                 top_p = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="Top-p")
@@ -43,7 +46,7 @@ def sample_tab(engine: Engine) -> None:
             with gr.Row():
                 png = gr.DownloadButton("Download PNGs", interactive=False)
                 npz = gr.DownloadButton("Download NPZ", interactive=False)
-    inputs = [position, temperature, top_p, count, seed, *conditions]
+    inputs = [position, temperature, top_p, guidance, count, seed, *conditions]
     outputs = [status, samples, nearest, png, npz]
     options: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "sample"}
     options |= {"show_progress": "hidden", "api_visibility": "private"}
@@ -83,10 +86,11 @@ def _sampler(engine, variables, is_strip):
     low, high = engine.prior.provenance.positions
 
     @show_errors
-    def sample(position, temperature, top_p, count, seed, *values):
+    def sample(position, temperature, top_p, guidance, count, seed, *values):
         options = {
             "temperature": temperature,
             "top_p": None if top_p == 1 else top_p,
+            "guidance": guidance,
             "seed": int(seed),
             "conditions": requested(variables, values),
             "shared_noise": is_strip,

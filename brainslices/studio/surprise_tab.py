@@ -38,7 +38,7 @@ def surprise_tab(engine: Engine) -> None:
         )
 
     run: Any = gr.on(
-        [upload.change, number.release],
+        [upload.change, number.input],
         score,
         [upload, number],
         [status, shown],

@@ -1,5 +1,6 @@
 """The report in a browser, opened from its file as by a double click."""
 
+import functools
 import shutil
 
 import pytest
@@ -39,8 +40,8 @@ def report(tmp_path_factory):
     return write_report(
         folder / "report.html",
         runs,
-        reconstruction=write_reconstruction(folder / "reconstruction"),
-        samples=write_sampling(folder / "samples"),
+        reconstructions=[write_reconstruction(folder / "reconstruction")],
+        samples=[write_sampling(folder / "samples")],
         scores=write_scoring(folder / "scores"),
         search=read_search(write_search(folder / "search")),
     )
@@ -49,33 +50,40 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as player:
-        yield player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(browser, report):
+    """Function that opens the report, once for each width and theme; and what went wrong there."""
+    problems = []
+
+    @functools.cache
+    def open_page(width, scheme):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda line: line.type == "error" and problems.append(line.text))
+        page.on("request", lambda request: check_local(request.url))
+        page.goto(report.as_uri())
+        page.wait_for_selector("#parallel .main-svg")
+        return page
+
+    def check_local(url):
+        if not url.startswith(("data:", "blob:", report.as_uri())):
+            problems.append(url)
+
+    return open_page, problems
 
 
 @pytest.fixture
-def open_report(browser, report):
-    """Function that opens the report; at the end there were no errors and no requests."""
-    problems, contexts = [], []
-
-    def call(width=1440, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "console", lambda line: problems.append(line.text) if line.type == "error" else None
-        )
-        page.on("request", lambda request: problems.append(request.url))
-        page.goto(report.as_uri())
-        page.wait_for_selector("#parallel .main-svg")
-        local = ("data:", "blob:", report.as_uri())
-        problems[:] = [text for text in problems if not text.startswith(local)]
-        return page
-
-    yield call
-    for context in contexts:
-        context.close()
-    assert not [text for text in problems if not text.startswith(("data:", "blob:"))]
+def open_report(pages):
+    """Function that returns the report in a window; no test may leave an error or a request."""
+    open_page, problems = pages
+    yield lambda width=1440, scheme="light": open_page(width, scheme)
+    assert not problems
 
 
 def test_slider_uncovers_the_original_by_mouse_and_by_keyboard(open_report):
@@ -97,8 +105,8 @@ def test_slider_uncovers_the_original_by_mouse_and_by_keyboard(open_report):
     assert "1%" in cut()
 
 
-def test_verdict_is_explained_on_hover_and_on_focus(open_report):
-    page = open_report(390)
+def test_verdict_is_explained_on_hover_and_on_focus_until_escape(open_report):
+    page = open_report(390, "dark")
     check = page.locator(".check").first
     tip = check.locator("[role=tooltip]")
     assert not tip.is_visible()
@@ -109,9 +117,10 @@ def test_verdict_is_explained_on_hover_and_on_focus(open_report):
         box = tip.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+        page.keyboard.press("Escape")
+        assert not tip.is_visible()
         page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
-    assert not tip.is_visible()
     for other in page.locator(".check").all():
         other.hover()
         box = other.locator("[role=tooltip]").bounding_box()
@@ -189,6 +198,6 @@ def test_page_is_accessible_and_fits_the_window(open_report, width, scheme):
 
 def test_printed_page_shows_what_is_folded(open_report, tmp_path):
     page = open_report()
-    assert not page.locator("#verdict details").evaluate("item => item.open")
+    page.locator("#verdict details").evaluate("item => { item.open = false; }")
     page.pdf(path=tmp_path / "report.pdf")
     assert page.locator("#verdict details").evaluate("item => item.open")

@@ -138,14 +138,29 @@ def test_guided_samples_follow_the_guided_logits(model, guidance):
 
 def test_guidance_of_unknown_conditions_changes_nothing(model):
     position, noise = np.float32([0.2, 0.7]), uniform_noise(0, range(2), model.grid_shape)
-    guided = Sampler(model, guidance=2.0)(position, noise)["codes"]
-    np.testing.assert_array_equal(guided, Sampler(model)(position, noise)["codes"])
+    plain = Sampler(model)
+    guided = plain.with_limits(guidance=2.0)(position, noise)["codes"]
+    np.testing.assert_array_equal(guided, plain(position, noise)["codes"])
+
+
+def test_other_guidance_samples_as_a_new_sampler_and_compiles_nothing(model):
+    position = model.with_conditions(np.float32([0.2, 0.7]), {"age": 75, "sex": "M"})
+    noise, sampler = uniform_noise(0, range(2), model.grid_shape), Sampler(model)
+    expected = Sampler(model, guidance=3.0)(position, noise)["codes"]
+    assert (sampler(position, noise)["codes"] != expected).any()
+    np.testing.assert_array_equal(
+        sampler.with_limits(guidance=3.0)(position, noise)["codes"], expected
+    )
+    count = sampler._compiled_rows.experimental_get_tracing_count()
+    for guidance in (1.0, 0.5, 2.0):
+        sampler.with_limits(guidance=guidance)(position, noise)
+    assert sampler._compiled_rows.experimental_get_tracing_count() == count
 
 
 @pytest.mark.parametrize("guidance", [-1.0, np.nan, np.inf])
 def test_guidance_must_be_a_number_and_needs_conditions(model, guidance):
     with pytest.raises(InputError, match="`guidance` must be at least 0"):
-        Sampler(model, guidance=guidance)
+        Sampler(model).with_limits(guidance=guidance)
     with pytest.raises(InputError, match="needs a prior with conditions"):
         Sampler(tiny_pixelcnn(), guidance=2.0)
 

@@ -129,9 +129,10 @@ def test_it_composes_with_the_rest_of_tfp():
 
 @pytest.mark.slow
 def test_copies_slicing_and_graphs():
-    prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), [0.1, 0.9], temperature=0.8)
-    assert prior.copy(position=0.4).batch_shape == []
-    assert prior.copy(position=0.4).parameters["temperature"] == 0.8
+    prior = CodePrior(tiny_pixelcnn((2, 2), 2, **SMALLEST), [0.1, 0.9], temperature=0.8, top_k=2)
+    copy = prior.copy(position=0.4)
+    assert copy.batch_shape == []
+    assert (copy.parameters["temperature"], copy.parameters["top_k"]) == (0.8, 2)
     np.testing.assert_allclose(
         prior[1].log_prob(ALL_GRIDS[:, 0]), prior.log_prob(ALL_GRIDS)[:, 1], rtol=1e-5
     )

@@ -24,13 +24,22 @@ from brainslices.training.callbacks import StopCallback
 from brainslices.training.checkpoint import load_checkpoint
 from brainslices.training.compat import averaged_variables
 from brainslices.training.optimizer import compile_model
+from pixelcnn.conditions import Variable, add_subjects
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import Sampler, uniform_noise
 from pixelcnn.training import CodeBatches, build_model, measure_rate, summary, train
 
 GRID, CODES = (4, 5), 8
-CONFIG = tiny_prior_config(first_kernel_size=3, attention_layers=1)
+CONFIG = tiny_prior_config(first_kernel_size=3, attention_layers=1, conditions=("age",))
 TRAINING = tiny_prior_training(epochs=3, learning_rate=0.05, average=0.8, variants=2)
+
+# Training subjects are 0_0 to 0_39; every fourth age is unknown.
+SUBJECTS = {
+    f"{seed}_{number}": {"age": str(40 + number) if number % 4 else ""}
+    for seed in range(3)
+    for number in range(40)
+}
+VARIABLES = (Variable("age", 41, 79),)
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -76,7 +85,7 @@ def watched(grids, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StopCallback, "on_train_batch_end", watch)
-        return path, train(grids, path, CONFIG, TRAINING), weights
+        return path, train(grids, path, CONFIG, TRAINING, SUBJECTS), weights
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +100,7 @@ def run(trained, tmp_path):
 
 
 def resume(run, grids, config=CONFIG, **changes):
-    return train(grids, run.path, config, dataclasses.replace(TRAINING, **changes))
+    return train(grids, run.path, config, dataclasses.replace(TRAINING, **changes), SUBJECTS)
 
 
 def history(path):
@@ -136,6 +145,7 @@ def test_metrics_are_those_of_the_best_epoch(trained, grids):
     assert set(metrics) == rates | {
         *("split", "epoch", "epochs", "splits", "seconds"),
         *("bits_per_pixel_raw", "entropy", "entropy_by_position"),
+        *("nats_per_code_unknown_conditions", "nats_per_code_shuffled_conditions"),
     }
     assert list(metrics["splits"]) == ["train", "validate", "test"]
     assert all(set(split) == rates for split in metrics["splits"].values())
@@ -159,7 +169,9 @@ def test_loss_is_the_mean_log_probability(trained, grids):
     path, metrics = trained
     model = PixelCNN.from_run(path)
     for name, codes in grids.splits.items():
-        log_prob = np.asarray(model.log_prob(codes.codes.astype("int32"), codes.positions))
+        inputs = add_subjects(VARIABLES, codes.positions, SUBJECTS, codes.subjects)
+        codes = dataclasses.replace(codes, positions=inputs)
+        log_prob = np.asarray(model.log_prob(codes.codes.astype("int32"), inputs))
         assert log_prob.shape == codes.codes.shape
         expected = -log_prob.mean(dtype="float64")
         assert metrics["splits"][name]["nats_per_code"] == pytest.approx(expected, rel=1e-5)
@@ -171,14 +183,14 @@ def test_loss_is_the_mean_log_probability(trained, grids):
 def test_configuration_and_environment_record_the_origin(trained, grids):
     config = read_json(trained[0] / "config.json")
     assert config["positions"] == np.unique(grids.splits["train"].positions).tolist()
-    del config["positions"]
+    del config["positions"], config["conditions_hash"]
     assert config == {
         "format_version": FORMAT_VERSION,
         "kind": "pixelcnn",
         "archive_hash": "c" * 64,
         "vqvae_hash": "a" * 64,
         "vqvae_run": "/runs/gone",
-        "model": {**dataclasses.asdict(CONFIG), "conditions": []},
+        "model": {**dataclasses.asdict(CONFIG), "conditions": ["age"]},
         "training": dataclasses.asdict(TRAINING),
     }
     environment = read_json(trained[0] / "environment.json")
@@ -190,10 +202,11 @@ def test_files_and_summary_are_complete(trained):
     path, metrics = trained
     assert (path / "figures" / "training.png").stat().st_size > 1000
     assert not [item for item in path.rglob(".*") if item.name != ".lock"]
-    head, *rows, last = summary(metrics).splitlines()
+    head, *rows, conditions, last = summary(metrics).splitlines()
     assert head.split() == ["split", "nats/code", "bits/code", "bits/slice", "bits/pixel"]
     assert [row.split()[0] for row in rows] == ["train", "validate", "test"]
     assert rows[1].split()[1] == f"{metrics['nats_per_code']:.4f}"
+    assert conditions.startswith("test nats per code: ")
     assert last.startswith(f"best epoch {metrics['epoch']} of 3")
 
 
@@ -201,7 +214,7 @@ def test_model_holds_the_averaged_weights(trained, grids):
     """As its last epoch is the best, they are the averages of the state it ended in."""
     path, metrics = trained
     assert metrics["epoch"] == 3
-    model = build_model(grids, CONFIG, TRAINING.seed)
+    model = build_model(grids, CONFIG, TRAINING.seed, VARIABLES)
     compile_model(model, TRAINING, steps_per_epoch=5)
     load_checkpoint(Run(path), model)
     averages = values(averaged_variables(model))
@@ -268,7 +281,7 @@ def test_patience_ends_the_training_with_its_best_epoch_and_for_good(grids, tmp_
 
 @pytest.mark.slow
 def test_interrupted_training_equals_an_uninterrupted_one(trained, grids, tmp_path, monkeypatch):
-    """Dropout, averages, Adam, the schedule, the order of grids and of their variants resume."""
+    """Dropout, averages, Adam, schedule, order of grids and variants, hidden conditions resume."""
     steps = np.sort(np.random.default_rng(0).choice(3 * 5, 2, replace=False))
     places = [(int(step) // 5, int(step) % 5 + 1) for step in steps]
     interrupt_after(monkeypatch, places)
@@ -297,7 +310,7 @@ def test_names_do_not_depend_on_earlier_models(run, grids, monkeypatch):
     for _ in range(2):
         resume(run, grids)
         for _ in range(9):
-            build(grids, CONFIG, 0)
+            build(grids, CONFIG, 0, VARIABLES)
     assert paths[0] == paths[1]
 
 
@@ -424,8 +437,10 @@ def test_stage_declares_its_batches_and_samples(grids, monkeypatch, count):
     assert tuple(stage.sample_counts) == (40, 16)
     _, batches, validation = stage.prepare(devices=1, shard=(0, 1))
     np.testing.assert_array_equal(batches.variants, grids.variants[:count])
-    assert (batches.split, batches.seed) == (grids.splits["train"], TRAINING.seed)
-    assert (validation.split, validation.seed) == (grids.splits["validate"], None)
+    for given, name, seed in ((batches, "train", TRAINING.seed), (validation, "validate", None)):
+        assert given.seed == seed
+        np.testing.assert_array_equal(given.split.codes, grids.splits[name].codes)
+        np.testing.assert_array_equal(given.split.positions[:, 0], grids.splits[name].positions)
 
 
 def test_more_variants_than_the_grids_have_are_rejected(grids):
@@ -468,9 +483,9 @@ np.savez(here / "sampled.npz", **tests.sampled_from({run!r}), **own)
 
 def sampled_from(path, name="sampled"):
     """Codes and log-probabilities that a run's prior samples, by name."""
-    sampler = Sampler(PixelCNN.from_run(path))
-    positions = np.linspace(0.1, 0.9, 6, dtype="float32")
-    sampled = sampler(positions, uniform_noise(0, range(6), GRID))
+    model = PixelCNN.from_run(path)
+    inputs = model.with_conditions(np.linspace(0.1, 0.9, 6, dtype="float32"), {"age": 60})
+    sampled = Sampler(model)(inputs, uniform_noise(0, range(6), GRID))
     return {f"{name}_{key}": value for key, value in sampled.items()}
 
 

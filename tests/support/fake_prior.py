@@ -9,8 +9,8 @@ from brainslices.data.crop import CropBox
 from pixelcnn.conditions import Variable
 
 GRID, CODES, SIDE = (6, 7), 32, 64
-# A seed whose samples take long enough to be cancelled on a busy machine.
-SLOW_SEED, SLOWDOWN = 99, 20
+# A seed whose samples stay half done until they are cancelled.
+HELD_SEED, HOLD_S = 99, 0.5
 CROP = CropBox(8, 4, 48, 56)
 VARIABLES = (Variable("age", 40, 90), Variable("sex", categories=("F", "M")))
 
@@ -59,26 +59,27 @@ class FakeScorer:
 
 
 class FakePrior:
-    """Samples uniform codes, a row at a time; `delay_s` is how long a row takes."""
+    """Samples uniform codes, a row at a time."""
 
-    def __init__(self, delay_s=0.0):
-        self.decoder, self.model, self.delay_s = FakeDecoder(), FakeModel(), delay_s
+    def __init__(self):
+        self.decoder, self.model = FakeDecoder(), FakeModel()
         self.provenance = SimpleNamespace(positions=(0.0, 1.0))
         self.options = []
 
-    def partial_grids(self, count, position, *, rows, shared_noise, seed=0, **options):
+    def partial_grids(self, count, position, *, rows, shared_noise, seed=0, guidance=1, **options):
         self.options.append(options)
         seeds = [0] * count if shared_noise else range(count)
-        noise = [np.random.default_rng([seed, k]).random(GRID) for k in seeds]
+        noise = [np.random.default_rng([seed, k]).random(GRID) ** guidance for k in seeds]
         codes = (np.stack(noise) * CODES).astype("int32")
         positions = np.sort(np.resize(position, count)).astype("float32")
         for stop in range(rows, GRID[0] + rows, rows):
-            time.sleep(self.delay_s * (SLOWDOWN if seed == SLOW_SEED else 1))
             sampled = np.where(np.arange(GRID[0])[:, None] < stop, codes, -1)
             log_prob = np.where(sampled < 0, 0, -np.log(CODES)).astype("float32")
             yield {"codes": sampled, "log_prob": log_prob, "positions": positions}
+            while seed == HELD_SEED and stop >= GRID[0] // 2:
+                time.sleep(HOLD_S)
+                yield {"codes": sampled, "log_prob": log_prob, "positions": positions}
 
     def inpaint(self, image, hidden, position, *, seed, batch_size):
-        time.sleep(self.delay_s)
         noise = np.random.default_rng(seed).random(image.shape)
         return np.where(hidden, noise, image / 255).astype("float32")[None, ..., None]

@@ -1,4 +1,4 @@
-"""Serve the browser app of a made-up prior: `fake_studio.py PORT ARCHIVE DELAY_S [PASSWORD]`."""
+"""Serve the browser app of a made-up prior: `fake_studio.py PORT ARCHIVE [PASSWORD]`."""
 
 import os
 import sys
@@ -13,8 +13,8 @@ from brainslices.studio.engine import Engine  # noqa: E402
 from brainslices.studio.server import serve  # noqa: E402
 
 
-def main(port, archive, delay_s, password=None):
-    engine = Engine(FakePrior(float(delay_s)), SliceArchive.open(archive), FakeScorer)
+def main(port, archive, password=None):
+    engine = Engine(FakePrior(), SliceArchive.open(archive), FakeScorer)
     serve(
         lambda: build(engine, "A made-up prior", "<h1>The report</h1>"),
         "127.0.0.1",

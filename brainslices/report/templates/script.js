@@ -37,9 +37,10 @@ for (const input of document.querySelectorAll(".compare input")) {
   input.addEventListener("input", () => input.parentElement.style.setProperty("--cut", input.value + "%"));
 }
 
-// Keep a tooltip inside the window.
+// Keep a tooltip inside the window; Escape closes it until it is looked at again.
 for (const check of document.querySelectorAll(".check")) {
   const shift = () => {
+    check.classList.remove("closed");
     const tip = check.querySelector(".tip");
     tip.style.marginLeft = 0;
     tip.style.marginLeft = Math.min(0, innerWidth - 16 - tip.getBoundingClientRect().right) + "px";
@@ -47,6 +48,9 @@ for (const check of document.querySelectorAll(".check")) {
   check.addEventListener("mouseenter", shift);
   check.addEventListener("focusin", shift);
 }
+addEventListener("keydown", ({ key }) => {
+  if (key === "Escape") document.querySelectorAll(".check").forEach(check => check.classList.add("closed"));
+});
 
 document.getElementById("search")?.on("plotly_click", ({ points }) => {
   const row = document.getElementById("trial-" + points[0].customdata);

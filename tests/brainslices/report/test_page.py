@@ -25,8 +25,8 @@ def folders(tmp_path):
             write_run(tmp_path / "vqvae", metrics={"epochs": 2, "epoch": 2, **SCORES}),
             write_run(tmp_path / "prior", "pixelcnn", metrics=PRIOR_METRICS),
         ],
-        "reconstruction": write_reconstruction(tmp_path / "reconstruction"),
-        "samples": write_sampling(tmp_path / "samples"),
+        "reconstructions": [write_reconstruction(tmp_path / "reconstruction")],
+        "samples": [write_sampling(tmp_path / "samples")],
         "scores": write_scoring(tmp_path / "scores"),
     }
 
@@ -81,14 +81,12 @@ def test_subjects_are_counted_where_the_archive_is_unchanged(tmp_path, phantom_a
 
 
 def test_results_of_other_models_are_named(folders, tmp_path):
-    folders["reconstruction"] = write_reconstruction(tmp_path / "other", model_hash="f" * 64)
-    assert "reconstruction of another model" in visible(
-        write_report(tmp_path / "report.html", **folders)
-    )
+    folders["reconstructions"] = [write_reconstruction(tmp_path / "other", model_hash="f" * 64)]
+    assert "other is of another model" in visible(write_report(tmp_path / "report.html", **folders))
 
 
 def test_older_reconstruction_has_no_slices_to_show(folders, tmp_path):
-    (folders["reconstruction"] / "examples.npz").unlink()
+    (folders["reconstructions"][0] / "examples.npz").unlink()
     html = visible(write_report(tmp_path / "report.html", **folders))
     assert "run reconstruct.py again" in html
 
@@ -102,9 +100,39 @@ def test_runs_are_compared_in_one_table(tmp_path):
     assert re.search(r"ssim_foreground, validation</th><td>0.81</td><td>0.85</td>", html)
 
 
+def test_results_of_several_runs_are_judged_and_shown_side_by_side(tmp_path):
+    folders = {"reconstructions": write_reconstruction, "samples": write_sampling}
+    outputs = {
+        name: [write(tmp_path / name / run) for run in ("narrow", "wide")]
+        for name, write in folders.items()
+    }
+    priors = [write_run(tmp_path / name, "pixelcnn", metrics=PRIOR_METRICS) for name in ("a", "b")]
+    html = visible(write_report(tmp_path / "report.html", priors, **outputs))
+    for title in ("Reconstruction of reconstructions", "Samples of samples"):
+        assert re.findall(f"<strong>{title}/(\\w+): good", html) == ["narrow", "wide"]
+    assert len(re.findall("<strong>Prior of .*/[ab]: good", html)) == 2
+    levels = html.split('<div class="level">')[1:]
+    shown = [
+        re.findall(r'alt="Sample, samples/(\w+), position ([\d.]+)"', level) for level in levels
+    ]
+    positions = ("0.000", "0.333", "0.667", "1.000")
+    assert shown == [[("narrow", position), ("wide", position)] for position in positions]
+
+
+def test_samples_are_compared_at_the_nearest_position_where_both_have_some(tmp_path):
+    few, many = write_sampling(tmp_path / "few"), write_sampling(tmp_path / "many")
+    for path in sorted((few / "slices").iterdir())[::3]:
+        path.unlink()
+    html = visible(write_report(tmp_path / "report.html", samples=[few, many]))
+    assert html.count('<div class="level">') == 2
+    for position in ("0.333", "0.667"):
+        assert html.count(f"position {position}</span>") == 2
+
+
 @pytest.mark.parametrize(
     ("path", "content"),
     [
+        ("samples/slices/sample_0003_position_high.png", "name"),
         ("vqvae/metrics.json", "{"),
         ("vqvae/metrics.json", '{"ssim": "high"}'),
         ("vqvae/history.csv", "epoch\n7\n"),
@@ -123,8 +151,10 @@ def test_runs_are_compared_in_one_table(tmp_path):
     ],
 )
 def test_damaged_or_missing_file_is_named_and_nothing_is_written(folders, tmp_path, path, content):
-    (tmp_path / path).unlink()
-    if content == "another size":
+    (tmp_path / path).unlink(missing_ok=content == "name")
+    if content == "name":
+        save_image(tmp_path / path)
+    elif content == "another size":
         save_image(tmp_path / path, np.zeros((5, 5), "uint8"))
     elif content is not None:
         (tmp_path / path).write_text(content)
@@ -135,7 +165,7 @@ def test_damaged_or_missing_file_is_named_and_nothing_is_written(folders, tmp_pa
 
 
 def test_examples_of_another_shape_are_refused(folders):
-    path = folders["reconstruction"] / "examples.npz"
+    path = folders["reconstructions"][0] / "examples.npz"
     with np.load(path) as file:
         arrays = dict(file)
     for name, value in (("codes", arrays["codes"] + 16), ("label", arrays["label"][:1])):

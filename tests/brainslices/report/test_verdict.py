@@ -21,8 +21,8 @@ def results(sentence):
 def test_good_model_passes_every_check(tmp_path):
     sentences = judge(
         [read_run(write_run(tmp_path / "prior", "pixelcnn", metrics=PRIOR_METRICS))],
-        read_reconstruction(write_reconstruction(tmp_path / "reconstruction")),
-        read_sampling(write_sampling(tmp_path / "samples")),
+        [read_reconstruction(write_reconstruction(tmp_path / "reconstruction"))],
+        [read_sampling(write_sampling(tmp_path / "samples"))],
     )
     assert [sentence.is_good for sentence in sentences] == [True] * 3
     assert [len(sentence.checks) for sentence in sentences] == [3, 2, 3]
@@ -45,7 +45,7 @@ def test_good_model_passes_every_check(tmp_path):
 )
 def test_reconstruction_thresholds(tmp_path, changes, failing):
     reconstruction = read_reconstruction(write_reconstruction(tmp_path, **changes))
-    sentence = judge([], reconstruction, None)[0]
+    sentence = judge([], [reconstruction], [])[0]
     assert failing.items() <= results(sentence).items()
     assert sentence.is_good == all(results(sentence).values())
 
@@ -61,7 +61,7 @@ def test_reconstruction_thresholds(tmp_path, changes, failing):
     ],
 )
 def test_sample_thresholds(tmp_path, changes, failing):
-    sentence = judge([], None, read_sampling(write_sampling(tmp_path, **changes)))[2]
+    sentence = judge([], [], [read_sampling(write_sampling(tmp_path, **changes))])[2]
     assert failing.items() <= results(sentence).items()
     assert sentence.is_good == all(failing.values())
 
@@ -76,7 +76,7 @@ def test_prior_must_beat_code_counts_and_not_overfit(tmp_path, nats, expected):
         for name, value in zip(("train", "validate"), nats, strict=True)
     }
     run = write_run(tmp_path, "pixelcnn", metrics={**PRIOR_METRICS, "splits": splits})
-    sentence = judge([read_run(run)], None, None)[1]
+    sentence = judge([read_run(run)], [], [])[1]
     assert sentence.is_good is expected
     assert "validate slice" in text(sentence)
 
@@ -84,11 +84,11 @@ def test_prior_must_beat_code_counts_and_not_overfit(tmp_path, nats, expected):
 def test_what_is_missing_is_named_and_not_judged(tmp_path):
     runs = [write_run(tmp_path / "vqvae", epochs=1), write_run(tmp_path / "new", "pixelcnn", 0)]
     sampling = read_sampling(write_sampling(tmp_path / "samples", with_nearest=False))
-    sentences = judge([read_run(run) for run in runs], None, sampling)
+    sentences = judge([read_run(run) for run in runs], [], [sampling])
     assert [sentence.is_good for sentence in sentences] == [None] * 3
     reconstruction, prior, samples = map(text, sentences)
     assert "validation ssim_foreground 0.600" in reconstruction
     assert "--reconstruction" in reconstruction
     assert "no epoch of 2 has finished" in prior
     assert "sample.py --evaluate" in samples
-    assert "--samples" in text(judge([], None, None)[2])
+    assert "--samples" in text(judge([], [], [])[2])
