@@ -62,6 +62,7 @@ def test_seed_decides_even_if_it_is_zero(tmp_path, tuner):
     assert run_oracle(tmp_path / "c", search_config(tuner, trials=4, seed=1)) != first
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_bayesian_search_improves_on_its_random_trials(tmp_path):
     tried = run_oracle(tmp_path, search_config("bayesian", trials=14))

@@ -70,7 +70,7 @@ def test_thresholds_of_sampling(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
-        (("sampling", "scoring"), SAMPLING_ROWS),
+        pytest.param(("sampling", "scoring"), SAMPLING_ROWS, marks=pytest.mark.long),
         pytest.param(("conditions", "growth", "prior"), OTHER_ROWS, marks=pytest.mark.long),
         pytest.param(("sampling_memory",), MEMORY_ROWS, marks=pytest.mark.long),
     ],
