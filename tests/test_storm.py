@@ -205,6 +205,7 @@ def source_case(folder, world, rng):
     return True
 
 
+@pytest.mark.slow
 def test_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
     assert storm(raw_sources, tmp_path, LIGHT // 6, source_case) == []
 
@@ -214,6 +215,7 @@ def test_many_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
     assert storm(raw_sources, tmp_path, LONG // 2, source_case) == []
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_by_name(sources, tmp_path):
     assert storm(sources, tmp_path, LIGHT, read_case) == []
 

@@ -120,6 +120,7 @@ def test_cached_sampling_has_the_model_s_log_prob(model):
     np.testing.assert_allclose(drawn["log_prob"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 def test_guided_samples_follow_the_guided_logits(model, guidance):
     """Each code is the one that the combined logits of two full passes give for its noise."""
@@ -136,6 +137,7 @@ def test_guided_samples_follow_the_guided_logits(model, guidance):
     np.testing.assert_allclose(drawn["log_prob"], model.log_prob(codes, position), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_guidance_of_unknown_conditions_changes_nothing(model):
     position, noise = np.float32([0.2, 0.7]), uniform_noise(0, range(2), model.grid_shape)
     plain = Sampler(model)

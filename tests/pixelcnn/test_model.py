@@ -75,6 +75,7 @@ def test_probabilities_of_all_grids_sum_to_one(scan, frequencies):
         np.testing.assert_allclose(chances.sum(), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_unconditional_prior_ignores_the_position():
     given = tiny_inputs()
     moved = {**given, "position": 1 - given["position"]}

@@ -25,6 +25,7 @@ DECODER = SimpleNamespace(
 )
 
 
+@pytest.mark.slow
 def test_maps_are_standardised_by_the_validation_slices():
     model = tiny_pixelcnn(layers=1, attention_layers=0)
     codes = np.random.default_rng(0).integers(0, CODES, (12, *GRID), "int32")

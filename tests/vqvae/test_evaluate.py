@@ -483,6 +483,7 @@ def test_help_is_quick_and_names_every_flag():
         assert flag in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_public_release_is_opened_by_its_split_folders(oasis_pngs):
     slices = open_slices(oasis_pngs)

@@ -94,6 +94,7 @@ def test_codec_below_the_rate_takes_its_highest_quality(heads):
     assert scores["codec_avif"]["bits_per_pixel"] < 100
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_avif_on_real_slices(oasis_pngs):
     """The known scores at 0.11 bits per pixel on validation subjects."""

@@ -53,6 +53,7 @@ def test_naive_sampler_samples_the_same_codes_with_the_same_noise(fresh_keras, s
     assert not naive[:, rest].any()
 
 
+@pytest.mark.slow
 def test_thresholds_of_sampling(monkeypatch, tmp_path):
     def fixed_medians(candidates, rounds):
         return {"cached": 2.0, "naive": 4.0, "pass": 1.0}
