@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import io
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from brainslices.errors import InputError
+from brainslices.progress import escape
 
 __all__ = [
     "DONE",
@@ -100,7 +103,7 @@ def suppress_backend_logs() -> Iterator[None]:
 
 def print_wrapped(text: str) -> None:
     """Print a paragraph, wrapped at the width of the terminal if there is one."""
-    sys.stdout.write(_wrapped(text, sys.stdout) + "\n")
+    sys.stdout.write(_wrapped(escape(text), sys.stdout) + "\n")
 
 
 def _wrapped(text, stream):
@@ -121,15 +124,34 @@ def run(main: Callable[[], None]) -> int:
         130 interrupted.
     """
     try:
-        with _sigterm_as_interrupt():
+        with _sigterm_as_interrupt(), _printable_output():
             main()
     except (InputError, OSError) as error:
         return print_error(error)
     except KeyboardInterrupt as interrupt:
         message = f"stopped. {interrupt}".rstrip()
-        sys.stderr.write(f"\n{_wrapped(message, sys.stderr)}\n")
+        sys.stderr.write(f"\n{_wrapped(escape(message), sys.stderr)}\n")
         return INTERRUPTED
     return DONE
+
+
+class _WarningFormatter(logging.Formatter):
+    def formatMessage(self, record):  # noqa: N802  of the base class
+        return _wrapped(escape(f"{record.levelname.lower()}: {record.message}"), sys.stderr)
+
+
+@contextlib.contextmanager
+def _printable_output():
+    """Print warnings as lines, and what the terminal's encoding lacks as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.lastResort
+    previous, handler.formatter = handler.formatter, _WarningFormatter()
+    try:
+        yield
+    finally:
+        handler.formatter = previous
 
 
 @contextlib.contextmanager
@@ -150,11 +172,7 @@ def print_error(error: InputError | OSError) -> int:
     """Print the message of an error that the user can fix to stderr; return the exit status."""
     message = str(error) if isinstance(error, InputError) else _describe(error)
     message = " ".join([message, *getattr(error, "__notes__", ())])
-    # Names of files may hold characters that move the cursor or colour the terminal.
-    message = "".join(
-        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message
-    )
-    sys.stderr.write(_wrapped(f"error: {message}", sys.stderr) + "\n")
+    sys.stderr.write(_wrapped(f"error: {escape(message)}", sys.stderr) + "\n")
     return WRONG_USE
 
 

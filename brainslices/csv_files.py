@@ -49,7 +49,7 @@ def sniff_delimiter(path: PathLike) -> str:
 
 def write_rows(path: PathLike, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows, at least one and all with the same columns, under a header."""
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
+    with Path(path).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Keras with settings of ours: importing this module overrides those of the user's keras.json.
+"""Fixed Keras settings: importing this module overrides those of the user's keras.json.
 
 `~/.keras/keras.json` sets the float type and the image format of every layer, metric and constant
 that does not name its own. With other values the same run would be another model.

@@ -1,4 +1,7 @@
-"""Progress of long work: a bar with a rate and an ETA on a terminal, plain lines when piped."""
+"""Output of commands: lines of text, and progress with a rate and an ETA.
+
+Progress is a bar on a terminal, plain lines when piped.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -6,12 +9,30 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-__all__ = ["bar", "track"]
+__all__ = ["bar", "escape", "print_lines", "track"]
 
 Item = TypeVar("Item")
 
 # Piped, one line every half minute shows progress without filling a log.
 PLAIN_INTERVAL_S = 30.0
+
+
+def escape(text: str) -> str:
+    r"""Escape control characters.
+
+    Names of files may hold them: they move the cursor, or colour the terminal.
+
+    Example:
+        >>> print(escape("a\rb\x1b[2Jé.png"))
+        a\rb\x1b[2Jé.png
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def print_lines(text: object) -> None:
+    """Print lines to stdout, above the progress bars, with control characters escaped."""
+    tqdm.write("\n".join(map(escape, str(text).split("\n"))))
+    sys.stdout.flush()
 
 
 class _LineStream:

@@ -10,14 +10,14 @@ from brainslices.types import PathLike
 
 __all__ = ["reading"]
 
-# What the system answers to a corrupt header: a position before the file, or too much memory; or
-# where the file's other half (.img, .hdr) is missing.
+# Errors of the system for a corrupt header (a position before the start of the file, too much
+# memory) and for a missing second file of a pair (.img, .hdr).
 CORRUPT_ERRNOS = (errno.EINVAL, errno.ENOMEM, errno.EOVERFLOW, errno.EFBIG, errno.ENOENT)
 
 
 @contextlib.contextmanager
 def reading(path: PathLike, kind: str, hint: str) -> Iterator[None]:
-    """Turn whatever a decoder or a check raises for one file into an error that names the file.
+    """Convert any exception of a decoder or a check into an error that names the file.
 
     The block must hold the reading and its checks alone: decoders raise nearly any exception.
 

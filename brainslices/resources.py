@@ -1,4 +1,4 @@
-"""What a request would need, against what the machine has."""
+"""Check of the memory and disk that a request needs."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from brainslices.types import PathLike
 __all__ = ["TRAINING_BYTES", "check_needed"]
 
 GIGABYTE = 1e9
-# Of one weight in a training, at least: float32, its gradient and one moment of the optimizer.
+# Least memory of one weight in training: float32, its gradient and one moment of the optimizer.
 TRAINING_BYTES = 12
 
 

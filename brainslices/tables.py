@@ -1,8 +1,8 @@
 """Aligned text tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["format_table"]
+__all__ = ["format_interval", "format_table"]
 
 
 def format_table(rows: Sequence[Sequence[object]], align: str = "<") -> str:
@@ -26,3 +26,14 @@ def format_table(rows: Sequence[Sequence[object]], align: str = "<") -> str:
     sides = align + align[-1] * (len(widths) - len(align))
     formats = [f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True)]
     return "\n".join("  ".join(formats).format(*row).rstrip() for row in cells)
+
+
+def format_interval(scores: Mapping[str, float], name: str, digits: int) -> str:
+    """Format the score `name` with its interval, `name_low` to `name_high`.
+
+    Example:
+        >>> format_interval({"ssim": 0.968, "ssim_low": 0.967, "ssim_high": 0.969}, "ssim", 2)
+        '0.97 [0.97, 0.97]'
+    """
+    value, low, high = (f"{scores[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]"

@@ -125,7 +125,7 @@ class ScoringConfig:
     batch_size: int = 16
     """Slices scored at a time."""
     predict: bool = False
-    """Write prediction_maps.npy, differences to what the prior predicts. Doubles the time."""
+    """Write prediction_maps.npy, differences to what the prior predicts. Triples the time."""
     restore: int = 0
     """Restorations of each slice, with its surprising codes resampled, for restoration_maps.npy."""
     lesions: bool = False

@@ -8,8 +8,9 @@ import tensorflow_probability as tfp
 
 from brainslices.errors import InputError
 from brainslices.types import Tensor
+from pixelcnn.logits import filter_logits, guide, with_unknown
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, filter_logits, guide, with_unknown
+from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
 
 __all__ = ["CodePrior"]
 

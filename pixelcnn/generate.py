@@ -20,7 +20,7 @@ from brainslices.evaluation.nearest import nearest_train
 from brainslices.resources import check_needed
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
-from brainslices.tables import format_table
+from brainslices.tables import format_interval, format_table
 from brainslices.types import PathLike
 from brainslices.visualization.contact_sheets import contact_sheet
 
@@ -146,7 +146,7 @@ def write_samples(
     evaluate: bool = False,
     nearest: bool = False,
 ) -> dict:
-    """Write slices as they are sampled; the folder appears complete or not at all.
+    """Write slices as they are sampled; the folder is written completely or not at all.
 
     Args:
         out: new or empty folder, or an earlier sampling to replace, for `slices/` (8-bit PNGs),
@@ -156,7 +156,7 @@ def write_samples(
         samples: the slices.
         crop: the part of an image that the contact sheet shows.
         archive: the training slices, required by `evaluate` and `nearest`.
-        evaluate: measure the samples beside real slices.
+        evaluate: measure the samples and real slices.
         nearest: show each sample beside its nearest training slice.
 
     Returns:
@@ -184,9 +184,9 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
     columns = max(min(size, MAX_SHOWN // groups), 1)
     in_group = np.linspace(0, size - 1, columns).round().astype(int)
     shown = np.concatenate([in_group + group * size for group in range(groups)])
-    # To save memory, images that are neither measured nor on the sheet are only written.
-    held = np.arange(count) if evaluate else shown
-    names, codes, log_prob, images = _write_images(folder / "slices", samples, held)
+    # To save memory, only the images that are measured or on the sheet are kept.
+    kept = np.arange(count) if evaluate else shown
+    names, codes, log_prob, images = _write_images(folder / "slices", samples, kept)
     metrics, neighbours = {"samples": count, **samples.metadata}, None
     if samples.original is None:  # else most codes are observed
         metrics["nats_per_code_samples"] = float(-log_prob.mean())
@@ -202,13 +202,15 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
     elif nearest:
         neighbours = nearest_train(images, archive)
     if neighbours:
-        _write_nearest(folder, [names[index] for index in held], archive, *neighbours)
-        sheet = np.isin(held, shown)
+        _write_nearest(folder, [names[index] for index in kept], archive, *neighbours)
+        sheet = np.isin(kept, shown)
         images, neighbours = images[sheet], [values[sheet] for values in neighbours]
-    beside = _beside(images, samples, crop, archive if nearest else None, neighbours)
+    neighbour_images = _sheet_neighbours(
+        images, samples, crop, archive if nearest else None, neighbours
+    )
     labels = [samples.labels[index] for index in shown]
     columns = columns if samples.groups else None
-    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, beside, columns)
+    contact_sheet(folder / "contact_sheet.png", crop.cut(images), labels, neighbour_images, columns)
     np.savez(folder / "codes.npz", codes=codes, positions=samples.positions, log_prob=log_prob)
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -234,8 +236,8 @@ def _check_archive(archive, samples, evaluate):
         check_comparable(samples.positions, archive, samples.metadata["seed"])
 
 
-def _write_images(folder, samples, held):
-    """Write all images; return all names, codes, log-probabilities, and the images of `held`."""
+def _write_images(folder, samples, kept):
+    """Write all images; return all names, codes, log-probabilities, and the images of `kept`."""
     folder.mkdir()
     names, codes, log_prob, images = [], [], [], []
     groups = [re.sub(r"\W+", "_", f"{group} ") for group in samples.groups] or [""]
@@ -246,7 +248,7 @@ def _write_images(folder, samples, held):
             position = f"position_{samples.positions[index]:.3f}"
             names.append(f"sample_{index:04d}_{groups[index]}{position}.png")
             Image.fromarray(image).save(folder / names[-1])
-            if index in held:
+            if index in kept:
                 images.append(image)
         codes.append(batch["codes"].astype("uint16"))
         log_prob.append(batch["log_prob"])
@@ -266,8 +268,8 @@ def _write_nearest(folder, names, archive, rows, scores):
     write_rows(folder / "nearest.csv", rows_of_table)
 
 
-def _beside(images, samples, crop, archive, neighbours):
-    """Return what the sheet shows beside each image: the original, or a training slice."""
+def _sheet_neighbours(images, samples, crop, archive, neighbours):
+    """Return the image to show beside each sample: the original, or a training slice."""
     if samples.original is not None:
         return [(crop.cut(samples.original[None])[0], "original")] * len(images)
     return archive and _nearest_slices(archive, crop, neighbours)
@@ -311,12 +313,11 @@ def summary(metrics: Mapping[str, Any]) -> str:
 
 
 def _slope_table(slopes):
-    def interval(slope, name):
-        low, value, high = (slope[f"{name}{suffix}"] for suffix in ("_low", "", "_high"))
-        return f"{value:.5f} [{low:.5f}, {high:.5f}]"
-
     rows = [
-        (name.replace("_", " "), interval(slope, "slope"), interval(slope, "slope_real"))
+        (
+            name.replace("_", " "),
+            *(format_interval(slope, key, 5) for key in ("slope", "slope_real")),
+        )
         for name, slope in slopes.items()
     ]
     return format_table([(None, "samples", "real subjects"), *rows], "<>")

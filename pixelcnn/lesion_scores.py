@@ -1,4 +1,4 @@
-"""How well the maps of a prior find synthetic lesions, beside what users have without a prior."""
+"""How well the maps of a prior find synthetic lesions, compared with maps that need no prior."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.detection import PixelCounts, subject_auroc
 from brainslices.evaluation.lesions import LESIONS, Lesion, head_mask
 from brainslices.progress import track
-from brainslices.tables import format_table
+from brainslices.tables import format_interval, format_table
 from pixelcnn.scorer import Scorer
 from pixelcnn.surprise import in_batches
 
@@ -35,7 +35,7 @@ def measure_lesions(
         slices: slices without lesions; at most `MAX_SLICES` of them, spread evenly, are used.
         positions: float array of shape (slices,), in [0, 1], or with conditions.
         restorations: restorations of each slice; 0 leaves the restoration maps out.
-        seed: seed of the lesions' places and of the restorations.
+        seed: seed of the lesions' positions and of the restorations.
 
     Returns:
         For each kind of lesion and each map: `lesion`, `size`, `contrast`, `map`, `slices`, and
@@ -54,13 +54,13 @@ def measure_lesions(
     healthy = _maps(scorer, images, positions, subjects, options)
     rows = []
     for number, lesion in enumerate(track(LESIONS, len(LESIONS), "lesions", "kinds")):
-        changed, masks, kept = _add(lesion, images, seed, number)
-        if not len(kept):
+        changed, masks, lesion_rows = _add_lesions(lesion, images, seed, number)
+        if not len(lesion_rows):
             continue
-        lesioned = _maps(scorer, changed, positions[kept], subjects[kept], options)
+        lesioned = _maps(scorer, changed, positions[lesion_rows], subjects[lesion_rows], options)
         for name, maps in lesioned.items():
-            found = _measure(healthy[name], maps, masks, heads, kept, subjects)
-            rows.append({**_describe(lesion), "map": name, "slices": len(kept), **found})
+            scores = _measure(healthy[name], maps, masks, heads, lesion_rows, subjects)
+            rows.append({**_describe(lesion), "map": name, "slices": len(lesion_rows), **scores})
     if not rows:
         raise InputError(f"No head in {slices.path} has room for a lesion. Leave --lesions out.")
     return rows
@@ -70,7 +70,7 @@ def _describe(lesion):
     return {"lesion": lesion.kind, "size": lesion.size, "contrast": lesion.contrast}
 
 
-def _add(lesion, images, seed, number):
+def _add_lesions(lesion, images, seed, number):
     """Add a lesion to each image that has room: the images, the masks and the images' rows."""
     added = [
         lesion.add_to(image, np.random.default_rng([seed, number, row]))
@@ -93,11 +93,11 @@ def _maps(scorer, images, positions, subjects, options):
     if restorations:
         restored = scorer.restoration_maps(images, positions, scored, restorations, seed)
         maps["restoration"] = np.stack(list(restored))
-    predicted = scorer.prediction.maps(images, scored.codes, positions, subjects)
+    predicted = scorer.prediction.maps(images, scored.codes, positions)
     maps["prediction"] = np.stack(list(predicted))
     maps["reconstruction error"] = np.abs(images - decoded)
     maps["intensity"] = np.abs(images - np.array(grey, "float32")[:, None, None])
-    smoothed = maps.keys() - {"prediction"}  # which is already
+    smoothed = maps.keys() - {"prediction"}  # it is smoothed already
     return {
         name: gaussian_filter(values, (0, SIGMA, SIGMA)) if name in smoothed else values
         for name, values in maps.items()
@@ -130,12 +130,12 @@ def _measure(healthy, lesioned, masks, heads, kept, subjects):
         "dice": counts.best_dice(),
     }
     ends = ("", "_low", "_high")
-    found = {
+    scores = {
         f"{name}{end}": value
         for name, interval in intervals.items()
         for end, value in zip(ends, interval, strict=True)
     }
-    return {**found, "average_precision_chance": counts.chance}
+    return {**scores, "average_precision_chance": counts.chance}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -152,11 +152,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
             group = rows[start : start + len(maps)]
             name = str(Lesion(*(group[0][key] for key in ("lesion", "size", "contrast"))))
             chance = 0.5 if measure == "auroc" else group[0]["average_precision_chance"]
-            lines.append((name, *(_cell(row, measure) for row in group), f"{chance:.3f}"))
+            lines.append(
+                (name, *(format_interval(row, measure, 3) for row in group), f"{chance:.3f}")
+            )
         tables.append(format_table(lines))
     return "\n\n".join(tables)
-
-
-def _cell(row, measure):
-    value, low, high = (row[measure + end] for end in ("", "_low", "_high"))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

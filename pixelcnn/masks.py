@@ -1,7 +1,7 @@
 """Masks of the masked convolutions, and scan orders of the code grid. Pure NumPy.
 
-A mask covers only the part of a square kernel that its stack can use: the vertical stack's ends
-with the row of the centre, the horizontal stack's with the centre itself.
+A mask covers only the part of a square kernel that its stack can use: that of the vertical stack
+ends with the centre's row, that of the horizontal stack with the centre.
 """
 
 from typing import Literal, get_args
@@ -49,7 +49,7 @@ def raster_mask(size: int, mask_type: MaskType) -> np.ndarray:
 def stack_mask(stack: Stack, size: int, mask_type: MaskType) -> np.ndarray:
     """Return the mask of the vertical or the horizontal stack.
 
-    The vertical stack sees the rows above, the horizontal one the row up to the centre. The
+    The vertical stack reads the rows above, the horizontal one the row up to the centre. The
     vertical stack's centre row does not leak in any layer but the first, since each of its features
     already depends on the rows above alone.
 

@@ -7,6 +7,7 @@ bits crosses a threshold of the sampling.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,29 +16,15 @@ from keras import ops
 from brainslices.errors import InputError
 from brainslices.progress import bar
 from brainslices.types import Tensor
-from pixelcnn.conditions import UNKNOWN
+from pixelcnn.logits import check_limits, filter_logits, guide, sample_from_logits, with_unknown
 from pixelcnn.model import PixelCNN
 from pixelcnn.row_cache import RowCache, start_state
 
-__all__ = [
-    "BATCH_SIZE",
-    "MASKED",
-    "Sampler",
-    "compiled",
-    "filter_logits",
-    "guide",
-    "sample_from_logits",
-    "uniform_noise",
-    "with_unknown",
-]
+__all__ = ["BATCH_SIZE", "MASKED", "Sampler", "compiled", "uniform_noise"]
 
 # Stands for a masked code.
 MASKED = -1
 BATCH_SIZE = 16
-# The largest fraction of a float32 sum that stays below the sum after rounding.
-MAX_UNIFORM = 1 - 2**-22
-# At lower temperatures the most likely code is certain anyway, and float32 may round them to 0.
-MIN_TEMPERATURE = 1e-30
 
 
 def uniform_noise(seed: int, samples: Sequence[int], grid_shape: tuple[int, int]) -> np.ndarray:
@@ -59,101 +46,6 @@ def uniform_noise(seed: int, samples: Sequence[int], grid_shape: tuple[int, int]
     return np.stack(
         [np.random.default_rng([seed, k]).random(grid_shape, dtype="float32") for k in samples]
     )
-
-
-def with_unknown(position: Tensor) -> Tensor:
-    """Append to a batch of positions with conditions the same with unknown conditions.
-
-    Args:
-        position: float32 tensor of shape (batch, 1 + conditions).
-
-    Returns:
-        float32 tensor of shape (2 batch, 1 + conditions).
-    """
-    unknown = UNKNOWN * ops.ones_like(position[:, 1:])
-    return ops.concatenate([position, ops.concatenate([position[:, :1], unknown], axis=1)])
-
-
-def guide(logits: Tensor, guidance: float | Tensor) -> Tensor:
-    """Apply classifier-free guidance: unknown + guidance * (conditional - unknown).
-
-    Args:
-        logits: float32 tensor of shape (2 batch, ..., num_embeddings), of a batch that
-            `with_unknown` made.
-        guidance: 1 gives the conditional logits, 0 those of unknown conditions.
-
-    Returns:
-        float32 tensor of shape (batch, ..., num_embeddings).
-
-    Reference:
-        Ho and Salimans 2022, arXiv 2207.12598, equation 6, with guidance = 1 + w.
-    """
-    conditional, unknown = ops.split(logits, 2)
-    return unknown + guidance * (conditional - unknown)
-
-
-def filter_logits(
-    logits: Tensor,
-    temperature: float | Tensor = 1.0,
-    top_k: int | None = None,
-    top_p: float | Tensor | None = None,
-) -> Tensor:
-    """Apply temperature, top-k and top-p to logits.
-
-    Args:
-        logits: float32 tensor of shape (batch, num_embeddings).
-        temperature: positive float, divides the logits; towards 0 the most likely code is certain.
-        top_k: int, how many of the most likely codes remain, ties with the last included; None for
-            all.
-        top_p: float in (0, 1]; the fewest most likely codes that reach this probability together
-            remain; None for all.
-
-    Returns:
-        float32 tensor of the same shape, at most 0, and -inf where a code does not remain.
-
-    Reference:
-        Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
-    """
-    # At most 0, so that no temperature overflows.
-    logits = logits - ops.max(logits, axis=-1, keepdims=True)
-    logits = logits / ops.maximum(temperature, MIN_TEMPERATURE)
-    if top_k is not None:
-        threshold = ops.top_k(logits, top_k)[0][:, -1:]
-        logits = ops.where(logits < threshold, -np.inf, logits)
-    if top_p is not None:
-        threshold = _nucleus_threshold(logits, top_p)
-        logits = ops.where(logits < threshold, -np.inf, logits)
-    return logits
-
-
-def _nucleus_threshold(logits, top_p):
-    """The smallest logit of the nucleus, (batch, 1)."""
-    descending = ops.flip(ops.sort(logits, axis=-1), axis=-1)
-    probabilities = ops.softmax(descending, axis=-1)
-    more_likely = ops.cumsum(probabilities, axis=-1) - probabilities
-    # The most likely code is always inside, however small `top_p` is.
-    is_inside = ops.logical_or(more_likely < top_p, more_likely == 0)
-    return ops.min(ops.where(is_inside, descending, np.inf), axis=-1, keepdims=True)
-
-
-def sample_from_logits(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Sample a code from each row of logits, by inversion of the cumulative probabilities.
-
-    Args:
-        logits: float32 tensor of shape (batch, num_embeddings), at most 0, as `filter_logits`
-            returns them.
-        uniform: float32 tensor of shape (batch,), uniform noise in [0, 1).
-
-    Returns:
-        int32 tensor of shape (batch,).
-    """
-    weights = ops.exp(logits)
-    cumulative = ops.cumsum(weights, axis=-1)
-    is_possible = weights > 0
-    total = ops.max(ops.where(is_possible, cumulative, 0.0), axis=-1)
-    threshold = ops.minimum(uniform, MAX_UNIFORM) * total
-    is_reached = ops.logical_and(cumulative > threshold[:, None], is_possible)
-    return ops.cast(ops.argmax(ops.cast(is_reached, "int32"), axis=-1), "int32")
 
 
 class Sampler:
@@ -195,9 +87,13 @@ class Sampler:
         top_p: float | None = None,
         guidance: float = 1.0,
     ):
-        _check_limits(model, temperature, top_k, top_p, guidance)
+        check_limits(model, temperature, top_k, top_p, guidance)
         self.model, self.guidance = model, guidance
-        self.limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.limits: dict[str, Any] = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
         self._compiled_rows = compiled(self._sample_rows, model)
 
     def with_limits(
@@ -209,7 +105,7 @@ class Sampler:
             InputError: if a limit is out of its range.
         """
         limits = {**self.limits, "temperature": temperature, "top_p": top_p}
-        _check_limits(self.model, **limits, guidance=guidance)
+        check_limits(self.model, **limits, guidance=guidance)
         sampler = copy.copy(self)
         sampler.limits, sampler.guidance = limits, guidance
         return sampler
@@ -367,8 +263,8 @@ class Sampler:
             logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
             noise = ops.take(uniform, col, axis=1)
             guided = logits if guidance is None else guide(logits, guidance)
-            logits_left = filter_logits(guided, top_k=self.limits["top_k"], **limits)
-            sampled = sample_from_logits(logits_left, noise)
+            filtered = filter_logits(guided, top_k=self.limits["top_k"], **limits)
+            sampled = sample_from_logits(filtered, noise)
             fixed = ops.take(observed, col, axis=1)
             code = ops.where(fixed == MASKED, sampled, fixed)
             nats = self.model.nats(code, logits[: ops.shape(code)[0]])
@@ -383,27 +279,6 @@ class Sampler:
         loop_state = (cache.start_row(), *empty)
         _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
         return (codes, log_prob), cache.append_row(vertical_state, for_cache(codes))
-
-
-def _check_limits(model, temperature, top_k, top_p, guidance):
-    if not 0 < temperature < np.inf:
-        raise InputError(
-            f"`temperature` must be a positive number. Received: temperature={temperature}."
-        )
-    if top_k is not None and not 1 <= top_k <= model.num_embeddings:
-        raise InputError(
-            f"`top_k` must be from 1 to {model.num_embeddings}, the size of the codebook. "
-            f"Received: top_k={top_k}."
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
-    if not 0 <= guidance < np.inf:
-        raise InputError(f"`guidance` must be at least 0. Received: guidance={guidance}.")
-    if guidance != 1 and not model.condition_variables:
-        raise InputError(
-            "`guidance` needs a prior with conditions (train_pixelcnn.py --conditions). "
-            f"Received: guidance={guidance} for a prior without."
-        )
 
 
 def compiled(function: Callable, model: keras.Model) -> Callable:

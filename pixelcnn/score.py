@@ -10,10 +10,12 @@ from brainslices.data.code_grids import CodeGrids
 from brainslices.data.crop import CropBox
 from brainslices.data.slices import Slices, open_slices
 from brainslices.data.subject_table import load_subjects
-from brainslices.evaluation.image_metrics import subject_bootstrap_interval
+from brainslices.evaluation.image_metrics import with_interval
+from brainslices.evaluation.reports import write_slice_table
 from brainslices.resources import check_needed
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
+from brainslices.tables import format_interval
 from brainslices.types import PathLike
 from brainslices.visualization.figures import pick_extremes
 from brainslices.visualization.surprise import SurpriseRow, surprise_figure
@@ -90,9 +92,7 @@ def _write(folder, scorer, slices, positions, config):
     maps = (scorer.maps(values[np.newaxis])[0] for values in scored.surprise)
     written = {"surprise": _write_maps(folder / "surprise_maps.npy", maps, shape)}
     if config.predict:
-        maps = scorer.prediction.maps(
-            slices, scored.codes, positions, slices.subjects, "predicting"
-        )
+        maps = scorer.prediction.maps(slices, scored.codes, positions, "predicting")
         written["prediction"] = _write_maps(folder / "prediction_maps.npy", maps, shape)
     if config.restore:
         maps = scorer.restoration_maps(slices, positions, scored, config.restore, config.seed)
@@ -100,10 +100,10 @@ def _write(folder, scorer, slices, positions, config):
     _write_table(folder / "slices.csv", slices, scored, scorer.places(scored.surprise))
     surprise_figure(folder / "surprise.png", list(_figure_rows(scorer, slices, scored, written)))
     metrics = {
-        **_with_interval("bits_per_slice", scored.bits, slices.subjects),
-        **_with_interval("nats_per_code", scored.nats.mean(axis=(1, 2)), slices.subjects),
-        **_with_interval("surprise", scored.surprise.mean(axis=(1, 2)), slices.subjects),
-        **_with_interval("percentile", scored.percentiles, slices.subjects),
+        **with_interval("bits_per_slice", scored.bits, slices.subjects),
+        **with_interval("nats_per_code", scored.nats.mean(axis=(1, 2)), slices.subjects),
+        **with_interval("surprise", scored.surprise.mean(axis=(1, 2)), slices.subjects),
+        **with_interval("percentile", scored.percentiles, slices.subjects),
         "nats_per_code_validate": float(scorer.reference.reference_nats.mean()),
         "subjects": len(set(slices.subjects)),
         "slices": len(slices),
@@ -139,20 +139,7 @@ def _write_table(path, slices, scored, places):
         "row": places[:, 0],
         "col": places[:, 1],
     }
-    values = zip(*(column.tolist() for column in columns.values()), strict=True)
-    write_rows(
-        path,
-        [
-            {
-                "slice_id": record.slice_id,
-                "subject": record.subject,
-                "split": record.split,
-                "position": record.position,
-                **dict(zip(columns, row, strict=True)),
-            }
-            for record, row in zip(slices.records, values, strict=True)
-        ],
-    )
+    write_slice_table(path, slices.records, columns)
 
 
 def _figure_rows(scorer, slices, scored, maps):
@@ -172,26 +159,17 @@ def _figure_rows(scorer, slices, scored, maps):
         )
 
 
-def _with_interval(name, values, subjects):
-    mean, low, high = subject_bootstrap_interval(values, subjects, seed=0)
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
-
-
 def summary(metrics: dict) -> str:
     """Describe a scoring in two lines of text, and tables of the lesions.
 
     Args:
         metrics: as `score` returns them.
     """
-
-    def interval(name, digits):
-        value, low, high = (metrics[name + end] for end in ("", "_low", "_high"))
-        return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
     lines = (
-        f"{interval('bits_per_slice', 0)} bits per slice, {interval('nats_per_code', 3)} nats per "
-        f"code, validation {metrics['nats_per_code_validate']:.3f}; "
-        f"percentile among validation slices {interval('percentile', 0)}\n"
+        f"{format_interval(metrics, 'bits_per_slice', 0)} bits per slice, "
+        f"{format_interval(metrics, 'nats_per_code', 3)} nats per code, validation "
+        f"{metrics['nats_per_code_validate']:.3f}; percentile among validation slices "
+        f"{format_interval(metrics, 'percentile', 0)}\n"
         f"{metrics['split'] or 'all images'}: {metrics['subjects']} subjects, "
         f"{metrics['slices']} slices; [95 % interval by subject]"
     )

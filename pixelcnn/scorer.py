@@ -16,7 +16,7 @@ from pixelcnn.prediction import Prediction
 from pixelcnn.restoration import MASKED_QUANTILE, restoration_map, restore
 from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
 from pixelcnn.slice_prior import SlicePrior
-from pixelcnn.surprise import Surprise, in_batches, spread_over_pixels
+from pixelcnn.surprise import Surprise, in_batches, spread_over_pixels, stack_images
 
 __all__ = ["Scored", "Scorer"]
 
@@ -28,10 +28,10 @@ class Scored:
     Args:
         codes: int32 array of shape (n, r, c).
         nats: float32 array of shape (n, r, c), the cost of each code.
-        surprise: float32 array of shape (n, r, c), the same beside what codes at that place and
-            level cost on validation.
-        percentiles: float64 array of shape (n,), of each slice's cost among validation slices of
-            its level, 0 to 100.
+        surprise: float32 array of shape (n, r, c), the same minus the mean cost of validation
+            codes at that cell of the grid and slice position.
+        percentiles: float64 array of shape (n,), of each slice's cost among validation slices near
+            its position, 0 to 100.
     """
 
     codes: np.ndarray
@@ -111,7 +111,7 @@ class Scorer:
         """
         subjects = np.full(len(images), "") if subjects is None else np.asarray(subjects)
         codes = in_batches(
-            lambda rows: self.decoder.encode_to_codes(_load(images, rows)),
+            lambda rows: self.decoder.encode_to_codes(stack_images(images, rows)),
             self.batch_size,
             None if silent else "encoding",
             np.arange(len(images)),
@@ -132,7 +132,7 @@ class Scorer:
     @cached_property
     def prediction(self) -> Prediction:
         """Maps of the difference between slices and what the prior predicts."""
-        return Prediction(self.reference, self.decoder)
+        return Prediction(self.prior.model, self.decoder, self.batch_size)
 
     @cached_property
     def _sampler(self):
@@ -171,8 +171,3 @@ class Scorer:
         shape, flat = surprise.shape[1:], surprise.reshape(len(surprise), -1)
         cells = np.column_stack(np.unravel_index(flat.argmax(axis=1), shape))
         return ((cells + 0.5) * sides / shape + (top, left)).astype(int)
-
-
-def _load(images, rows):
-    """Stack images of a sequence: float32 array of shape (len(rows), rows, cols, 1)."""
-    return np.stack([images[row] for row in rows])[..., np.newaxis]

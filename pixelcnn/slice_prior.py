@@ -115,11 +115,11 @@ class SlicePrior:
         positions = spread_positions(
             sampling.count, self.provenance.positions, sampling.position, per_position
         )
-        given = [self.model.with_conditions(positions, request) for request in requests.values()]
+        inputs = [self.model.with_conditions(positions, request) for request in requests.values()]
         # One noise for all values of a condition, so that nothing else changes along them.
         noise_indices = np.tile(np.arange(sampling.count), len(requests))
         batches = self._get_sampler(sampling).batches(
-            np.concatenate(given), sampling.seed, sampling.batch_size, noise_indices=noise_indices
+            np.concatenate(inputs), sampling.seed, sampling.batch_size, noise_indices=noise_indices
         )
         batches = decode_batches(batches, self.decoder.decode_codes)
         positions = np.tile(positions, len(requests))
@@ -157,8 +157,8 @@ class SlicePrior:
         padded = np.minimum(np.arange(max(sampling.batch_size, count)), count - 1)
         noise_indices = [0] * len(padded) if shared_noise else padded.tolist()
         noise = uniform_noise(sampling.seed, noise_indices, self.model.grid_shape)
-        given = self.model.with_conditions(positions[padded], conditions)
-        for grids in self._get_sampler(sampling).partial_grids(given, noise, rows=rows):
+        inputs = self.model.with_conditions(positions[padded], conditions)
+        for grids in self._get_sampler(sampling).partial_grids(inputs, noise, rows=rows):
             yield {"positions": positions} | {name: grids[name][:count] for name in grids}
 
     def inpaint(
@@ -222,8 +222,8 @@ class SlicePrior:
             most_likely_position(sampler, observed, candidates, *noise),
         )
         positions = spread_positions(sampling.count, self.provenance.positions, position)
-        (given,) = self.model.with_conditions(np.array(position), conditions)
-        batch = inpaint_codes(sampler, observed, given, sampling.count, *noise)
+        (inputs,) = self.model.with_conditions(np.array(position), conditions)
+        batch = inpaint_codes(sampler, observed, inputs, sampling.count, *noise)
         metadata = self._metadata(sampling)
         metadata |= {"hidden": task.hidden, "position": float(positions[0])}
         return Samples(decode_batches([batch], task.decode), positions, metadata, task.image)

@@ -1,4 +1,4 @@
-"""Surprise: what codes cost under a prior beside the codes of validation slices at that place."""
+"""Surprise: cost of codes under a prior, relative to validation codes at the same place."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -14,14 +14,21 @@ from brainslices.progress import bar
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import BATCH_SIZE, compiled
 
-__all__ = ["MIN_NEIGHBOURS", "Surprise", "in_batches", "nearest_levels", "spread_over_pixels"]
+__all__ = [
+    "MIN_NEIGHBOURS",
+    "Surprise",
+    "in_batches",
+    "nearest_levels",
+    "spread_over_pixels",
+    "stack_images",
+]
 
 # The fewest validation slices that a slice is compared with.
 MIN_NEIGHBOURS = 30
 
 
 class Surprise:
-    """Likelihood of code grids under a prior, beside that of validation slices of the same level.
+    """Likelihood of code grids under a prior, relative to validation slices of nearby position.
 
     The surprise of a code is its nats minus the mean nats of the codes at the same place of the
     grid in the validation slices nearest in position. Those of the slice's own subject are left
@@ -175,6 +182,11 @@ def in_batches(
             results.append(np.asarray(function(*(array[rows] for array in arrays))))
             progress.update(min(size, count - start))
     return np.concatenate(results)[:count]
+
+
+def stack_images(images: Sequence[np.ndarray] | np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Stack some images of a sequence, as an array of shape (len(rows), rows, cols, 1)."""
+    return np.stack([images[row] for row in rows])[..., np.newaxis]
 
 
 def _levels(positions: np.ndarray) -> np.ndarray:

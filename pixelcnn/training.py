@@ -18,13 +18,13 @@ from brainslices.progress import bar
 from brainslices.runs.run import Run
 from brainslices.tables import format_table
 from brainslices.training.pipeline import input_pipeline
-from brainslices.training.stage import Objective, Stage, check_resumable, run_training
+from brainslices.training.stage import Objective, Stage, run_training
 from brainslices.types import PathLike
 from pixelcnn.conditions import UNKNOWN, Variable, add_subjects, find_variables
 from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
 from pixelcnn.model import PixelCNN
 
-__all__ = ["CodeBatches", "build_model", "check_run", "measure_rate", "summary", "train"]
+__all__ = ["CodeBatches", "build_model", "measure_rate", "summary", "train"]
 
 OBJECTIVE = Objective("val_nats_per_code", "min")
 # Share of the training grids that hide all conditions; and, of the others, each condition.
@@ -57,7 +57,7 @@ class CodeBatches(Batches):
         self.variants = split.codes[:0, None] if variants is None else variants
 
     def sample_augmentation(self, count, rng):
-        # Which variant each grid comes as; -1 is the grid itself.
+        # The variant that replaces each grid; -1 for none.
         variants = rng.integers(-1, len(self.variants), count)
         return np.column_stack([variants, *self._sample_hidden(count, rng)])
 
@@ -69,30 +69,16 @@ class CodeBatches(Batches):
         all_hidden = rng.random(count) < HIDDEN_SHARE
         return [all_hidden | (rng.random(count) < HIDDEN_SHARE) for _ in range(inputs.shape[1] - 1)]
 
-    def load(self, chosen, draws):
-        codes = self.split.codes[chosen].astype("int32")
-        position = self.split.positions[chosen]
-        if draws is not None:
-            variants, hidden = draws[:, 0], draws[:, 1:].astype(bool)
-            (turned,) = np.nonzero(variants >= 0)
-            codes[turned] = self.variants[variants[turned], chosen[turned]]
+    def load(self, indices, augmentation):
+        codes = self.split.codes[indices].astype("int32")
+        position = self.split.positions[indices]
+        if augmentation is not None:
+            variants, hidden = augmentation[:, 0], augmentation[:, 1:].astype(bool)
+            (augmented,) = np.nonzero(variants >= 0)
+            codes[augmented] = self.variants[variants[augmented], indices[augmented]]
             if hidden.size:
                 position[:, 1:][hidden] = UNKNOWN
         return {"codes": codes, "position": position}
-
-
-def check_run(run: PathLike, config: PixelCNNConfig, training: PixelCNNTraining) -> None:
-    """Check that a run folder can be trained in, before slices are encoded for it.
-
-    Args:
-        run: the run folder.
-        config: the model.
-        training: the training's hyperparameters.
-
-    Raises:
-        InputError: if the folder holds another training or unexpected files.
-    """
-    check_resumable(run, "pixelcnn", config, training)
 
 
 def train(
@@ -120,9 +106,7 @@ def train(
     """
     _check_grids(grids, training)
     run = Run(run)
-    positions = np.unique(grids.splits["train"].positions).tolist()
-    variables = find_variables(config.conditions, subjects or {}, grids.splits["train"].subjects)
-    grids = _with_conditions(grids, variables, subjects or {})
+    variables, grids = _with_conditions(config.conditions, grids, subjects or {})
     train_split, validation_split = grids.splits["train"], grids.splits["validate"]
 
     def prepare(**sharding):
@@ -135,7 +119,7 @@ def train(
         kind="pixelcnn",
         model=config,
         objective=OBJECTIVE,
-        provenance={"positions": positions, **_provenance(grids, variables)},
+        provenance=_provenance(grids, variables),
         metadata={"archive_hash": grids.archive_hash},
         sample_counts=(len(train_split.codes), len(validation_split.codes)),
         prepare=prepare,
@@ -145,18 +129,30 @@ def train(
 
 
 def _provenance(grids, variables):
-    return {
+    """Return what `config.json` says of the training data; with a hash of the conditions."""
+    inputs = grids.splits["train"].positions
+    provenance = {
+        "positions": np.unique(inputs if inputs.ndim == 1 else inputs[:, 0]).tolist(),
         "archive_hash": grids.archive_hash,
         "vqvae_hash": grids.vqvae_hash,
         "vqvae_run": grids.vqvae_run,
-        **_conditions_hash(grids, variables),
     }
+    if variables:
+        digest = hashlib.sha256(repr(variables).encode())
+        for split in grids.splits.values():
+            digest.update(split.positions.tobytes())
+        provenance["conditions_hash"] = digest.hexdigest()
+    return provenance
 
 
-def _with_conditions(grids, variables, subjects):
-    """Put the conditions beside the positions, which then have shape (slices, 1 + conditions)."""
+def _with_conditions(names, grids, subjects):
+    """Return the variables of the conditions, and the grids with the conditions of each slice.
+
+    The positions then have shape (slices, 1 + conditions).
+    """
+    variables = find_variables(names, subjects, grids.splits["train"].subjects)
     if not variables:
-        return grids
+        return variables, grids
     splits = {
         name: dataclasses.replace(
             split,
@@ -164,17 +160,7 @@ def _with_conditions(grids, variables, subjects):
         )
         for name, split in grids.splits.items()
     }
-    return dataclasses.replace(grids, splits=splits)
-
-
-def _conditions_hash(grids, variables):
-    """Identify the values of the conditions, for a resumed training."""
-    if not variables:
-        return {}
-    digest = hashlib.sha256(repr(variables).encode())
-    for split in grids.splits.values():
-        digest.update(split.positions.tobytes())
-    return {"conditions_hash": digest.hexdigest()}
+    return variables, dataclasses.replace(grids, splits=splits)
 
 
 def _check_grids(grids, training):

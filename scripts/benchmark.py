@@ -1,4 +1,4 @@
-"""Measure speed and memory beside baselines.
+"""Measure speed and memory, compared with baselines.
 
     python scripts/benchmark.py --data data/oasis --source /data/oasis/png --out benchmark.json
     python scripts/benchmark.py --data data/oasis --out trial.json --quick --only seed
@@ -20,11 +20,12 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.errors import InputError
+from brainslices.progress import print_lines
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure speed and memory beside baselines."""
+    """Measure speed and memory, compared with baselines."""
 
     data: Path
     """Slice archive made by prepare_data.py."""
@@ -101,8 +102,8 @@ def _write(arguments, rows, metadata, seconds):
         draw_growth(arguments.out.with_name(f"{arguments.out.stem}_{name}.png"), rows, unit)
     if arguments.quick:  # not meaningful: no threshold is met or missed
         rows = [replace(row, at_most=None, at_least=None) for row in rows]
-    print(format_rows(rows))
-    print(f"{arguments.out}: {len(rows)} rows in {seconds:.0f} s, {metadata['cores']} cores")
+    print_lines(format_rows(rows))
+    print_lines(f"{arguments.out}: {len(rows)} rows in {seconds:.0f} s, {metadata['cores']} cores")
 
 
 if __name__ == "__main__":

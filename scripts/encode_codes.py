@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.progress import print_lines
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     code_grids(arguments.run, arguments.data, arguments.variants, path=arguments.codes)
     path = arguments.codes or Run(arguments.run).code_grids_path
-    print(summary(CodeGrids.load(path)))
-    print(path)
+    print_lines(summary(CodeGrids.load(path)))
+    print_lines(path)
 
 
 if __name__ == "__main__":

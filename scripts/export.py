@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.progress import print_lines
 from brainslices.runs.run import Run
 from brainslices.tables import format_table
 
@@ -47,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for file, shapes in files.items()
         for name, shape in shapes.items()
     ]
-    print(format_table(rows))
-    print(f"{arguments.out}: {', '.join(files)}")
+    print_lines(format_table(rows))
+    print_lines(f"{arguments.out}: {', '.join(files)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from brainslices import cli
 from brainslices.data.preparation import SourceConfig as Arguments
+from brainslices.progress import escape, print_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,17 +26,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     config = cli.parse(Arguments, argv)
     start = time.perf_counter()
-    archive = make_archive(config, report=print)
+    archive = make_archive(config, report=lambda line: print_lines(escape(line)))
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in archive.path.iterdir())
     for split, count in archive.counts.items():
-        print(f"{split:9} {count['subjects']:6} subjects {count['slices']:8} slices")
+        print_lines(f"{split:9} {count['subjects']:6} subjects {count['slices']:8} slices")
         if not count["slices"]:
-            print(f"note: {split} is empty: add subjects, or change --fractions")
+            print_lines(f"note: {split} is empty: add subjects, or change --fractions")
     rows, cols = archive.image_shape
     crop = archive.crop
-    print(f"images    {rows} x {cols}, cropped to {crop.rows} x {crop.cols}")
-    print(f"{archive.path}: {size / 1e6:.1f} MB in {seconds:.1f} s")
+    print_lines(f"images    {rows} x {cols}, cropped to {crop.rows} x {crop.cols}")
+    print_lines(f"{archive.path}: {size / 1e6:.1f} MB in {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python scripts/reconstruct.py --run runs/vqvae --data data/oasis --split test --out outputs/test
     python scripts/reconstruct.py --run runs/vqvae --data /data/images --out outputs/mine
 
-Writes OUT/metrics.json (scores with 95 % intervals by subject, beside their floors), slices.csv
-(a row a slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the best,
-the median and the worst slices), examples.npz (the same as arrays) and, with --pictures, pictures/
-(8-bit PNGs of the source size); with --report also report.html.
+Writes OUT/metrics.json (scores with 95 % intervals by subject, with their floors), slices.csv
+(one row per slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the
+best, the median and the worst slices), examples.npz (the same as arrays) and, with --pictures,
+pictures/ (8-bit PNGs of the source size); with --report also report.html.
 """
 
 import sys
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.data.file_selection import FileSelection
+from brainslices.progress import print_lines
 
 
 @dataclass(frozen=True)
@@ -54,27 +55,25 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.evaluation.reports import reconstruction_summary
         from vqvae.evaluate import reconstruct
 
-    data, selection = arguments.data, arguments.selection
     metrics = reconstruct(
         arguments.run,
-        open_slices(data, arguments.split, selection) if selection != FileSelection() else data,
+        open_slices(arguments.data, arguments.split, arguments.selection),
         arguments.out,
-        split=arguments.split,
         batch_size=arguments.batch_size,
         pictures=arguments.pictures,
         codecs=arguments.codecs,
     )
-    print(reconstruction_summary(metrics))
+    print_lines(reconstruction_summary(metrics))
     files = (
         "metrics.json, slices.csv, reconstruction.png, examples.npz"
         + ", pictures/" * arguments.pictures
     )
-    print(f"{arguments.out}: {files}")
+    print_lines(f"{arguments.out}: {files}")
     if arguments.report:
         from brainslices.report.page import write_report
 
         out = arguments.out
-        print(write_report(out / "report.html", [arguments.run], reconstructions=[out]))
+        print_lines(write_report(out / "report.html", [arguments.run], reconstructions=[out]))
 
 
 if __name__ == "__main__":

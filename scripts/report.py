@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.progress import print_lines
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         scores=arguments.scores,
         search=search,
     )
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a web browser")
+    print_lines(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a web browser")
     if arguments.open:
         webbrowser.open(path.resolve().as_uri())
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.errors import InputError
+from brainslices.progress import print_lines
 from brainslices.runs.atomic import check_output_dir
 from pixelcnn.config import SamplingConfig
 
@@ -77,14 +78,14 @@ def main(argv: list[str] | None = None) -> None:
         samples = prior.samples(arguments.sampling, per_position=2 if arguments.evaluate else 1)
     crop = CropBox(*prior.decoder.crop)
     metrics = write_samples(arguments.out, samples, crop, archive, **comparison)
-    print(summary(metrics))
+    print_lines(summary(metrics))
     nearest = ", nearest.csv, nearest/" * is_compared
-    print(f"{arguments.out}: slices/, contact_sheet.png, codes.npz, metrics.json{nearest}")
+    print_lines(f"{arguments.out}: slices/, contact_sheet.png, codes.npz, metrics.json{nearest}")
     if arguments.report:
         from brainslices.report.page import write_report
 
         runs, out = [prior.provenance.run.path, arguments.run], arguments.out
-        print(write_report(out / "report.html", runs, samples=[out]))
+        print_lines(write_report(out / "report.html", runs, samples=[out]))
 
 
 if __name__ == "__main__":

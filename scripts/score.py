@@ -5,12 +5,12 @@
     python scripts/score.py --run runs/prior --data data/oasis --lesions --out outputs/lesions
     python scripts/score.py --run runs/prior --data /data/images --out outputs/mine
 
-Writes OUT/slices.csv (a row a slice: bits, percentile among validation slices of the same level,
-most surprising place), surprise_maps.npy (float16 of shape (slices, rows, cols): nats of the codes
-above what codes at that place and level cost on validation), surprise.png (the most, the median and
-the least surprising slices) and metrics.json; with --predict, prediction_maps.npy; with
---restore, restoration_maps.npy; with --lesions, lesions.csv. For research on methods only, never
-for diagnosis.
+Writes OUT/slices.csv (one row per slice: bits, percentile among the validation slices near its
+position, pixel of the most surprising code), surprise_maps.npy (float16 of shape (slices, rows,
+cols): nats of the codes minus the mean of validation codes at that cell and position), surprise.png
+(the most, the median and the least surprising slices) and metrics.json; with --predict,
+prediction_maps.npy; with --restore, restoration_maps.npy; with --lesions, lesions.csv. For research
+on methods only, never for diagnosis.
 """
 
 import sys
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.data.file_selection import FileSelection
+from brainslices.progress import print_lines
 from pixelcnn.config import ScoringConfig
 
 
@@ -52,21 +53,21 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.data.slices import open_slices
         from pixelcnn.score import score, summary
 
-    data, selection = arguments.data, arguments.selection
     metrics = score(
         arguments.run,
-        open_slices(data, arguments.split, selection) if selection != FileSelection() else data,
+        open_slices(arguments.data, arguments.split, arguments.selection),
         arguments.out,
-        arguments.split,
-        arguments.scoring,
+        config=arguments.scoring,
     )
-    print(summary(metrics))
-    print(f"{arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")
+    print_lines(summary(metrics))
+    print_lines(
+        f"{arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}"
+    )
     if arguments.report:
         from brainslices.report.page import write_report
 
         out = arguments.out
-        print(write_report(out / "report.html", [arguments.run], scores=out))
+        print_lines(write_report(out / "report.html", [arguments.run], scores=out))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.errors import InputError
+from brainslices.progress import print_lines
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def main(argv: list[str] | None = None) -> None:
         report = write_report(Path(folder) / "report.html", runs).read_text("utf-8")
     archive = _archive(prior.provenance.run, arguments.data)
     engine = Engine(prior, archive, _scorer(prior, archive))
-    print("compiling the models; the page opens when they are ready", flush=True)
+    print_lines("compiling the models; the page opens when they are ready")
     engine.warm_up()
 
     def page():
         return build(engine, "/".join(arguments.run.resolve().parts[-2:]), report)
 
     def ready(address: str) -> None:
-        print(f"{address} is ready; Ctrl-C stops it", flush=True)
+        print_lines(f"{address} is ready; Ctrl-C stops it")
 
     serve(page, arguments.host, arguments.port, arguments.password, arguments.open, ready)
 
@@ -84,7 +85,7 @@ def _archive(vqvae, data):
     except InputError as error:
         if data:
             raise
-        print(f"No test slices and no nearest training slices: {error}")
+        print_lines(f"No test slices and no nearest training slices: {error}")
         return None
 
 
@@ -95,7 +96,7 @@ def _scorer(prior, archive):
 
     path = prior.provenance.run.code_grids_path
     if not path.is_file():
-        print(f"No surprise maps: {path} is missing. Run encode_codes.py.")
+        print_lines(f"No surprise maps: {path} is missing. Run encode_codes.py.")
         return None
 
     def make():

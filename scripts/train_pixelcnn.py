@@ -19,6 +19,7 @@ from typing import Literal
 import tyro
 
 from brainslices import cli
+from brainslices.progress import print_lines
 from brainslices.runs.selection import Selection
 from pixelcnn.config import PRESETS, PixelCNNConfig, PixelCNNTraining
 
@@ -52,23 +53,25 @@ def main(argv: list[str] | None = None) -> None:
     with cli.suppress_backend_logs():
         from brainslices.distributed.collectives import run_on_primary
         from brainslices.distributed.multihost import distributed_session
-        from pixelcnn.training import check_run, summary, train
+        from brainslices.training.stage import check_resumable
+        from pixelcnn.training import summary, train
         from vqvae.encode import code_grids
 
     with distributed_session():
-        run_on_primary(check_run, arguments.run, arguments.model, arguments.training)
-        variants, path = arguments.training.variants, arguments.codes
+        model, training, path = arguments.model, arguments.training, arguments.codes
+        # Before slices are encoded for it.
+        run_on_primary(check_resumable, arguments.run, "pixelcnn", model, training)
         subjects = run_on_primary(_subjects, arguments)
         grids = run_on_primary(
-            partial(code_grids, arguments.vqvae, arguments.data, variants, path=path)
+            partial(code_grids, arguments.vqvae, arguments.data, training.variants, path=path)
         )
-        metrics = train(grids, arguments.run, arguments.model, arguments.training, subjects)
-    print(summary(metrics))
-    print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
+        metrics = train(grids, arguments.run, model, training, subjects)
+    print_lines(summary(metrics))
+    print_lines(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
     if arguments.report:
         from brainslices.report.page import write_report
 
-        print(write_report(arguments.run / "report.html", [arguments.vqvae, arguments.run]))
+        print_lines(write_report(arguments.run / "report.html", [arguments.vqvae, arguments.run]))
 
 
 def _subjects(arguments):

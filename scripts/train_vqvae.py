@@ -17,6 +17,7 @@ from typing import Literal
 import tyro
 
 from brainslices import cli
+from brainslices.progress import print_lines
 from brainslices.runs.selection import Selection
 from vqvae.config import PRESETS, VQVAEConfig, VQVAETraining
 
@@ -49,17 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with distributed_session():
         metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
-    print(
+    print_lines(
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
         f"ssim {metrics['ssim']:.4f}, ssim_foreground {metrics['ssim_foreground']:.4f}, "
         f"codebook usage {metrics['train_codebook_usage']:.1%}, "
         f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
     )
-    print(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
+    print_lines(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
     if arguments.report:
         from brainslices.report.page import write_report
 
-        print(write_report(arguments.run / "report.html", [arguments.run]))
+        print_lines(write_report(arguments.run / "report.html", [arguments.run]))
 
 
 if __name__ == "__main__":

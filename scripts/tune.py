@@ -6,7 +6,7 @@ r"""Search for a codebook, and what else the space varies, by rate and distortio
 
 Writes OUT/trials.csv, OUT/best_config.json (for train_vqvae.py --config), OUT/figures/ and the
 trials' runs in OUT/runs/. Rerun the same command to resume a stopped search; with more --trials
-it adds some. For several machines see the README.
+it adds some. For several machines see docs/choosing_the_codebook.md.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.config import check_field
+from brainslices.progress import print_lines
 from brainslices.resources import check_needed
 from tuning.config import SearchConfig
 
@@ -58,13 +59,13 @@ def main(argv: list[str] | None = None) -> None:
     run = join if is_distributed else search
     cli.print_wrapped(run(arguments.data, arguments.out, arguments.search, arguments.workers))
     if not is_distributed:
-        print(f"{arguments.out}: trials.csv, best_config.json, figures/, runs/")
+        print_lines(f"{arguments.out}: trials.csv, best_config.json, figures/, runs/")
         if arguments.report:
             from brainslices.report.page import write_report
             from tuning.report import read_search
 
             search_table = read_search(arguments.out)
-            print(write_report(arguments.out / "report.html", search=search_table))
+            print_lines(write_report(arguments.out / "report.html", search=search_table))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ MAY_IMPORT_INSIDE = {
     "data": {"", "runs"},
     "evaluation": {"", "runs", "data"},
     "visualization": {"", "runs", "data"},
-    "studio": {"", "runs", "data", "evaluation"},
+    "studio": {"", "runs", "data", "evaluation", "visualization"},
     "training": {"", "runs", "distributed", "data", "evaluation", "visualization"},
     "report": {"", "runs", "data", "evaluation", "visualization"},
 }
@@ -112,6 +112,22 @@ def test_modules_have_a_docstring_and_all(path):
         if isinstance(target, ast.Name)
     }
     assert "__all__" in names
+
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 400, 45, 7
+# Set by the base class: Keras's layers and models, and distributions of TensorFlow Probability.
+INHERITED_ARGUMENTS = {"self", "dtype", "name", "validate_args", "allow_nan_stats"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_files_functions_and_argument_lists_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+            arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+            assert len(arguments - INHERITED_ARGUMENTS) <= MAX_ARGUMENTS, node.name
 
 
 HELP = """

@@ -1,28 +1,32 @@
 """Hundreds of damaged files: each is refused with a message, or does no harm."""
 
 import contextlib
-import hashlib
-import io
+import dataclasses
 import random
 import resource
 import shutil
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import ROOT, save_image, script_main
+from helpers import ROOT, python, save_image, tiny_config, tiny_prior_config, tiny_prior_training
+from helpers import tiny_training as tiny_vqvae_training
 from storm import damage
+from storm_world import (
+    READERS,
+    add_subjects,
+    commands,
+    hashes,
+    make_world,
+    run_command,
+    write_finished_search,
+    write_results,
+)
 from volume_helpers import head, save_volume
 
-from brainslices import cli
-from brainslices.data.archive import SliceArchive
-from brainslices.data.code_grids import CodeGrids
 from brainslices.errors import InputError
-from brainslices.runs.json_files import load_config, read_json, write_json
-from brainslices.runs.run import Run
 
-SEED, TIMEOUT_S = 0, 60
+SEED, TIMEOUT_S = 0, 120
 LIGHT, LONG, COMMANDS = 300, 2000, 500
 
 
@@ -45,97 +49,39 @@ def raw_sources(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sources(phantom_archive, trained_vqvae, trained_prior):
-    return {"archive": phantom_archive.path, "vqvae": trained_vqvae, "prior": trained_prior}
-
-
-def make_world(sources, root):
-    """Copy an archive and both runs, so that they refer to each other's copies."""
-    for name, path in sources.items():
-        shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("logs", "figures", ".*"))
-    if "vqvae" not in sources:
-        return SimpleNamespace(root=root)
-    world = SimpleNamespace(
-        root=root, archive=root / "archive", vqvae=Run(root / "vqvae"), prior=Run(root / "prior")
-    )
-    environment = read_json(world.vqvae.environment_path)
-    write_json(world.vqvae.environment_path, {**environment, "archive": str(world.archive)})
-    config = read_json(world.prior.config_path)
-    write_json(world.prior.config_path, {**config, "vqvae_run": str(world.vqvae.path)})
-    return world
-
-
-def read_archive(world):
-    archive = SliceArchive.open(world.archive)
-    return archive.load([0, len(archive.index) - 1])
-
-
-def read_vqvae(world):
-    from brainslices.training.checkpoint import _read_latest
-    from vqvae.config import VQVAEConfig, VQVAETraining
-
-    run = world.vqvae
-    run.open_config("vqvae")
-    load_config(run.config_path, VQVAEConfig, VQVAETraining)
-    run.read_environment(), run.read_history(), run.read_metrics(), run.read_mean_image((64, 64))
-    CodeGrids.load(run.code_grids_path)
-    return _read_latest(run)
-
-
-def read_prior(world):
-    from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
-    from pixelcnn.provenance import load_provenance
-
-    load_config(world.prior.config_path, PixelCNNConfig, PixelCNNTraining)
-    return load_provenance(world.prior).positions
-
-
-READERS = {"archive": read_archive, "vqvae": read_vqvae, "prior": read_prior}
-
-
-def commands(folder, world, out):
-    """The command lines that read the files of a folder."""
-    archive, vqvae, prior = world.archive, world.vqvae.path, world.prior.path
-    reads = {
-        "archive": [
-            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
-            ("encode_codes", "--run", vqvae, "--data", archive),
-            ("train_vqvae", "--run", out, "--data", archive, "--epochs", "0"),
-            ("prepare_data", "--source", archive, "--out", out),
-        ],
-        "vqvae": [
-            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
-            ("encode_codes", "--run", vqvae),
-            ("export", "--run", vqvae, "--out", out),
-            ("train_vqvae", "--run", vqvae, "--data", archive, "--config", vqvae / "config.json"),
-            ("train_pixelcnn", "--run", out, "--vqvae", vqvae, "--epochs", "0"),
-        ],
-        "prior": [
-            ("sample", "--run", prior, "--count", "1", "--out", out),
-            ("export", "--run", prior, "--out", out),
-            ("train_pixelcnn", "--run", prior, "--vqvae", vqvae, "--config", prior / "config.json"),
-        ],
+def sources(phantom_archive, trained_vqvae, trained_prior, tmp_path_factory):
+    root = tmp_path_factory.mktemp("sources")
+    config = dataclasses.asdict(tiny_config()), dataclasses.asdict(tiny_vqvae_training())
+    return {
+        "archive": add_subjects(shutil.copytree(phantom_archive.path, root / "archive")),
+        "vqvae": trained_vqvae,
+        "prior": trained_prior,
+        "results": write_results(root / "results"),
+        "search": write_finished_search(root / "search", *config),
     }
-    return reads[folder]
 
 
-def hashes(root):
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock")
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+SEARCH = ["--space", ROOT / "tests" / "support" / "tiny_space.py", "--epochs", 1]
+SEARCH += ["--prior-epochs", 1, "--precision", "float32", "--fix", "learning_rate=0.001"]
+SEARCH += ["--tuner", "random", "--trials", 2, "--objective", "val_ssim_foreground"]
 
 
-def run_command(name, *arguments):
-    """Run a command in this process: its exit status and what it printed to stderr."""
-    main = script_main(ROOT / "scripts" / f"{name}.py")
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as log,
-    ):
-        try:
-            status = cli.run(lambda: main([str(word) for word in arguments]))
-        except SystemExit as stop:
-            status = stop.code
-    return status, log.getvalue()
+@pytest.fixture(scope="module")
+def trained_sources(sources, tmp_path_factory):
+    """A search that has run, and a prior with conditions."""
+    from brainslices.data.subject_table import load_subjects
+    from pixelcnn.training import train
+    from vqvae.encode import code_grids
+
+    root = tmp_path_factory.mktemp("trained")
+    config = tiny_prior_config(conditions=("age", "sex"))
+    training = tiny_prior_training(epochs=1)
+    grids = code_grids(sources["vqvae"], variants=training.variants)
+    train(grids, root / "conditional", config, training, load_subjects(sources["archive"]))
+    search = ("--data", sources["archive"], "--out", root / "search", *SEARCH)
+    done = python(ROOT / "scripts" / "tune.py", *search, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return {**sources, "search": root / "search", "conditional": root / "conditional"}
 
 
 @contextlib.contextmanager
@@ -159,7 +105,7 @@ def storm(sources, tmp_path, count, run_case):
         rng, root = random.Random(seed), tmp_path / str(seed)
         world = make_world(sources, root)
         folder = rng.choice([*sources])
-        path = rng.choice(sorted((root / folder).glob("*.*")))
+        path = rng.choice(sorted(file for file in (root / folder).rglob("*.*") if file.is_file()))
         name = f"seed {seed}: {folder}/{damage(path, rng)}"
         sound = hashes(root)
         try:
@@ -187,7 +133,7 @@ def read_case(folder, world, rng):
 def command_case(folder, world, rng):
     import keras
 
-    command = rng.choice(commands(folder, world, world.root / "out"))
+    command = rng.choice(commands(folder, world, SEARCH))
     status, log = run_command(*command)
     assert status in (0, 2), f"{command}: status {status}: {log[-500:]}"
     assert "Traceback" not in log, f"{command}: {log[-500:]}"
@@ -205,29 +151,33 @@ def source_case(folder, world, rng):
     return True
 
 
+def assert_none(faults):
+    assert not faults, "\n".join(faults)
+
+
 @pytest.mark.slow
 def test_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
-    assert storm(raw_sources, tmp_path, LIGHT // 6, source_case) == []
+    assert_none(storm(raw_sources, tmp_path, LIGHT // 6, source_case))
 
 
 @pytest.mark.long
 def test_many_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
-    assert storm(raw_sources, tmp_path, LONG // 2, source_case) == []
+    assert_none(storm(raw_sources, tmp_path, LONG // 2, source_case))
 
 
 @pytest.mark.slow
 def test_damaged_files_are_refused_by_name(sources, tmp_path):
-    assert storm(sources, tmp_path, LIGHT, read_case) == []
+    assert_none(storm(sources, tmp_path, LIGHT, read_case))
 
 
 @pytest.mark.long
 def test_many_damaged_files_are_refused_by_name(sources, tmp_path):
-    assert storm(sources, tmp_path, LONG, read_case) == []
+    assert_none(storm(sources, tmp_path, LONG, read_case))
 
 
 @pytest.mark.long
-def test_commands_on_damaged_files_end_with_a_message(sources, tmp_path):
-    assert storm(sources, tmp_path, COMMANDS, command_case) == []
+def test_commands_on_damaged_files_end_with_a_message(trained_sources, tmp_path):
+    assert_none(storm(trained_sources, tmp_path, COMMANDS, command_case))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 1024**2  # KiB on Linux
 
 
@@ -266,11 +216,11 @@ def check_number(sources, tmp_path, name, flag):
     inputs = {
         "prepare_data": ("--source", "phantom", "--out", out),
         "train_vqvae": ("--data", world.archive, "--run", out),
-        "train_pixelcnn": ("--vqvae", world.vqvae.path, "--run", out),
+        "train_pixelcnn": ("--vqvae", world.vqvae, "--run", out),
         "tune": ("--data", world.archive, "--out", out),
-        "sample": ("--run", world.prior.path, "--out", out),
-        "reconstruct": ("--run", world.vqvae.path, "--data", world.archive, "--out", out),
-        "encode_codes": ("--run", world.vqvae.path),
+        "sample": ("--run", world.prior, "--out", out),
+        "reconstruct": ("--run", world.vqvae, "--data", world.archive, "--out", out),
+        "encode_codes": ("--run", world.vqvae),
     }
     sound, (word, *values) = hashes(world.root), flag.split()
     with time_limit():

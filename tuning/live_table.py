@@ -14,6 +14,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from brainslices.errors import InputError
+from brainslices.progress import print_lines
 from tuning.config import OBJECTIVES, SearchConfig
 from tuning.records import best_trial, current_epoch, finished_trials, read_trials
 from tuning.trial import trial_folder
@@ -100,7 +101,7 @@ class SearchScreen:
                 self.printed.add(trial.name)
                 values = " ".join(f"{key}={_format(value)}" for key, value in trial.values.items())
                 result = self._status(trial) if trial.score is None else f"score {trial.score:.4f}"
-                tqdm.write(f"trial {trial.name}: {values}: {result}. {headline}")
+                print_lines(f"trial {trial.name}: {values}: {result}. {headline}")
 
 
 def _format(value):

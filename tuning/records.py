@@ -12,7 +12,7 @@ from brainslices.reading import reading
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.json_files import read_json
 from brainslices.runs.run import Run
-from brainslices.schema import NUMBER, OBJECT, STRING, check_fields
+from brainslices.schema import INTEGER, NUMBER, OBJECT, STRING, check_fields
 from brainslices.types import PathLike
 from tuning.config import METRICS
 
@@ -41,6 +41,10 @@ STATE = {
     "hyperparameters": OBJECT,
     "score": (lambda value: value is None or NUMBER[0](value), "a number or null"),
 }
+NAMES = (lambda value: isinstance(value, list) and all(map(STRING[0], value)), "a list of strings")
+# The fields of oracle.json whose types keras-tuner does not check.
+ORACLE = {"start_order": NAMES, "end_order": NAMES, "retry_queue": NAMES, "tried_so_far": NAMES}
+ORACLE |= {"seed": INTEGER, "seed_state": INTEGER}
 # An INVALID trial waits for its retry; any other status than these is a failure.
 STATUS = {"RUNNING": "running", "INVALID": "running", "COMPLETED": "completed"}
 
@@ -121,17 +125,28 @@ def check_records(out: PathLike) -> None:
     Raises:
         InputError: naming the file that is corrupt or missing.
     """
-    names = {trial.name for trial in read_trials(out)}
-    path = Path(out) / TRIALS / ORACLE_FILE
+    import keras_tuner
+    from keras_tuner.engine.trial import Trial
+
+    trials, folder = read_trials(out), Path(out) / TRIALS
+    path, oracle = folder / ORACLE_FILE, keras_tuner.oracles.RandomSearchOracle()
     if not path.exists():
         return
     with reading(path, "state of a search", REPAIR):
-        missing = set(read_json(path)["start_order"]) - names
-    if missing:
+        state = read_json(path, ORACLE)
+    if missing := set(state["start_order"]) - {trial.name for trial in trials}:
         raise InputError(
-            f"{path.parent} has lost trial.json of trial {', '.join(sorted(missing))}. Restore it "
+            f"{folder} has lost trial.json of trial {', '.join(sorted(missing))}. Restore it "
             "from a copy, or search into a new --out."
         )
+    # keras-tuner forgets a trial that the state does not list: right only after a kill.
+    if unknown := {trial.name for trial in finished_trials(trials)} - set(state["start_order"]):
+        raise InputError(f"{path} does not list the trial {', '.join(sorted(unknown))}. {REPAIR}")
+    for trial in trials:
+        with reading(file := folder / f"trial_{trial.name}" / "trial.json", "trial", REPAIR):
+            oracle.trials[trial.name] = Trial.load(str(file))
+    with reading(path, "state of a search", REPAIR):
+        oracle.set_state(state)
 
 
 def finished_trials(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -161,7 +176,8 @@ def write_table(path: PathLike, trials: Sequence[TrialRecord], run_folders: Sequ
     """
     dimensions = list(dict.fromkeys(name for trial in trials for name in trial.values))
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
-    with atomic_path(Path(path)) as temporary, temporary.open("w", newline="") as file:
+    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic_path(Path(path)) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["trial", "status", "score", *dimensions, *metrics, "runs", "reason"])
         for trial, folder in zip(trials, run_folders, strict=True):

@@ -183,7 +183,7 @@ def pareto_front(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def describe_best(result: SearchResult) -> str:
-    """Describe the best configuration beside the next smaller and larger codebooks tried."""
+    """Describe the best configuration, and the next smaller and larger codebooks tried."""
     config, best = result.config, result.best
     by_size = result.best_by_size()
     sizes = list(by_size)

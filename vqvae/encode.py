@@ -55,12 +55,6 @@ def code_grids(
     run.trained_model_path()
     archive = None if data is None else linked_archive(run, data)
     grids = _load_cached(path, run, archive_hash)
-    is_foreign = path != run.code_grids_path and path.exists() and grids is None
-    if path.suffix != ".npz" or is_foreign:
-        raise InputError(
-            "`path` must be a new .npz file, or code grids that this run and archive made. "
-            f"Received: path={str(path)!r}. Give another file as --codes, or remove it."
-        )
     if grids is None or len(grids.variants) < variants:
         archive = archive or linked_archive(run)
         with lock:
@@ -157,15 +151,24 @@ def summary(grids: CodeGrids) -> str:
 
 
 def _load_cached(path, run, archive_hash):
-    """Read the code grids of an earlier call; None if missing, corrupt or of another model."""
-    if not path.exists():
-        return None
-    try:
-        grids = CodeGrids.load(path)
-    except CorruptFileError:
-        return None
-    expected = (file_hash(run.model_path), archive_hash)
-    return grids if (grids.vqvae_hash, grids.archive_hash) == expected else None
+    """Read the code grids of an earlier call; None if missing, corrupt or of another model.
+
+    Raises:
+        InputError: if writing `path` would overwrite a file that is not the run's own.
+    """
+    grids = None
+    if path.exists():
+        expected = (file_hash(run.model_path), archive_hash)
+        with contextlib.suppress(CorruptFileError):
+            loaded = CodeGrids.load(path)
+            grids = loaded if (loaded.vqvae_hash, loaded.archive_hash) == expected else None
+    is_foreign = path != run.code_grids_path and path.exists() and grids is None
+    if path.suffix != ".npz" or is_foreign:
+        raise InputError(
+            "`path` must be a new .npz file, or code grids that this run and archive made. "
+            f"Received: path={str(path)!r}. Give another file as --codes, or remove it."
+        )
+    return grids
 
 
 def _encode(run, archive, variants, batch_size):

@@ -57,21 +57,22 @@ def reconstruct(
     """Reconstruct slices and score how similar they are to their originals.
 
     Args:
-        run: Run folder of a trained VQ-VAE.
-        data: A slice archive, a folder of grey images, or opened slices.
-        out: Folder to write: `metrics.json`, `slices.csv` (a row a slice), `reconstruction.png`
-            and `examples.npz` (the best, the median and the worst slices) and optionally
-            `pictures/`. It appears complete or not at all, and replaces an earlier reconstruction.
-        split: As in `open_slices`; unused for opened slices.
-        batch_size: Number of slices reconstructed at a time.
-        pictures: Write the reconstructions too, as 8-bit grey PNGs of the source size.
-        codecs: Code the same slices with AVIF and JPEG 2000 too, as `codec_scores` does.
+        run: run folder of a trained VQ-VAE.
+        data: a slice archive, a folder of grey images, or opened slices.
+        out: folder to write: `metrics.json`, `slices.csv` (one row per slice),
+            `reconstruction.png` and `examples.npz` (the best, the median and the worst slices) and
+            optionally `pictures/`. It is written completely or not at all, and replaces an earlier
+            reconstruction.
+        split: as in `open_slices`; unused for opened slices.
+        batch_size: number of slices reconstructed at a time.
+        pictures: write the reconstructions too, as 8-bit grey PNGs of the source size.
+        codecs: code the same slices with AVIF and JPEG 2000 too, as `codec_scores` does.
 
     Returns:
         The contents of `metrics.json`.
 
     Raises:
-        InputError: If the run, the data or the output folder cannot be used.
+        InputError: if the run, the data or the output folder cannot be used.
     """
     run, out = Run(run), Path(out).resolve()
     run.open_config("vqvae")

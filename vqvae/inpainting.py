@@ -132,7 +132,7 @@ def _bounding_box(mask, shape):
 
 
 def _touches(side, count):
-    """Tell which codes along an axis overlap a pixel, or are next to one that does.
+    """Return which codes along an axis overlap a pixel, or are next to one that does.
 
     Returns:
         Bool array of shape (count, side), for `count` codes on `side` pixels.

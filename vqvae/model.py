@@ -302,7 +302,7 @@ class VQVAE(keras.Model):
         )
         for metric in self.codebook_metrics:
             metric.update_state(y_pred["codes"])
-        # The quantiser's is the only one; replicas that were here before may have left theirs.
+        # The quantiser's, added last; before it may be those of replicas that ran earlier.
         quantizer_loss = self.losses[-1]
         values = {"reconstruction_loss": reconstruction_loss, "quantizer_loss": quantizer_loss}
         for name, value in values.items():
@@ -314,7 +314,7 @@ class VQVAE(keras.Model):
     def _score(self, originals, reconstructions):
         similarity, foreground_similarity = ssim_scores(originals, reconstructions)
         self.score_metrics["ssim"].update_state(similarity)
-        # As in the reported score, slices without foreground have no say.
+        # As in the reported score, slices without foreground are left out of the mean.
         self.score_metrics["ssim_foreground"].update_state(
             foreground_similarity,
             sample_weight=ops.any(originals > FOREGROUND_THRESHOLD, axis=(1, 2, 3)),
@@ -328,8 +328,8 @@ class VQVAE(keras.Model):
         if config.mse_weight:
             loss += config.mse_weight * ops.mean(ops.square(error))
         if config.ssim_weight:
-            shown = ops.clip(reconstructions, 0.0, 1.0)
-            similarity, foreground_similarity = map(ops.mean, ssim_scores(originals, shown))
+            clipped = ops.clip(reconstructions, 0.0, 1.0)
+            similarity, foreground_similarity = map(ops.mean, ssim_scores(originals, clipped))
             similarity += config.foreground_share * (foreground_similarity - similarity)
             loss += config.ssim_weight * (1.0 - similarity)
         return loss
@@ -386,15 +386,8 @@ def _resample(images, shape):
 
 
 def _build_quantizer(config, seed):
-    shared = {
-        "num_embeddings": config.num_embeddings,
-        "embedding_dim": config.embedding_dim,
-        "commitment_cost": config.commitment_cost,
-        "l2_normalized": config.l2_normalized,
-        "rotation_trick": config.rotation_trick,
-        "seed": seed,
-        "name": "quantizer",
-    }
+    fields = "num_embeddings", "embedding_dim", "commitment_cost", "l2_normalized", "rotation_trick"
+    shared = {name: getattr(config, name) for name in fields} | {"seed": seed, "name": "quantizer"}
     if config.codebook == "gradient":
         return VectorQuantizer(**shared)
     return VectorQuantizerEMA(

@@ -55,8 +55,8 @@ def build_encoder(
     """
     convolution = functools.partial(layers.Conv2D, padding="same", dtype=dtype)
     inputs = x = keras.Input(image_shape)
-    for level, width in enumerate(channels):
-        x = _relu(x) if level else x
+    for number, width in enumerate(channels):
+        x = _relu(x) if number else x
         x = convolution(width, kernel_size, strides=2)(x)
     for _ in range(blocks):
         x = _residual_block(x, convolution)

@@ -329,7 +329,7 @@ class VectorQuantizerEMA(VectorQuantizer):
         decay = ops.clip(steps / (steps + DECAY_WARMUP), EPSILON, max(self.decay, EPSILON))
         ema_count = decay * self.ema_count + (1 - decay) * batch_count
         ema_sum = decay * self.ema_sum + (1 - decay) * batch_sum
-        # An idle code keeps its vector while both states shrink. After some 8,700 idle steps at
+        # An idle code keeps its vector while both states shrink. After about 8,700 idle steps at
         # decay 0.99 float32 would lose both: they are held above the smallest useful count.
         scale = ops.maximum(1.0, EPSILON / ema_count)
         ema_count, ema_sum = ema_count * scale, ema_sum * scale[:, None]

@@ -74,24 +74,25 @@ def write_archive(
         if subjects:
             known, _ = select_subjects(subjects, (record.subject for record in index))
             save_subjects(partial / "subjects.csv", known)
-        metadata = {
-            "format_version": FORMAT_VERSION,
-            "counts": count_splits(index),
-            **_content(max_projections, grid_multiple),
-            "position_rule": POSITION_RULE,
-            "intensity_rule": intensity_rule,
-            "content_hash": digest.hexdigest(),
-        }
+        metadata = _metadata(index, max_projections, grid_multiple)
+        metadata |= {"intensity_rule": intensity_rule, "content_hash": digest.hexdigest()}
         (partial / "archive.json").write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
         _ = SliceArchive.open(partial).images  # what cannot be read replaces nothing
     return SliceArchive.open(folder)
 
 
-def _content(max_projections: dict[str, np.ndarray], grid_multiple: int) -> dict[str, Any]:
-    """Shape of the slices, and the crop of the training content."""
+def _metadata(
+    index: list[SliceRecord], max_projections: dict[str, np.ndarray], grid_multiple: int
+) -> dict[str, Any]:
+    """Describe the slices for `archive.json`; the crop is of the training content."""
     content = max_projections.get("train", np.max(list(max_projections.values()), axis=0))
-    crop = asdict(_content_box(content, grid_multiple))
-    return {"image_shape": list(content.shape), "crop": crop}
+    return {
+        "format_version": FORMAT_VERSION,
+        "counts": count_splits(index),
+        "image_shape": list(content.shape),
+        "crop": asdict(_content_box(content, grid_multiple)),
+        "position_rule": POSITION_RULE,
+    }
 
 
 def check_writable(folder: PathLike, *, overwrite: bool = False) -> None:
@@ -179,8 +180,8 @@ def _check_slice(record: SliceRecord, image: np.ndarray, first: tuple) -> None:
         )
     if not all(text.isprintable() for text in (record.slice_id, record.subject, record.source)):
         raise InputError(
-            "The path of a file and its subject must not have control characters. Received: "
-            f"{record.source!r}. Rename it."
+            "The path of a file and its subject must be UTF-8 text and must not have control "
+            f"characters. Received: {record.source!r}, subject {record.subject!r}. Rename it."
         )
     if record.split not in SPLITS or not 0 <= record.position <= 1:
         raise InputError(

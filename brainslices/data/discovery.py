@@ -266,20 +266,24 @@ def _missing_content(path: Path) -> str | None:
         if "annex/objects" in os.readlink(path):
             return "Fetch them by `datalad get` or `git annex get`"
         return "Restore the targets of these links"
-    if path.stat().st_size < _POINTER_SIZE and os.access(path, os.R_OK):
-        with path.open("rb") as file:
-            start = file.read(32)
+    if path.stat().st_size < _POINTER_SIZE:
         for magic, command in _POINTERS.items():
-            if start.startswith(magic):
+            if _start(path).startswith(magic):
                 return f"Fetch them by `{command}`"
     return None
 
 
 def _has_dicom_magic(path: Path) -> bool:
-    if not path.is_file() or not os.access(path, os.R_OK):
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    return path.is_file() and _start(path)[128:] == b"DICM"
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file; none if it cannot be read, as its reader will say."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)
+    except OSError:
+        return b""
 
 
 def strip_suffixes(name: str) -> str:

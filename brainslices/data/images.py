@@ -81,7 +81,7 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _one_channel(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
-    """Reduce equal channels to one."""
+    """Reduce equal channels to one of finite values."""
     if pixels.ndim == 3:
         if pixels.shape[2] in (2, 4):
             if mode == "CMYK" or (pixels[..., -1] != 255).any():
@@ -90,6 +90,8 @@ def _one_channel(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
         if (pixels != pixels[..., :1]).any():
             raise _unsupported(path, mode, "colours that are not grey")
         pixels = pixels[..., 0]
+    if not np.isfinite(pixels).all():
+        raise _unsupported(path, mode, "NaN or infinity")
     return pixels
 
 

@@ -15,8 +15,8 @@ INTENSITY_RULE = (
 # Padding fills at least this share of the volume's border, the outside of a masked head this one.
 PADDING_SHARE, MASK_SHARE = 0.05, 0.5
 # Padding, such as -1024 or 32767, is a value at least this share of the range above the brightest
-# voxels, or a negative one that far below the air, which is at zero within the second share of it,
-# or in CT at -1000 Hounsfield units.
+# voxels, or a negative one that far below the air or the darkest tissue, which are not negative but
+# for the second share of it, or in CT at -1000 Hounsfield units.
 PADDING_GAP, ZERO_TOLERANCE = 0.4, 0.1
 CT_AIR, CT_TOLERANCE = -1000, 150
 
@@ -80,7 +80,7 @@ def _outside_constants(voxels: np.ndarray) -> list[float]:
     is_ct_air = np.abs(constants - CT_AIR) <= CT_TOLERANCE
     is_ct_air[0] = False  # with no lower constant, it may be padding itself
     air = min([dark, *constants[(constants >= 0) | is_ct_air]])
-    has_air = abs(air) <= ZERO_TOLERANCE * bright or abs(air - CT_AIR) <= CT_TOLERANCE
+    has_air = air >= -ZERO_TOLERANCE * bright or abs(air - CT_AIR) <= CT_TOLERANCE
     below = (values < 0) & (air - values > PADDING_GAP * (bright - air)) & has_air
     above = values - bright > PADDING_GAP * (bright - dark)
     return values[masked | ((below | above) & (shares >= PADDING_SHARE))].tolist()

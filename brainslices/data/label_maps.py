@@ -18,40 +18,46 @@ __all__ = [
     "is_tissue_map",
 ]
 
-# BIDS suffixes, tissue maps of FSL and the MNI template, FreeSurfer's files, Medical Segmentation
-# Decathlon's folders, and common words.
+# BIDS suffixes, tissue maps of FSL, ANTs and the MNI template, FreeSurfer's files, Medical
+# Segmentation Decathlon's folders, and common words.
 _LABEL_WORDS = (
-    r"[adf]?seg(\d+|s)?|probseg|wmparc|parc|parcellations?|aparc|ribbon|segmentations?|"
-    r"masks?|defacemask|facemask|brainmask|labels?|labelmaps?|labels?(tr|ts|val)|gt|groundtruth|"
-    r"[gw]m|csf|pve(seg)?"
+    r"[a-z]*segs?\d*|wmparc|parc|parcellations?|aparc|ribbon|segmentations?|posteriors?\d*|"
+    r"[a-z]*masks?\d*|msk|labels?\d*|labelmaps?|labels?(tr|ts|val)|gt|(ground)?truth|annotations?|"
+    r"[gw]m|csf|pve|mixeltype|probtissue"
 )
 _LABEL_WORD = re.compile(_LABEL_WORDS, re.IGNORECASE)
 # Words that also name a diagnosis (`no_lesion/`): only as the last word of a file name.
-_LAST_WORD = re.compile(r"lesions?|roi|annotations?", re.IGNORECASE)
+_LAST_WORD = re.compile(r"lesions?|roi", re.IGNORECASE)
 # FreeSurfer's brainmask.mgz holds the intensities of the brain; its values decide.
 _INTENSITY_NAMES = ("brainmask.mgz", "brainmask.auto.mgz", "brain.mgz")
 _SEPARATORS = re.compile(r"[_.+ ]")
+# BrainExtractionMask; at least three letters, because wmSub01 is a warped scan of SPM.
+_CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{3,}|[A-Z][a-z]{2})\d*")
 _BIDS_ENTITY = re.compile(
     r"(sub|ses|acq|ce|trc|rec|dir|run|mod|echo|flip|inv|mt|part|space|split|res|den|desc|label|"
     r"task|hemi|cohort|tpl|from|to|mode)-.+",
     re.IGNORECASE,
 )
 
-# SPM puts c1 to c6 before the name of the scan, and r, s, m, w before that; `c1.nii` and
-# `c1_T1w.nii` are rather the scans of control 1.
-_SPM_TISSUE = re.compile(r"[rsmw]*c[1-6][^._]", re.IGNORECASE)
+# SPM puts c1 to c6 before the name of the scan, CAT12 p0 to p6, and both r, s, m, w before that;
+# `c1.nii`, `c1_T1w.nii` and `p01_T1w.nii` are rather the scans of control 1 and patient 1.
+_SPM_TISSUE = re.compile(r"[rsmw]*c[1-6][^._]|[rsmw0]*p[0-6][^._\d]", re.IGNORECASE)
+_MAX_TISSUE = 3 + 1e-3  # classes of CAT12's p0; modulated probabilities exceed 1
 
 _FEW_VALUES = 16  # no scan and no slice of a scan has as few
-_MAX_LABELS = 512  # atlases have up to about 200 labels
-# Measured: 0.67 to 0.93 and 1.3 to 2.0 in label maps, 0.03 and 0.2 in scans of 8 bits; a smooth
-# image exceeds one of the two, up to 0.6 and 0.8.
-_EQUAL_NEIGHBOURS = 0.4  # fraction of the pairs of neighbours
-_HISTOGRAM_JUMP = 0.9  # mean |log ratio| of the counts of adjacent values
+_MAX_LABELS = 2000  # parcellations have up to about 1000 labels
+# Share of equal pairs of neighbours, times the mean |log ratio| of the counts of adjacent values.
+# Measured: 0.56 and more in label maps, the least in parcellations into equal parts; 0.01 in scans
+# of 8 bits; up to 0.33 in scans that were smoothed, posterised or enlarged without interpolation.
+_MIN_LABEL_SCORE = 0.45
+# Share of the voxels that are not 0 which reach 1 in a probability map, at least.
+_CERTAIN_SHARE = 0.25
 _PLANES = 9  # planes that a volume is first judged by
 FAINT_SPAN = 32  # grey levels
-# Share of the pixels off the background that lie this close to their most frequent value. Measured:
-# 0.85 and more in JPEG masks down to quality 20, at most 0.38 in slices of OASIS-1.
-_LOSSY_SPAN, _LOSSY_SHARE = 12, 0.65
+# Share of the pixels off the background that lie this close to their most frequent value: 12 of 255
+# grey levels, fewer in a dark image. Measured: 0.85 and more in JPEG masks down to quality 20, at
+# most 0.38 in slices of OASIS-1.
+_LOSSY_SPAN, _LOSSY_SHARE = 12 / 255, 0.65
 _FAINT_AREA = 0.01
 
 
@@ -77,19 +83,20 @@ def has_label_name(parts: Sequence[str]) -> bool:
 
 
 def _words(part: str) -> list[str]:
-    """Split a name into its words; a BIDS entity such as `label-GM` is none of them."""
+    """Split a name into its words; BIDS entities such as `label-GM` are left out."""
     words = []
     for token in _SEPARATORS.split(part):
         if not _BIDS_ENTITY.fullmatch(token):
-            words += [token, token.rsplit("-", 1)[-1]]
+            words += [token, *token.split("-"), *_CAMEL_CASE.findall(token)]
     return words
 
 
 def is_label_map(values: np.ndarray) -> bool:
     """Return whether the values of an image or volume are labels instead of intensities.
 
-    Labels are two values; or at most 16 distinct integers; or up to 512 of them in regions of equal
-    value, whose histogram has no continuity. A constant array holds no labels.
+    Labels are at most 16 distinct values; or up to 2000 of them in regions of equal value, whose
+    histogram has no continuity. So are probabilities that are mostly 0 or 1. A constant array holds
+    no labels.
 
     Args:
         values: pixels or voxels of any real dtype, of shape (rows, cols) or (x, y, z).
@@ -106,22 +113,19 @@ def is_label_map(values: np.ndarray) -> bool:
     else:
         planes = values
     distinct, counts = _distinct(planes)
-    if len(distinct) > _MAX_LABELS or (len(distinct) > 2 and not _are_integers(distinct)):
-        return False
+    if len(distinct) > _MAX_LABELS:
+        return _are_probabilities(planes)
     if len(distinct) > _FEW_VALUES:
-        background = distinct[counts.argmax()]
-        jumps = np.abs(np.diff(np.log(counts)))
-        has_jumps = bool(jumps.mean() > _HISTOGRAM_JUMP)
-        return has_jumps and _equal_neighbours(planes, background) > _EQUAL_NEIGHBOURS
+        jump = np.abs(np.diff(np.log(counts))).mean()
+        score = jump * _equal_neighbours(planes, distinct[counts.argmax()])
+        return bool(score > _MIN_LABEL_SCORE) or _are_probabilities(planes)
     if planes.size < values.size:  # the other planes may hold more
         distinct, _ = _distinct(values)
-    if len(distinct) <= 2:
-        return len(distinct) == 2
-    return len(distinct) <= _FEW_VALUES and _are_integers(distinct)
+    return 2 <= len(distinct) <= _FEW_VALUES
 
 
 def is_tissue_map(name: str, voxels: np.ndarray) -> bool:
-    """Return whether a volume is a tissue map of SPM: `c1` before its name, probabilities inside.
+    """Return whether a volume is a tissue map of SPM or CAT12: `c1` or `p1`, then its scan's name.
 
     Example:
         >>> is_tissue_map("c1sub-01_T1w.nii", np.array([0, 0.5, 1.0]))
@@ -129,7 +133,7 @@ def is_tissue_map(name: str, voxels: np.ndarray) -> bool:
         >>> is_tissue_map("c1_T1w.nii", np.array([0, 412, 977.0]))
         False
     """
-    return bool(_SPM_TISSUE.match(name) and voxels.min() >= 0 and voxels.max() <= 1 + 1e-3)
+    return bool(_SPM_TISSUE.match(name) and voxels.min() >= 0 and voxels.max() <= _MAX_TISSUE)
 
 
 def is_lossy_mask(pixels: np.ndarray) -> bool:
@@ -142,7 +146,8 @@ def is_lossy_mask(pixels: np.ndarray) -> bool:
     background = counts.argmax()
     counts[max(background - FAINT_SPAN, 0) : background + FAINT_SPAN + 1] = 0
     peak = counts.argmax()
-    near = counts[max(peak - _LOSSY_SPAN, 0) : peak + _LOSSY_SPAN + 1].sum()
+    span = round(_LOSSY_SPAN * (int(pixels.max()) - int(pixels.min())))
+    near = counts[max(peak - span, 0) : peak + span + 1].sum()
     return bool(near > _LOSSY_SHARE * counts.sum() > 0)
 
 
@@ -164,8 +169,12 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(values[np.isfinite(values)], return_counts=True)
 
 
-def _are_integers(values: np.ndarray) -> bool:
-    return bool(np.abs(values - np.round(values)).max() < 1e-3)
+def _are_probabilities(values: np.ndarray) -> bool:
+    """Whether values in [0, 1] are mostly certain, which intensities that are clipped are not."""
+    finite = values[np.isfinite(values)]
+    if finite.min() < 0 or finite.max() > 1 + 1e-3:
+        return False
+    return bool((finite[finite != 0] > 0.98).mean() > _CERTAIN_SHARE)
 
 
 def _equal_neighbours(values: np.ndarray, background: float) -> float:

@@ -185,7 +185,7 @@ def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
     by name.
 
     Args:
-        metadata: one item an image, sorted by source within a subject.
+        metadata: one item per image, sorted by source within a subject.
 
     Returns:
         Records sorted by split, subject and position.
@@ -274,12 +274,19 @@ def _rows_of_files(table: SourceTable | None, root: Path) -> dict[str, TableRow]
 
 def _select_subjects(metadata: Sequence[FileMetadata], table: SourceTable) -> list[FileMetadata]:
     """Take the files of the subjects of a table, with the splits that it names."""
-    rows = {row.subject.removeprefix("sub-"): row for row in table.rows}
+    rows: dict[str, TableRow] = {}
+    for row in table.rows:
+        first = rows.setdefault(row.subject.removeprefix("sub-"), row)
+        if first.split != row.split:
+            raise InputError(
+                f"{table.path}, line {row.line}: a subject must have one split. Received: "
+                f"subject={row.subject!r}, split={row.split!r}, but {first.split!r} in line "
+                f"{first.line}."
+            )
     selected = []
     for item in metadata:
-        if row := rows.get(item.subject.removeprefix("sub-")):
-            split = row.split or item.split
-            selected.append(replace(item, split=split, position=row.position))
+        if found := rows.get(item.subject.removeprefix("sub-")):
+            selected.append(replace(item, split=found.split or item.split))
     listed = {item.subject.removeprefix("sub-") for item in selected}
     _warn_count(
         "files belong to no subject of the table",

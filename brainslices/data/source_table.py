@@ -17,10 +17,13 @@ from brainslices.types import PathLike
 __all__ = ["MISSING", "SourceTable", "TableRow", "find_columns", "read_cells", "read_table"]
 
 COLUMNS = {
-    "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "image"),
+    "file": (
+        *("file", "filename", "file_name", "filepath", "file_path", "path", "image"),
+        *("image_path", "imagepath"),
+    ),
     "subject": (
         *("subject", "subject_id", "subjectid", "participant_id", "participant", "patient_id"),
-        *("patient", "ptid", "mri_id"),
+        *("patientid", "patient", "ptid", "mri_id"),
     ),
     "split": ("split", "partition", "subset", "set"),
     "position": ("position", "slice_position"),
@@ -66,13 +69,16 @@ def read_table(path: PathLike) -> SourceTable:
     cells = read_cells(path)
     header = list(next(iter(cells.values()), ()))
     column_of = find_columns(header)
-    if not {"file", "subject"} & set(column_of):
+    repeated = [name for name in header if _normalize(name) in map(_normalize, column_of.values())]
+    if len(repeated) > len(column_of) or not {"file", "subject"} & set(column_of):
         raise InputError(
             f"The table {path} must have the columns file and subject, or one of them, optionally "
-            "split and position, and a row for each file or subject. Received: "
+            "split and position, each once, and a row for each file or subject. Received: "
             f"{', '.join(header) or 'none'}."
         )
-    rows = []
+    if "file" not in column_of:  # all slices of a subject would have one position
+        column_of.pop("position", None)
+    rows: list[TableRow] = []
     for line, row in cells.items():
         values = {name: row[column].strip() for name, column in column_of.items()}
         try:
@@ -94,12 +100,18 @@ def read_cells(path: PathLike) -> dict[int, dict[str, str]]:
             raise ValueError("it is no regular file")
         return read_rows(path, sniff_delimiter(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"The table {path} cannot be read ({error}).") from error
+        raise InputError(
+            f"The table {path} cannot be read ({error}). Give a CSV or TSV file in UTF-8."
+        ) from error
+
+
+def _normalize(column: str) -> str:
+    return re.sub(r"[ \-]", "_", column.strip().lower())
 
 
 def find_columns(header: list[str]) -> dict[str, str]:
-    """Return our name of a column -> the header's, by the first of its aliases that is there."""
-    names = {re.sub(r"[ \-]", "_", name.strip().lower()): name for name in reversed(header)}
+    """Return canonical name -> name in the header, for each column with a known alias."""
+    names = {_normalize(name): name for name in reversed(header)}
     found = {
         column: next((names[alias] for alias in aliases if alias in names), None)
         for column, aliases in COLUMNS.items()

@@ -1,6 +1,6 @@
 """Folders that name splits: siblings such as `train` and `test`, or `png_train` and `png_test`.
 
-One folder whose name happens to end with a split's name is none (`ses-test`, `scanner_test`): two
+A single folder whose name ends with a split's name (`ses-test`, `scanner_test`) does not count: two
 siblings must name different splits and agree in the rest of their names.
 """
 
@@ -57,8 +57,9 @@ def _splits_in_name(name: str) -> list[tuple[str, str]]:
     """The split that the first or the last word of a name is, with the rest of the name."""
     if match := _DECATHLON.fullmatch(name):
         return [(_DECATHLON_SPLITS[match[2]], match[1])]
-    if _BIDS_ENTITY.fullmatch(name):
+    words = re.split(r"[_\-. ]|(?<=[a-z])(?=\d)", name.lower())
+    if _BIDS_ENTITY.fullmatch(name) and words[0] not in _WORDS:
         return []
-    words = re.split(r"[_\-. ]", name.lower())
+    words = [word for word in words if not word.isdecimal()] or words  # 1_train, 2_test
     rests = (words[-1], ("last", *words[:-1])), (words[0], ("first", *words[1:]))
     return [(_WORDS[word], " ".join(rest)) for word, rest in rests if word in _WORDS]

@@ -1,11 +1,10 @@
 """The table of an archive's subjects, `subjects.csv`: age, sex and other attributes."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from brainslices.csv_files import read_rows
+from brainslices.csv_files import read_rows, write_rows
 from brainslices.data.source_table import MISSING, find_columns, read_cells
 from brainslices.errors import InputError
 from brainslices.reading import reading
@@ -21,6 +20,8 @@ __all__ = [
     "select_subjects",
 ]
 
+# As tables of BIDS, R and pandas write them.
+_UNKNOWN = (*MISSING, "na", "nan", "null")
 SubjectTable = Mapping[str, Mapping[str, str]]
 """Subject -> column -> cell; "" is unknown."""
 
@@ -28,7 +29,7 @@ SubjectTable = Mapping[str, Mapping[str, str]]
 def read_subject_table(path: PathLike) -> SubjectTable:
     """Read a user's table: CSV or TSV with a column of subjects, such as BIDS participants.tsv.
 
-    Empty cells and n/a are unknown.
+    Empty cells, n/a, NA, NaN and null are unknown.
 
     Raises:
         InputError: if it cannot be read, has no column of subjects or no other, or names a subject
@@ -37,23 +38,29 @@ def read_subject_table(path: PathLike) -> SubjectTable:
     cells = read_cells(path)
     header = list(next(iter(cells.values()), ()))
     key = find_columns(header).get("subject")
-    if key is None or len(header) < 2:
+    others = [name.strip() for name in header if name != key]
+    # The archive's table calls the key subject.
+    if key is None or not others or len({"subject", *others}) <= len(others):
         raise InputError(
-            f"The table {path} must have a column subject (or participant_id), at least one other "
-            f"column and a row for each subject. Received: {', '.join(header) or 'none'}."
+            f"The table {path} must have one column subject (or participant_id), at least one "
+            "other column, each with a name of its own, and a row for each subject. Received: "
+            f"{', '.join(header) or 'none'}."
         )
     table: dict[str, dict[str, str]] = {}
+    names: set[str] = set()
     for line, row in cells.items():
         known = {
-            name.strip(): "" if cell.strip().lower() in MISSING else cell.strip()
+            name.strip(): "" if cell.strip().lower() in _UNKNOWN else cell.strip()
             for name, cell in row.items()
         }
         subject = known.pop(key.strip())
-        if not subject or subject in table:
+        name = subject.removeprefix("sub-")
+        if not name or name in names:
             raise InputError(
                 f"{path}, line {line}: each row must name another subject. Received: "
                 f"{key}={row[key]!r}."
             )
+        names.add(name)
         table[subject] = known
     return table
 
@@ -82,11 +89,7 @@ def select_subjects(table: SubjectTable, subjects: Iterable[str]) -> tuple[Subje
 
 def save_subjects(path: Path, table: SubjectTable) -> None:
     """Write `subjects.csv`."""
-    columns = list(next(iter(table.values())))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["subject", *columns])
-        writer.writerows([name, *row.values()] for name, row in table.items())
+    write_rows(path, [{"subject": name, **row} for name, row in table.items()])
 
 
 def load_subjects(archive: PathLike) -> SubjectTable:
@@ -99,7 +102,11 @@ def load_subjects(archive: PathLike) -> SubjectTable:
     if not path.exists():
         return {}
     with reading(path, "table of subjects", "Prepare the archive again."):
-        return {row.pop("subject"): row for row in read_rows(path).values()}
+        rows = read_rows(path).values()
+        table = {row.pop("subject"): row for row in rows}
+        if len(table) < len(rows):
+            raise ValueError("it names a subject twice")
+        return table
 
 
 def is_numeric(cells: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ slices follow the volume's own planes.
 """
 
 import gzip
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from brainslices.types import PathLike
 
 __all__ = ["load_volume"]
 
-MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+# Code of a NIfTI header -> mm: unknown, metres, millimetres, microns.
+MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+# What nibabel repairs in a header is checked below; its own messages name no file.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 _HINT = (
     "It may be truncated, or an .img or .hdr file may lack its partner. Download it again or "
     "remove it."
@@ -44,11 +48,9 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
         image = nib.load(path)
         if not isinstance(image, nib.spatialimages.SpatialImage):
             raise ValueError(f"it is a {type(image).__name__}")
-    _check_header(path, image)
-    with reading(path, "volume", _HINT):
+        _check_header(path, image)
         _check_size(image)
         voxels = np.asarray(image.dataobj, dtype=np.float32)
-    with reading(path, "volume", _HINT):  # its affine may be singular
         shape = (*voxels.shape[:3], 1)[:3]
         volume = nib.Nifti1Image(voxels.reshape(shape), _affine_in_mm(image))
         volume = nib.as_closest_canonical(volume)
@@ -64,8 +66,10 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
 def _affine_in_mm(image: Any) -> np.ndarray:
     """The affine scaled to millimetres, by the units of a NIfTI header."""
     has_units = isinstance(image, nib.Nifti1Pair)
-    unit = image.header.get_xyzt_units()[0] if has_units else "mm"
-    return np.diag([*[MM_PER_UNIT.get(unit, 1.0)] * 3, 1.0]) @ image.affine
+    unit = int(image.header["xyzt_units"]) % 8 if has_units else 0
+    if unit not in MM_PER_UNIT:
+        raise ValueError(f"its unit of length has the unknown code {unit}")
+    return np.diag([*[MM_PER_UNIT[unit]] * 3, 1.0]) @ image.affine
 
 
 def _check_header(path: Path, image: Any) -> None:

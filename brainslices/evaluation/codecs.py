@@ -1,4 +1,4 @@
-"""Classical image codecs as baselines: rate of the coded payload alone."""
+"""Classical image codecs as baselines: rate of the encoded payload alone."""
 
 import io
 from bisect import bisect_left
@@ -24,10 +24,10 @@ SEARCH_SLICES = 96
 def codec_rate(
     images: Iterable[np.ndarray], codec: str, quality: float
 ) -> tuple[float, list[np.ndarray]]:
-    """Code slices by a classical codec and count the coded payload alone.
+    """Encode slices with a classical codec and count the payload alone.
 
     Args:
-        images: Images of shape (rows, cols) or (rows, cols, 1) in [0, 1], coded as 8-bit grey.
+        images: images of shape (rows, cols) or (rows, cols, 1) in [0, 1], encoded as 8-bit grey.
         codec: "avif" (speed 2): the payload is the content of the `mdat` box, without the other
             boxes (`ftyp` and `meta`, about 270 bytes). "jpeg2000" (9/7 wavelet, one tile, no JP2
             boxes): the packets after the start-of-data marker, without the main header, the
@@ -38,7 +38,7 @@ def codec_rate(
         Bits per pixel over all slices, and the decoded float32 images in [0, 1].
 
     Raises:
-        InputError: If the codec is unknown, the quality out of range, or there is no image.
+        InputError: if the codec is unknown, the quality out of range, or there is no image.
     """
     options, payload_size = _encoder(codec, quality)
     bits, pixels, decoded = 0, 0, []
@@ -56,15 +56,15 @@ def codec_rate(
 
 
 def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float) -> dict[str, dict]:
-    """Score each codec at its lowest rate that is not under a given one.
+    """Score each codec at the lowest of its rates that is at least `bits_per_pixel`.
 
-    The setting is searched on evenly spread slices, at most `SEARCH_SLICES`; a codec whose
-    settings are all under the rate takes its highest.
+    The setting is searched on at most `SEARCH_SLICES` evenly spread slices. If all settings have a
+    lower rate, the highest is used.
 
     Args:
-        images: Images of shape (rows, cols) in [0, 1].
-        subjects: Subject of each image.
-        bits_per_pixel: The rate to match.
+        images: images of shape (rows, cols) in [0, 1].
+        subjects: subject of each image.
+        bits_per_pixel: the rate to match.
 
     Returns:
         `codec_avif` and `codec_jpeg2000`, each with `bits_per_pixel`, `quality` and the scores of
@@ -86,13 +86,13 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
 def search_quality(
     images: Sequence[np.ndarray], codec: str, bits_per_pixel: float, silent: bool = False
 ) -> float:
-    """Find the lowest quality of a codec whose rate is not under a given one, else its highest.
+    """Find the lowest quality of a codec whose rate is at least `bits_per_pixel`, else its highest.
 
     Args:
-        images: As in `codec_rate`.
-        codec: As in `codec_rate`.
-        bits_per_pixel: The rate to match.
-        silent: Show no progress.
+        images: as in `codec_rate`.
+        codec: as in `codec_rate`.
+        bits_per_pixel: the rate to match.
+        silent: show no progress.
     """
     qualities = CODECS[codec]
     with bar(None, codec, "settings", silent=silent) as progress:

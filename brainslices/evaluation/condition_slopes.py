@@ -1,6 +1,6 @@
-"""Whether a condition has its real effect: slopes of picture statistics on it, in both.
+"""Slopes of image statistics on a condition, in samples and in real slices.
 
-A prior conditioned on age must change what changes with age in real slices, and by as much.
+Samples of a prior conditioned on age should change with age as real slices do.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MIN_SUBJECTS = 3
 
 
 def slice_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute picture statistics of each slice.
+    """Compute image statistics of each slice.
 
     Args:
         images: float array of shape (n, rows, cols) in [0, 1].
@@ -48,7 +48,7 @@ def _statistics(image: np.ndarray) -> list[float]:
 
 
 def known_values(archive: SliceArchive, name: str) -> dict[str, float]:
-    """Return the value of a numeric column of the table of subjects, of those who have one.
+    """Return a numeric column of the table of subjects, for the subjects that have a value.
 
     Raises:
         InputError: if fewer than three subjects have a value, or they are not numeric.
@@ -72,7 +72,7 @@ def condition_slopes(
     name: str,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Compare the slopes of picture statistics on a numeric condition, in samples and in subjects.
+    """Compare the slopes of image statistics on a numeric condition, in samples and in subjects.
 
     Of each subject with a known value, of any split, the slices nearest to the positions of the
     samples are taken.
@@ -94,35 +94,35 @@ def condition_slopes(
         InputError: as `known_values`.
     """
     real_values, real = _real_statistics(archive, known_values(archive, name), positions)
-    # A unit is the samples of one noise, whose slope the values give by themselves.
+    # The samples of one noise are one unit of the bootstrap: their slope over the values.
     centred = np.asarray(values, "float64") - np.mean(values)
     weights = centred / (centred**2).sum()
     slopes = {}
     for key, statistic in slice_statistics(images).items():
-        of_noise = weights @ statistic.reshape(len(values), -1)
-        of_noise = of_noise[np.isfinite(of_noise)]
+        noise_slopes = weights @ statistic.reshape(len(values), -1)
+        noise_slopes = noise_slopes[np.isfinite(noise_slopes)]
         is_known = np.isfinite(real[key])
         slopes[key] = {
-            **_interval("slope", np.mean, (of_noise,), seed),
+            **_interval("slope", np.mean, (noise_slopes,), seed),
             **_interval("slope_real", _slope, (real_values[is_known], real[key][is_known]), seed),
         }
     return slopes
 
 
 def _real_statistics(archive, known, positions):
-    """The values of subjects, and each statistic's mean over their slices at the positions."""
-    rows_of = {subject: [] for subject in known}
+    """Return the values of subjects, and the mean of each statistic over their slices."""
+    rows_by_subject = {subject: [] for subject in known}
     for row, record in enumerate(archive.index):
-        if record.subject in rows_of:
-            rows_of[record.subject].append(row)
-    rows_of = {subject: np.array(rows) for subject, rows in rows_of.items() if rows}
+        if record.subject in rows_by_subject:
+            rows_by_subject[record.subject].append(row)
+    rows_by_subject = {subject: np.array(rows) for subject, rows in rows_by_subject.items() if rows}
     means = []
-    for rows in rows_of.values():
-        levels = np.array([archive.index[row].position for row in rows])
-        nearest = rows[np.abs(levels[:, None] - np.unique(positions)).argmin(axis=0)]
+    for rows in rows_by_subject.values():
+        own = np.array([archive.index[row].position for row in rows])
+        nearest = rows[np.abs(own[:, None] - np.unique(positions)).argmin(axis=0)]
         statistics = slice_statistics(archive.load(np.unique(nearest))[..., 0])
         means.append({name: np.nanmean(column) for name, column in statistics.items()})
-    values = np.array([known[subject] for subject in rows_of])
+    values = np.array([known[subject] for subject in rows_by_subject])
     return values, {name: np.array([mean[name] for mean in means]) for name in means[0]}
 
 

@@ -1,7 +1,7 @@
 """How well anomaly maps find lesions, per slice and per pixel, with intervals by subject.
 
 A resample draws as many subjects as there are, with replacement, and takes all slices of each.
-Every figure is computed from sums over subjects, so that a resample costs no pass over the pixels.
+Every figure is computed from sums over subjects, so that a resample needs no pass over the pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +17,15 @@ THRESHOLDS = 2048
 Interval = tuple[float, float, float]
 
 
-def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], subjects: int, seed: int) -> Interval:
+def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], subjects: int) -> Interval:
     """Return the statistic of all subjects, and its 2.5 and 97.5 % percentiles over resamples.
 
     Args:
         statistic: how often each subject is taken, of shape (resamples, subjects) -> values of
             shape (resamples,).
         subjects: number of subjects.
-        seed: seed of the resampling.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     resamples = rng.multinomial(subjects, np.full(subjects, 1 / subjects), RESAMPLES)
     with np.errstate(invalid="ignore"):  # NaN where a resample has no lesion
         values = statistic(np.vstack([np.ones(subjects), resamples]))
@@ -39,33 +38,31 @@ def subject_auroc(
     lesioned: np.ndarray,
     healthy_subjects: Sequence[str] | np.ndarray,
     lesioned_subjects: Sequence[str] | np.ndarray,
-    seed: int = 0,
 ) -> Interval:
     """Compute the area under the ROC curve of slice scores, with its 95 % interval by subject.
 
     Args:
         healthy: float array of shape (n,), scores of slices without lesions.
         lesioned: float array of shape (m,), scores of slices with one.
-        healthy_subjects: subject of each of the former.
-        lesioned_subjects: subject of each of the latter; all occur among the former.
-        seed: seed of the resampling.
+        healthy_subjects: subject of each slice without lesions.
+        lesioned_subjects: subject of each slice with one; all are among `healthy_subjects`.
 
     Returns:
         The area, and its 2.5 and 97.5 % percentiles; 0.5 is chance.
     """
     names = np.unique(np.concatenate([healthy_subjects, lesioned_subjects]))
-    is_healthy_of, is_lesioned_of = (
+    healthy_owners, lesioned_owners = (
         (names[:, None] == np.asarray(owners)).astype(float)
         for owners in (healthy_subjects, lesioned_subjects)
     )
     above = (lesioned > healthy[:, None]) + 0.5 * (lesioned == healthy[:, None])
-    wins = is_healthy_of @ above @ is_lesioned_of.T
-    pairs = np.outer(is_healthy_of.sum(axis=1), is_lesioned_of.sum(axis=1))
+    wins = healthy_owners @ above @ lesioned_owners.T
+    pairs = np.outer(healthy_owners.sum(axis=1), lesioned_owners.sum(axis=1))
 
     def area(counts):
         return ((counts @ wins) * counts).sum(axis=1) / ((counts @ pairs) * counts).sum(axis=1)
 
-    return _bootstrap(area, len(names), seed)
+    return _bootstrap(area, len(names))
 
 
 class PixelCounts:
@@ -98,11 +95,11 @@ class PixelCounts:
 
     @property
     def chance(self) -> float:
-        """Share of lesion pixels: the average precision of scores that say nothing."""
+        """Share of lesion pixels: the average precision of random scores."""
         lesion, healthy = self._lesion[:, -1].sum(), self._healthy[:, -1].sum()
         return float(lesion / (lesion + healthy))
 
-    def average_precision(self, seed: int = 0) -> Interval:
+    def average_precision(self) -> Interval:
         """Compute the average precision with its 95 % interval by subject."""
 
         def precision(counts):
@@ -110,13 +107,13 @@ class PixelCounts:
             steps = np.diff(hits, prepend=0, axis=1)
             return (steps * hits / np.maximum(hits + false, 1)).sum(axis=1) / hits[:, -1]
 
-        return _bootstrap(precision, len(self._lesion), seed)
+        return _bootstrap(precision, len(self._lesion))
 
-    def best_dice(self, seed: int = 0) -> Interval:
+    def best_dice(self) -> Interval:
         """Compute the Dice coefficient at its best threshold with its 95 % interval by subject."""
 
         def dice(counts):
             hits, false = counts @ self._lesion, counts @ self._healthy
             return np.max(2 * hits / (hits + false + hits[:, -1:]), axis=1)
 
-        return _bootstrap(dice, len(self._lesion), seed)
+        return _bootstrap(dice, len(self._lesion))

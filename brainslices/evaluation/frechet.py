@@ -29,17 +29,17 @@ def features(images: np.ndarray) -> np.ndarray:
     from a fixed seed. There are 64 features, so that a few hundred images give a covariance.
 
     Args:
-        images: Float array of shape (n, rows, cols) in [0, 1].
+        images: float array of shape (n, rows, cols) in [0, 1].
 
     Returns:
         float64 array of shape (n, 64).
 
     Raises:
-        InputError: If a side is shorter than 64 pixels: the coarsest scale would be too small.
+        InputError: if a side is shorter than 64 pixels: the coarsest scale would be too small.
     """
     if np.ndim(images) != 3 or min(images.shape[1:]) < MIN_SIDE:
         raise InputError(
-            f"`images` must have shape (n, rows, cols), at least {MIN_SIDE} pixels a side. "
+            f"`images` must have shape (n, rows, cols), at least {MIN_SIDE} pixels per side. "
             f"Received: shape {np.shape(images)}."
         )
     network = _random_network()
@@ -54,14 +54,14 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     sets shrink: compare only distances between equally many images.
 
     Args:
-        first: Float array of shape (n, features), n at least 2.
-        second: Float array of shape (m, features), m at least 2.
+        first: float array of shape (n, features), n at least 2.
+        second: float array of shape (m, features), m at least 2.
 
     Returns:
         The squared distance, as the field reports it, at least 0.
 
     Raises:
-        InputError: If a set has fewer than 2 rows, or the numbers of features differ.
+        InputError: if a set has fewer than 2 rows, or the numbers of features differ.
 
     Reference:
         Heusel et al. 2017, "GANs trained by a two time-scale update rule", equation 6.

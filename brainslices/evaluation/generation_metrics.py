@@ -1,7 +1,6 @@
-"""Scores of sampled slices: diversity, memorisation and likeness to real slices.
+"""Scores of sampled slices: diversity, memorisation and similarity to real slices.
 
-Each score stands beside the same score of real slices at the same positions, without which it
-means little.
+Each score comes with a baseline: the same score of real slices at the same positions.
 """
 
 import math
@@ -30,8 +29,8 @@ def foreground_area_difference(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the absolute difference of two sets' mean shares of foreground pixels.
 
     Args:
-        first: Float array of shape (n, rows, cols) in [0, 1].
-        second: Float array of shape (m, rows, cols) in [0, 1].
+        first: float array of shape (n, rows, cols) in [0, 1].
+        second: float array of shape (m, rows, cols) in [0, 1].
     """
     areas = [np.mean(images > FOREGROUND_THRESHOLD) for images in (first, second)]
     return float(abs(areas[0] - areas[1]))
@@ -44,8 +43,8 @@ def intensity_quantile_difference(first: np.ndarray, second: np.ndarray) -> floa
     NaN where a set has no others.
 
     Args:
-        first: Float array of shape (n, rows, cols) in [0, 1].
-        second: Float array of shape (m, rows, cols) in [0, 1].
+        first: float array of shape (n, rows, cols) in [0, 1].
+        second: float array of shape (m, rows, cols) in [0, 1].
     """
     means = []
     for images in (first, second):
@@ -61,12 +60,12 @@ def check_comparable(positions: Sequence[float], archive: SliceArchive, seed: in
     """Check, before any sampling, that `evaluate_samples` can score samples at these positions.
 
     Args:
-        positions: Position of each sample, float array of shape (n,).
-        archive: The slice archive that the models were trained on.
-        seed: As in `evaluate_samples`.
+        positions: position of each sample, float array of shape (n,).
+        archive: the slice archive that the models were trained on.
+        seed: as in `evaluate_samples`.
 
     Raises:
-        InputError: As in `evaluate_samples`.
+        InputError: as in `evaluate_samples`.
     """
     _choose_comparisons(positions, archive, seed)
 
@@ -74,13 +73,13 @@ def check_comparable(positions: Sequence[float], archive: SliceArchive, seed: in
 def evaluate_samples(
     images: np.ndarray, positions: Sequence[float], archive: SliceArchive, *, seed: int = 0
 ) -> dict:
-    """Score samples, each score beside that of real slices at the same positions.
+    """Score samples, with the scores of real slices at the same positions as baselines.
 
     Args:
         images: float32 array of shape (n, rows, cols) in [0, 1], of the archive's size.
-        positions: Position of each sample, float array of shape (n,).
-        archive: The slice archive that the models were trained on.
-        seed: Chooses the real slices and the pairs.
+        positions: position of each sample, float array of shape (n,).
+        archive: the slice archive that the models were trained on.
+        seed: chooses the real slices and the pairs.
 
     Returns:
         `pairwise_ms_ssim` (baseline: training slices of different subjects),
@@ -90,7 +89,7 @@ def evaluate_samples(
         `nearest`, the row and SSIM arrays of `nearest_train`.
 
     Raises:
-        InputError: If there are fewer than 2 samples, no two at one position, the shape is not
+        InputError: if there are fewer than 2 samples, no two at one position, the shape is not
             the archive's, or the archive has no training or no test slices.
     """
     images = np.asarray(images, "float32")

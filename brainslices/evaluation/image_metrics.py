@@ -31,10 +31,12 @@ __all__ = [
     "similarity_map",
     "subject_bootstrap_interval",
     "summarize",
+    "with_interval",
 ]
 
 Images = Sequence[np.ndarray] | np.ndarray
 SCORES = ("ssim", "ssim_foreground", "psnr_db")
+CHUNK = 256
 # The rounding of an 8-bit source has variance 1 / 12 grey level^2; no smaller error is real.
 PSNR_CEILING_DB = 10 * math.log10(12 * 255**2)
 
@@ -43,14 +45,14 @@ def similarity_map(original: np.ndarray, reconstruction: np.ndarray) -> np.ndarr
     """Compute SSIM at every pixel: Gaussian window, sigma 1.5, data range 1.
 
     Args:
-        original: Floating array of shape (rows, cols) or (rows, cols, 1), clipped to [0, 1].
-        reconstruction: Likewise, of the same shape.
+        original: floating array of shape (rows, cols) or (rows, cols, 1), clipped to [0, 1].
+        reconstruction: likewise, of the same shape.
 
     Returns:
         float64 array of shape (rows, cols), at most 1.
 
     Raises:
-        InputError: If the shapes differ or are not those of images, a side is shorter than the
+        InputError: if the shapes differ or are not those of images, a side is shorter than the
             window of 11 pixels, or a value is NaN or infinite.
 
     Reference:
@@ -89,16 +91,16 @@ def score_slices(
     """Score many slices on all cores.
 
     Args:
-        originals: Floating array of shape (slices, rows, cols) or (slices, rows, cols, 1), or a
+        originals: floating array of shape (slices, rows, cols) or (slices, rows, cols, 1), or a
             sequence of images, in [0, 1]. Each is read when it is scored.
-        reconstructions: As many images.
-        description: Label of the progress bar; None shows none.
+        reconstructions: as many images.
+        description: label of the progress bar; None shows none.
 
     Returns:
         Each name of `SCORES` with its float64 array of shape (slices,).
 
     Raises:
-        InputError: If the counts differ, or as in `similarity_map`.
+        InputError: if the counts differ, or as in `similarity_map`.
     """
     count = len(originals)
     if len(reconstructions) != count:
@@ -118,8 +120,8 @@ def floor_scores(originals: Images, training_mean: np.ndarray) -> dict[str, dict
     """Score what needs no model: a black image and the mean training image.
 
     Args:
-        originals: As in `score_slices`.
-        training_mean: Float array of shape (rows, cols) in [0, 1], of the originals' size.
+        originals: as in `score_slices`.
+        training_mean: float array of shape (rows, cols) in [0, 1], of the originals' size.
 
     Returns:
         `floor_black` and `floor_mean_image`, each as `score_slices` returns it.
@@ -131,14 +133,14 @@ def floor_scores(originals: Images, training_mean: np.ndarray) -> dict[str, dict
     }
 
 
-def mean_image(archive: SliceArchive, split: str = "train", chunk: int = 256) -> np.ndarray:
-    """Average the images of a split, `chunk` of them in memory at a time.
+def mean_image(archive: SliceArchive) -> np.ndarray:
+    """Average the training images, `CHUNK` of them in memory at a time.
 
     Returns:
         float32 array of shape (rows, cols) in [0, 1].
     """
-    rows = archive.indices(split)
-    parts = (archive.load(rows[k : k + chunk]) for k in range(0, len(rows), chunk))
+    rows = archive.indices("train")
+    parts = (archive.load(rows[k : k + CHUNK]) for k in range(0, len(rows), CHUNK))
     total = sum(part.sum(axis=0, dtype="float64") for part in parts)
     return (total[..., 0] / len(rows)).astype("float32")
 
@@ -148,21 +150,19 @@ def subject_bootstrap_interval(
 ) -> tuple[float, float, float]:
     """Compute the mean over slices with its 95 % percentile bootstrap interval by subject.
 
-    The slices of one brain are alike, so subjects are the independent unit: a resample draws as
-    many subjects as there are, with replacement, and takes all slices of each.
+    Slices of one brain are not independent: a resample draws whole subjects, with replacement.
 
     Args:
-        values: Float array of shape (slices,); NaN is left out.
-        subjects: Subject of each slice.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
+        values: float array of shape (slices,); NaN is left out.
+        subjects: subject of each slice.
+        seed: seed of the resampling.
+        resamples: number of resamples.
 
     Returns:
-        The mean, the 2.5 and the 97.5 % percentile; NaN if no value is left. The interval of one
-        subject has width 0: it carries no information.
+        The mean, the 2.5 and the 97.5 % percentile; NaN without values. One subject: width 0.
 
     Raises:
-        InputError: If `values` and `subjects` differ in length.
+        InputError: if `values` and `subjects` differ in length.
 
     Reference:
         Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
@@ -170,7 +170,9 @@ def subject_bootstrap_interval(
     values, names = np.asarray(values, "float64"), np.asarray(subjects)
     if values.ndim != 1 or values.shape != names.shape:
         shapes = f"{values.shape} and {names.shape}"
-        raise InputError(f"`values` and `subjects` need an entry a slice. Received: {shapes}.")
+        raise InputError(
+            f"`values` and `subjects` must have one shape, (slices,). Received: {shapes}."
+        )
     is_scored = ~np.isnan(values)
     if not is_scored.any():
         return math.nan, math.nan, math.nan
@@ -190,28 +192,43 @@ def subject_bootstrap_interval(
     return mean, float(low), float(high)
 
 
+def with_interval(name: str, values: np.ndarray, subjects: Sequence[str]) -> dict[str, float]:
+    """Return the mean of the values of slices under a name, and its interval by subject.
+
+    Args:
+        name: key of the mean; those of the interval end in `_low` and `_high`.
+        values: as in `subject_bootstrap_interval`.
+        subjects: as in `subject_bootstrap_interval`.
+    """
+    interval = subject_bootstrap_interval(values, subjects, seed=0)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+
+
 def summarize(
     scores: Mapping[str, np.ndarray],
     floors: Mapping[str, Mapping[str, np.ndarray]],
     subjects: Sequence[str],
-    seed: int = 0,
 ) -> dict:
     """Condense the scores of many slices into what `metrics.json` holds.
 
     Args:
-        scores: As `score_slices` returns them.
-        floors: As `floor_scores` returns them, on the same slices.
-        subjects: Subject of each slice.
-        seed: Seed of the bootstrap.
+        scores: as `score_slices` returns them.
+        floors: as `floor_scores` returns them, on the same slices.
+        subjects: subject of each slice.
 
     Returns:
         Each of `SCORES` with its `_low` and `_high` (95 % interval by subject); the same in a
         dictionary under each floor's name; `subjects` and `slices`, their numbers. A mean over no
         slice (`ssim_foreground` where all are black) is NaN.
     """
+
+    def with_intervals(scores):
+        intervals = (with_interval(name, scores[name], subjects) for name in SCORES)
+        return {key: value for interval in intervals for key, value in interval.items()}
+
     return {
-        **_with_intervals(scores, subjects, seed),
-        **{name: _with_intervals(floor, subjects, seed) for name, floor in floors.items()},
+        **with_intervals(scores),
+        **{name: with_intervals(floor) for name, floor in floors.items()},
         "subjects": len(set(subjects)),
         "slices": len(subjects),
     }
@@ -223,9 +240,9 @@ def bits_per_pixel_raw(
     """Compute the rate of a code grid without an entropy coder, in bits per source pixel.
 
     Args:
-        code_grid_shape: Rows and columns of the grid.
-        num_embeddings: Size of the codebook; a code takes log2 of it.
-        image_shape: Rows and columns of the source image, before any crop.
+        code_grid_shape: rows and columns of the grid.
+        num_embeddings: size of the codebook; a code takes log2 of it.
+        image_shape: rows and columns of the source image, before any crop.
 
     Example:
         >>> bits_per_pixel_raw((32, 32), 512, (256, 256))
@@ -238,11 +255,11 @@ def check_image(name: str, image: np.ndarray) -> np.ndarray:
     """Convert a floating image to float64 of shape (rows, cols).
 
     Args:
-        name: The argument's name, for the message.
-        image: Array of shape (rows, cols) or (rows, cols, 1).
+        name: the argument's name, for the message.
+        image: array of shape (rows, cols) or (rows, cols, 1).
 
     Raises:
-        InputError: If it is of another shape or dtype, or holds NaN or infinity.
+        InputError: if it is of another shape or dtype, or holds NaN or infinity.
     """
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[-1] == 1:
@@ -270,7 +287,7 @@ def _check_pair(original, reconstruction):
         )
     if min(original.shape) < SMALLEST_SIDE:
         raise InputError(
-            f"`original` must be at least {SMALLEST_SIDE} pixels a side, the width of the SSIM "
+            f"`original` must be at least {SMALLEST_SIDE} pixels per side, the width of the SSIM "
             f"window. Received: shape {original.shape}."
         )
     return np.clip(original, 0, 1), np.clip(reconstruction, 0, 1)
@@ -287,11 +304,3 @@ def _similarity(original, reconstruction):
         full=True,
     )
     return similarity
-
-
-def _with_intervals(scores, subjects, seed):
-    summary = {}
-    for name in SCORES:
-        mean, low, high = subject_bootstrap_interval(scores[name], subjects, seed)
-        summary |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-    return summary

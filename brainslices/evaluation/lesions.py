@@ -20,7 +20,7 @@ class Lesion:
 
     Args:
         kind: "bright" or "dark", a disc that adds or subtracts `contrast`; "missing", a black
-            square; or "shifted", a square that shows what lies half its side beside it.
+            square; or "shifted", a square of pixels from half its side away.
         size: diameter, or side of the square, in pixels.
         contrast: intensity that a disc adds or subtracts; 0 for a square.
     """
@@ -46,14 +46,14 @@ class Lesion:
             The image with the lesion, clipped to [0, 1], and the lesion's mask, a bool array of
             shape (rows, cols); None if the head is too small for it.
         """
-        draw: Callable = _blob if self.kind in ("bright", "dark") else _square
-        radius = self.size / 2 * (1 if draw is _blob else 2**0.5)
-        # The distance from the outermost pixel of the head, not from the first one outside.
-        room = distance_transform_edt(np.pad(head_mask(image), 1))[1:-1, 1:-1] - 1
-        places = np.argwhere(room >= radius)
+        add: Callable = _blob if self.kind in ("bright", "dark") else _square
+        radius = self.size / 2 * (1 if add is _blob else 2**0.5)
+        # Distances to the outermost pixel of the head: those to the first pixel outside, minus 1.
+        distances = distance_transform_edt(np.pad(head_mask(image), 1))[1:-1, 1:-1] - 1
+        places = np.argwhere(distances >= radius)
         if not len(places):
             return None
-        return draw(self, image, places[rng.integers(len(places))])
+        return add(self, image, places[rng.integers(len(places))])
 
 
 LESIONS = (

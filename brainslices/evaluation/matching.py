@@ -21,17 +21,17 @@ def match_rows(
     A slice is repeated only when all others as near have been taken.
 
     Args:
-        archive: The slice archive.
-        split: The split to take from.
-        positions: Float array of shape (n,). The nearest slice is taken; those less than 1 / 256
+        archive: the slice archive.
+        split: the split to take from.
+        positions: float array of shape (n,). The nearest slice is taken; those less than 1 / 256
             further off count as equally near.
-        seed: Breaks ties.
+        seed: breaks ties.
 
     Returns:
         Row numbers in the archive, int64 of shape (n,).
 
     Raises:
-        InputError: If the split is empty.
+        InputError: if the split is empty.
     """
     rows = archive.indices(split)
     row_positions = np.array([archive.index[row].position for row in rows])
@@ -60,16 +60,16 @@ def sample_pairs(
     """Sample pairs of slices at the same position, at most 1 / 64 apart.
 
     Args:
-        positions: Float array of shape (n,) in [0, 1].
-        subjects: Subject of each slice: the two of a pair differ in it. None allows any pair.
-        count: Number of pairs at most.
-        seed: Seed of the sampling.
+        positions: float array of shape (n,) in [0, 1].
+        subjects: subject of each slice: the two of a pair differ in it. None allows any pair.
+        count: number of pairs at most.
+        seed: seed of the sampling.
 
     Returns:
         int64 array of shape (pairs, 2), indices into `positions`.
 
     Raises:
-        InputError: If there is no such pair.
+        InputError: if there is no such pair.
     """
     values = np.asarray(positions, "float64")
     # The tolerance absorbs the rounding of fractions such as k / 31.

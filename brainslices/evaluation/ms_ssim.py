@@ -21,19 +21,19 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the multi-scale structural similarity of two images.
 
     Gaussian window, sigma 1.5, 11 pixels wide, data range 1, means over whole windows alone; each
-    scale is the 2 x 2 mean of the finer one. Five scales need 176 pixels a side: smaller images
+    scale is the 2 x 2 mean of the finer one. Five scales need 176 pixels per side: smaller images
     are compared at as many scales as hold a window, with the published weights divided by their
     sum. A negative term counts as 0.
 
     Args:
-        first: Float array of shape (rows, cols), intensities in [0, 1].
-        second: Likewise, of the same shape.
+        first: float array of shape (rows, cols), intensities in [0, 1].
+        second: likewise, of the same shape.
 
     Returns:
         Similarity in [0, 1], 1 for equal images.
 
     Raises:
-        InputError: If the shapes differ, or a side is shorter than the window.
+        InputError: if the shapes differ, or a side is shorter than the window.
 
     Reference:
         Wang, Simoncelli, Bovik 2003, "Multi-scale structural similarity for image quality
@@ -43,7 +43,7 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     if first.shape != second.shape or first.ndim != 2 or min(first.shape) < SMALLEST_SIDE:
         raise InputError(
             "`first` and `second` must be images of the same shape (rows, cols), at least "
-            f"{SMALLEST_SIDE} pixels a side. Received: {first.shape} and {second.shape}."
+            f"{SMALLEST_SIDE} pixels per side. Received: {first.shape} and {second.shape}."
         )
     weights = np.array(SCALE_WEIGHTS[: 1 + int(math.log2(min(first.shape) / SMALLEST_SIDE))])
     terms = []
@@ -60,9 +60,9 @@ def pairwise_ms_ssim(images: np.ndarray, pairs: np.ndarray, description: str = "
     """Average MS-SSIM over pairs of images: the lower, the more diverse they are.
 
     Args:
-        images: Float array of shape (n, rows, cols) in [0, 1].
+        images: float array of shape (n, rows, cols) in [0, 1].
         pairs: int array of shape (pairs, 2), indices into `images`.
-        description: Label of the progress bar.
+        description: label of the progress bar.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         scores = pool.map(lambda pair: ms_ssim(images[pair[0]], images[pair[1]]), pairs)

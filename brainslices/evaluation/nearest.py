@@ -36,19 +36,19 @@ class NearestTrain:
     by SSIM. The thumbnails take 16 kB of memory for each training slice.
 
     Args:
-        archive: The slice archive.
-        candidates: Number of slices compared by SSIM for each image.
+        archive: the slice archive.
+        candidates: number of slices compared by SSIM for each image.
 
     Call arguments:
-        images: Float array of shape (n, rows, cols) in [0, 1], of the archive's size.
-        description: Label of the progress bar; None shows none.
+        images: float array of shape (n, rows, cols) in [0, 1], of the archive's size.
+        description: label of the progress bar; None shows none.
 
     Returns:
         Row numbers in the archive, int64 of shape (n,), and their reported SSIM (the `ssim` of
         `brainslices.evaluation.image_metrics`), float64 of shape (n,).
 
     Raises:
-        InputError: If the images are not of the archive's size, or it has no training slices.
+        InputError: if the images are not of the archive's size, or it has no training slices.
     """
 
     def __init__(self, archive: SliceArchive, candidates: int = CANDIDATES):

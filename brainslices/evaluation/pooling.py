@@ -24,11 +24,11 @@ def halve(image: np.ndarray) -> np.ndarray:
 
 
 def cell_means(images: np.ndarray, cells: int) -> np.ndarray:
-    """Average images over a grid of cells x cells about equal parts.
+    """Average images over a grid of cells x cells parts of nearly equal size.
 
     Args:
-        images: Float array of shape (n, rows, cols) or (n, rows, cols, channels).
-        cells: Number of cells along the rows and along the columns.
+        images: float array of shape (n, rows, cols) or (n, rows, cols, channels).
+        cells: number of cells along the rows and along the columns.
 
     Returns:
         Array of shape (n, cells, cells) or (n, cells, cells, channels).

@@ -8,9 +8,9 @@ import numpy as np
 from brainslices.csv_files import write_rows
 from brainslices.data.archive import SliceRecord
 from brainslices.evaluation.image_metrics import SCORES
-from brainslices.tables import format_table
+from brainslices.tables import format_interval, format_table
 
-__all__ = ["reconstruction_summary", "write_slice_scores"]
+__all__ = ["reconstruction_summary", "write_slice_scores", "write_slice_table"]
 
 ROWS = {
     "mean training image": "floor_mean_image",
@@ -29,18 +29,31 @@ def write_slice_scores(
     """Write a CSV file with the scores of each slice and its floors.
 
     Args:
-        path: The file to write.
-        records: The slices.
-        scores: As `brainslices.evaluation.image_metrics.score_slices` returns them.
-        floors: As `brainslices.evaluation.image_metrics.floor_scores` returns them.
+        path: the file to write.
+        records: the slices.
+        scores: as `brainslices.evaluation.image_metrics.score_slices` returns them.
+        floors: as `brainslices.evaluation.image_metrics.floor_scores` returns them.
     """
     columns = dict(scores)
     for name, floor in floors.items():
         columns |= {f"{name}_{key}": floor[key] for key in ("ssim", "ssim_foreground")}
-    of_record = ("slice_id", "subject", "split", "position")
+    write_slice_table(path, records, columns)
+
+
+def write_slice_table(
+    path: Path, records: Sequence[SliceRecord], columns: Mapping[str, np.ndarray]
+) -> None:
+    """Write a CSV file with one row per slice: id, subject, split, position and other columns.
+
+    Args:
+        path: the file to write.
+        records: the slices.
+        columns: name -> array of shape (slices,).
+    """
+    fields = ("slice_id", "subject", "split", "position")
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     rows = [
-        {name: getattr(record, name) for name in of_record} | dict(zip(columns, row, strict=True))
+        {name: getattr(record, name) for name in fields} | dict(zip(columns, row, strict=True))
         for record, row in zip(records, values, strict=True)
     ]
     write_rows(path, rows)
@@ -50,7 +63,7 @@ def reconstruction_summary(metrics: Mapping) -> str:
     """Format the metrics of a reconstruction as a text table with notes on how to read it.
 
     Args:
-        metrics: As `vqvae.evaluate.reconstruct` returns them.
+        metrics: as `vqvae.evaluate.reconstruct` returns them.
     """
     rows = [
         ("", "ssim", "ssim_foreground", "PSNR in dB", "bits per pixel"),
@@ -72,11 +85,7 @@ def reconstruction_summary(metrics: Mapping) -> str:
 
 
 def _score_row(title, scores, rate):
-    cells = []
-    for name in SCORES:
-        digits = 2 if name == "psnr_db" else 4
-        mean, low, high = (f"{scores[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
-        cells.append(f"{mean} [{low}, {high}]")
+    cells = [format_interval(scores, name, 2 if name == "psnr_db" else 4) for name in SCORES]
     return (title, *cells, None if rate is None else f"{rate:.4f}")
 
 

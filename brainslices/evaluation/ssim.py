@@ -26,14 +26,14 @@ def ssim_map(originals: Tensor, reconstructions: Tensor) -> Tensor:
     scikit-image to 1e-4 at every pixel, borders included (mirrored with the edge repeated).
 
     Args:
-        originals: Floating tensor of shape (batch, rows, cols, 1), intensities in [0, 1].
-        reconstructions: Likewise. Not clipped: a loss needs the gradient outside [0, 1] too.
+        originals: floating tensor of shape (batch, rows, cols, 1), intensities in [0, 1].
+        reconstructions: likewise. Not clipped: a loss needs the gradient outside [0, 1] too.
 
     Returns:
         float32 tensor of shape (batch, rows, cols, 1), at most 1.
 
     Raises:
-        InputError: If the shapes differ, are not (batch, rows, cols, 1), or a side is shorter
+        InputError: if the shapes differ, are not (batch, rows, cols, 1), or a side is shorter
             than the window of 11 pixels.
 
     Reference:
@@ -149,7 +149,7 @@ def _check_shapes(originals, reconstructions):
             )
         if any(side is not None and side < SMALLEST_SIDE for side in shape[1:3]):
             raise InputError(
-                f"`{name}` must be at least {SMALLEST_SIDE} pixels a side, the width of the SSIM "
+                f"`{name}` must be at least {SMALLEST_SIDE} pixels per side, the width of the SSIM "
                 f"window. Received: shape {shape}."
             )
     if any(None not in sides and sides[0] != sides[1] for sides in zip(*shapes, strict=True)):

@@ -68,9 +68,9 @@ class RunRecord:
     Attributes:
         run: the run folder.
         config: `config.json`.
-        environment: `environment.json`, or nothing.
-        metrics: `metrics.json`, or nothing: the training has not ended.
-        history: column -> one value an epoch.
+        environment: `environment.json`; empty if it is missing.
+        metrics: `metrics.json`; empty if the training has not ended.
+        history: column -> one value per epoch.
         archive: path of the training slices, if it is known.
         counts: split -> number of subjects and slices; None if the archive was moved.
     """
@@ -229,7 +229,7 @@ class Search:
         objective: name of the objective, and its direction, "min" or "max".
         dimensions: the dimensions of the space.
         metrics: the metrics, of which `rate` and `quality` span the plane.
-        rows: a trial each: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
+        rows: one per trial: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
         best: name of the best trial; empty without any.
         front: names of the trials on the Pareto front, by ascending rate.
     """
@@ -249,7 +249,7 @@ def read_run(path: PathLike) -> RunRecord:
     """Read the files of a run, trained or half trained.
 
     Raises:
-        InputError: if the folder is no run, or a file of it is corrupt.
+        InputError: if the folder is not a run, or a file of it is corrupt.
     """
     run = Run(path)
     config, metrics = run.open_config(), run.read_metrics()
@@ -264,7 +264,7 @@ def read_run(path: PathLike) -> RunRecord:
 
 
 def _count_slices(archive, content_hash):
-    """Count subjects and slices of each split; None if the archive has gone or changed."""
+    """Count subjects and slices of each split; None if the archive was moved or changed."""
     if not archive or not (Path(archive) / "archive.json").is_file():
         return None
     opened = SliceArchive.open(archive)
@@ -283,7 +283,7 @@ def read_reconstruction(path: PathLike) -> Reconstruction:
     """Read the output folder of reconstruct.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics = _read_metrics(path, "reconstruct.py", RECONSTRUCTION)
@@ -301,7 +301,7 @@ def read_sampling(path: PathLike) -> Sampling:
     """Read the output folder of sample.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics = _read_metrics(path, "sample.py", SAMPLING | COMPARISON, COMPARISON)
@@ -322,7 +322,7 @@ def read_scoring(path: PathLike) -> Scoring:
     """Read the output folder of score.py.
 
     Raises:
-        InputError: if it is none, or a file of it is corrupt.
+        InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
     metrics, figure = _read_metrics(path, "score.py", SCORING), path / "surprise.png"

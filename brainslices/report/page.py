@@ -1,7 +1,5 @@
 """One HTML file with all it needs: pictures, plotly.js, style and script are in the file."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +7,6 @@ import jinja2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 from plotly.offline import get_plotlyjs
 from scipy.ndimage import find_objects
 
@@ -30,6 +27,7 @@ from brainslices.report.verdict import judge
 from brainslices.runs.atomic import atomic_path
 from brainslices.types import PathLike
 from brainslices.visualization.figures import ReconstructionRow
+from brainslices.visualization.html import COMPARISON_CSS, comparison, picture_url
 
 __all__ = ["write_report"]
 
@@ -46,7 +44,7 @@ MEASURES = {
     "entropy_by_position": "nats per code by position, without a prior",
     "seconds": "seconds of training",
 }
-# Samples are cut to the box of what is brighter than DARK in any of them, and MARGIN pixels more.
+# Samples are cut to the bounding box of pixels above DARK in any of them, plus MARGIN pixels.
 DARK, MARGIN = 5, 4
 # Positions at which several samplings are compared.
 MAX_LEVELS = 12
@@ -90,7 +88,7 @@ def write_report(
         search,
     )
     with atomic_path(out) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", "backslashreplace")
     return out
 
 
@@ -108,8 +106,9 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "picture": _picture, "codes": _codes}
-    environment.filters["similarity"] = lambda values: _picture(_colour(values, "magma"))
+    environment.filters |= {"number": _number, "picture": picture_url, "codes": _codes}
+    environment.filters["similarity"] = lambda values: picture_url(_colour(values, "magma"))
+    environment.globals |= {"comparison": comparison, "comparison_css": Markup(COMPARISON_CSS)}
     figures = {f"curves-{row}": figure for row, figure in enumerate(plots.learning_curves(runs))}
     if reconstructions:
         figures["rate"] = plots.rate_plane(reconstructions, runs)
@@ -120,7 +119,7 @@ def _render(
         figures["parallel"] = plots.parallel_coordinates(search)
     return environment.get_template("report.html.j2").render(
         runs=runs,
-        comparison=[*_comparison(runs)],
+        measures=[*_measures(runs)],
         reconstructions=reconstructions,
         samplings=samplings,
         levels=_levels(samplings),
@@ -134,7 +133,7 @@ def _render(
     )
 
 
-def _comparison(runs):
+def _measures(runs):
     """Yield the rows of the table of runs: a label, and a value for each run."""
     yield "model", [MODELS[run.kind] for run in runs]
     yield "training", [run.status for run in runs]
@@ -200,17 +199,9 @@ def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _picture(image: np.ndarray) -> str:
-    """Encode uint8 pixels, or floating ones in [0, 1], as the address of a lossless picture."""
-    pixels = image if image.dtype == np.uint8 else np.rint(image * 255).astype("uint8")
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="WEBP", lossless=True)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _codes(row: ReconstructionRow, last_code: int) -> str:
-    """Draw a code grid in the colours of the reconstruction figure, a pixel a code."""
-    return _picture(_colour(row.codes / max(last_code, 1), "viridis"))
+    """Draw a code grid in the colours of the reconstruction figure, one pixel per code."""
+    return picture_url(_colour(row.codes / max(last_code, 1), "viridis"))
 
 
 def _colour(values, name):

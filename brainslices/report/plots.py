@@ -11,7 +11,7 @@ from brainslices.visualization.figures import PANELS
 __all__ = ["code_usage", "learning_curves", "parallel_coordinates", "rate_plane", "search_plane"]
 
 Figure = dict[str, Any]
-# Okabe and Ito's colours, of which the readable ones on white and on black.
+# The colours of Okabe and Ito that are readable on white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LABELS = {
     "bits_per_pixel_prior": "bits per pixel under the prior",
@@ -27,7 +27,7 @@ def _layout(title: str, x: str, y: str, **changes: Any) -> dict[str, Any]:
 
 
 def learning_curves(runs: Sequence[RunRecord]) -> list[Figure]:
-    """Draw the columns of `PANELS`, a figure each; runs differ by colour, columns by dash."""
+    """Draw one figure per panel of `PANELS`; colours show runs, dashes columns."""
     figures = []
     for title, (_, columns, labels) in PANELS.items():
         traces = [
@@ -61,7 +61,7 @@ def _curve(run, colour, column, label, is_named):
 
 
 def code_usage(reconstructions: Sequence[Reconstruction]) -> Figure:
-    """Draw how often each code is used, the most frequent first, beside uniform usage."""
+    """Draw how often each code is used, the most frequent first, and uniform usage."""
     traces: list[Figure] = []
     for number, item in enumerate(reconstructions):
         shares = np.sort(item.code_counts)[::-1] / max(item.code_counts.sum(), 1)

@@ -1,4 +1,4 @@
-"""Verdict on a model: its numbers beside floors and baselines, judged by stated thresholds."""
+"""Verdict on a model: its scores compared with floors and baselines, by stated thresholds."""
 
 import math
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ __all__ = ["Check", "Sentence", "judge"]
 # Share of the distance from the mean training image's score to 1 that a reconstruction must reach,
 # and share of the codebook that must be used.
 MIN_GAP, MIN_USAGE = 0.75, 0.5
-# Cost of a code under the prior, relative to the entropy by position; that of validation relative
-# to training, above which a prior is overfit.
+# Highest cost of a code under the prior, relative to the entropy by position; and highest cost of a
+# validation code, relative to a training code, of a prior that is not overfit.
 MAX_COST, MAX_OVERFIT = 0.95, 1.1
 # SSIM to the nearest training slice above that of test slices; difference of the MS-SSIM to that of
 # real slices; Frechet distance in multiples of that of training slices.
@@ -107,7 +107,7 @@ def _reconstruction_parts(reconstruction):
         "Structural similarity of original and reconstruction over the pixels of the head, 1 is a "
         f"perfect copy. 95 % interval by subject: {metrics['ssim_foreground_low']:.3f} to "
         f"{metrics['ssim_foreground_high']:.3f}. The mean training image is what a model scores "
-        "that has learned nothing about the single brain.",
+        "that has learned nothing about the individual brain.",
     )
     usage = Check(
         "codebook usage",

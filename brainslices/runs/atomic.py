@@ -101,7 +101,6 @@ def check_output_dir(
     kind: str,
     *,
     marker: str = "metrics.json",
-    flag: str = "--out",
 ) -> bool:
     """Check a folder that a command will write, before any work.
 
@@ -111,7 +110,6 @@ def check_output_dir(
             is only added to, whatever an earlier result holds.
         kind: what the result is, for the message: "reconstruction".
         marker: name of the file that identifies an earlier result.
-        flag: the command-line flag that named the folder.
 
     Returns:
         Whether the folder holds an earlier result.
@@ -121,7 +119,7 @@ def check_output_dir(
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; {flag} must be a folder. Give a new one.")
+        raise InputError(f"{folder} is a file; --out must be a folder. Give a new one.")
     names = {item.name for item in folder.iterdir()} if folder.exists() else set()
     is_result = marker in names
     allowed = set(names if files is None else files) if is_result else set()
@@ -132,6 +130,6 @@ def check_output_dir(
     if unexpected:
         raise InputError(
             f"{folder} holds files that are not part of a {kind}: {', '.join(unexpected[:3])}. "
-            f"Give a new or empty folder as {flag}."
+            "Give a new or empty folder as --out."
         )
     return is_result

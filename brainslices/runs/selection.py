@@ -1,4 +1,4 @@
-"""The choice between a preset and a JSON file, the same for both stages.
+"""Selection of a configuration, a preset or a JSON file, for both stages.
 
 `Selection` reads files, so it cannot live in `brainslices.config`, which must not import `runs`.
 A command subscripts it with the names of its presets, so that `--help` lists them:

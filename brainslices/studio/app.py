@@ -9,10 +9,12 @@ from brainslices.studio.inpaint_tab import inpaint_tab
 from brainslices.studio.reconstruct_tab import reconstruct_tab
 from brainslices.studio.sample_tab import sample_tab
 from brainslices.studio.surprise_tab import surprise_tab
+from brainslices.visualization.html import COMPARISON_CSS
 
 __all__ = ["CSS", "JS", "build", "theme"]
 
-CSS = """
+CSS = f"""{COMPARISON_CSS}"""
+CSS += """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
 .tab-container button.selected { color: var(--primary-700) !important; }
@@ -41,10 +43,10 @@ NOTE = "For research on methods only, never for diagnosis."
 
 
 def build(engine: Engine, title: str, report: str) -> gr.Blocks:
-    """Lay out the page; every visitor has states of their own.
+    """Lay out the page; each visitor has their own state.
 
     Args:
-        engine: what computes.
+        engine: computes what the page shows.
         title: names the runs.
         report: the HTML page about the runs.
     """

@@ -78,7 +78,7 @@ class SurpriseMap:
         values: float32 array of the same shape, nats.
         highest: value to draw brightest.
         bits: bits under the prior.
-        percentile: of the bits, among validation slices of its level.
+        percentile: of the bits, among validation slices near its position.
         position: the likeliest slice position.
     """
 
@@ -119,7 +119,7 @@ class Engine:
         for top_p, weight in itertools.product((None, 0.9), guidance):
             *_, sampling = self.sample(1, 0.5, top_p=top_p, guidance=weight)
         image = np.rint(self.decode(sampling.codes)[0] * 255).astype("uint8")
-        self.prior_bits(self.reconstruct(image).codes)
+        next(self.inpaint(image, np.indices(image.shape)[0] < len(image) // 2, 1, 0))
 
     def sample(
         self, count: int, position: float | tuple[float, ...], **options: Any
@@ -215,8 +215,8 @@ class Engine:
         low, high = self.prior.provenance.positions
         positions = np.linspace(low, high, BATCH)
         grids = np.repeat(codes[None], BATCH, axis=0)
-        given = self.prior.model.with_conditions(positions)
-        log_prob = np.asarray(self.prior.model.log_prob(grids, given))
+        inputs = self.prior.model.with_conditions(positions)
+        log_prob = np.asarray(self.prior.model.log_prob(grids, inputs))
         nats = -log_prob.sum(axis=(1, 2), dtype="float64")
         return float(nats.min() / math.log(2)), float(positions[nats.argmin()])
 
@@ -236,8 +236,8 @@ class Engine:
             self._scorer = self._scorer or self._make_scorer()
         original = image / np.float32(255)
         position = self.prior_bits(self.encode(original))[1]
-        given = self.prior.model.with_conditions(np.array([position]))
-        scored = self._scorer([original], given, silent=True)
+        inputs = self.prior.model.with_conditions(np.array([position]))
+        scored = self._scorer([original], inputs, silent=True)
         cut, values = self.crop.cut(np.stack([original, self._scorer.maps(scored.surprise)[0]]))
         highest = 2 * self._scorer.threshold
         return SurpriseMap(
@@ -245,7 +245,7 @@ class Engine:
         )
 
     def avif(self, original: np.ndarray) -> tuple[np.ndarray, float, dict[str, float]]:
-        """Code a slice as AVIF at the raw rate of its codes.
+        """Encode a slice as AVIF at the raw rate of its codes.
 
         Returns:
             The image, float32 of shape (rows, cols); its bits per pixel; and its scores.
@@ -257,19 +257,19 @@ class Engine:
     def inpaint(
         self, image: np.ndarray, hidden: np.ndarray, count: int, seed: int
     ) -> Iterator[np.ndarray]:
-        """Complete a slice where it is hidden.
+        """Inpaint the hidden part of a slice.
 
         Args:
             image: uint8 array of shape (rows, cols).
             hidden: bool array of the same shape.
-            count: number of completions.
-            seed: seed of the first completion; the next has the next seed.
+            count: number of inpainted slices.
+            seed: seed of the first; each next one has the next seed.
 
         Yields:
-            The completions so far, float32 of shape (n, rows, cols), cut to what codes cover.
+            The inpainted slices so far, float32 of shape (n, rows, cols), cut to what codes cover.
 
         Raises:
-            InputError: if nothing is hidden that codes cover.
+            InputError: if nothing that codes cover is hidden.
         """
         if not hidden.any():
             raise InputError("Nothing is painted. Paint over the part to fill in.")

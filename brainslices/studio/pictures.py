@@ -11,7 +11,6 @@ __all__ = [
     "code_grid",
     "grey",
     "hidden_mask",
-    "large",
     "overlay",
     "partial",
     "similarity",
@@ -22,11 +21,6 @@ CELL = 16  # pixels of a code's cell
 PENDING = 0.16  # intensity where nothing is sampled yet
 
 
-def large(image: np.ndarray) -> Image.Image:
-    """Convert as `grey` does, and enlarge to the width of a page's column."""
-    return _enlarged(grey(image))
-
-
 def grey(image: np.ndarray) -> Image.Image:
     """Convert float (rows, cols) in [0, 1] to an 8-bit image."""
     return Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype("uint8"))
@@ -34,7 +28,9 @@ def grey(image: np.ndarray) -> Image.Image:
 
 def similarity(values: np.ndarray) -> Image.Image:
     """Colour an SSIM map, float (rows, cols), and enlarge it: yellow is 1, dark blue 0 or less."""
-    return _enlarged(Image.fromarray(_colours(np.clip(values, 0, 1))))
+    picture = Image.fromarray(_colours(np.clip(values, 0, 1)))
+    factor = max(1, round(COLUMN / picture.width))
+    return picture.resize((picture.width * factor, picture.height * factor))
 
 
 def code_grid(codes: np.ndarray, num_embeddings: int, selected: tuple[int, int]) -> Image.Image:
@@ -97,24 +93,21 @@ def hidden_mask(layers: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def overlay(image: np.ndarray, values: np.ndarray, highest: float) -> Image.Image:
-    """Lay a map over a slice, both float (rows, cols), the more opaque the higher; enlarge it.
+def overlay(image: np.ndarray, values: np.ndarray, highest: float) -> np.ndarray:
+    """Lay a map over a slice, both float (rows, cols), the more opaque the higher.
 
     Args:
         image: the slice, in [0, 1].
         values: the map; at 0 and below it is transparent.
         highest: value of the brightest colour; the map is opaque from half of it on.
+
+    Returns:
+        float array of shape (rows, cols, 3), in [0, 1].
     """
     share = np.clip(values / highest, 0, 1)
     opacity = np.clip(2 * share, 0, 1)[..., np.newaxis]
     colours = matplotlib.colormaps["inferno"](share)[..., :3]
-    mixed = opacity * colours + (1 - opacity) * image[..., np.newaxis]
-    return _enlarged(Image.fromarray(np.rint(mixed * 255).astype("uint8")))
-
-
-def _enlarged(picture: Image.Image) -> Image.Image:
-    factor = max(1, round(COLUMN / picture.width))
-    return picture.resize((picture.width * factor, picture.height * factor))
+    return opacity * colours + (1 - opacity) * image[..., np.newaxis]
 
 
 def _colours(values: np.ndarray) -> np.ndarray:

@@ -3,8 +3,9 @@
 import gradio as gr
 
 from brainslices.studio.engine import Engine
-from brainslices.studio.pictures import cell_at, code_grid, large, similarity
+from brainslices.studio.pictures import cell_at, code_grid, similarity
 from brainslices.studio.widgets import OPTIONS, PICTURE, pick, show_errors, source, table
+from brainslices.visualization.html import comparison
 
 __all__ = ["reconstruct_tab"]
 
@@ -16,25 +17,26 @@ def reconstruct_tab(engine: Engine) -> None:
             upload, number = source(engine)
             scores = gr.Markdown("Upload a slice to reconstruct it.", elem_classes="status")
         with gr.Column(scale=1, min_width=280):
-            slider = gr.ImageSlider(label="Original | reconstruction", **PICTURE)
+            slider = gr.HTML()
             ssim_map = gr.Image(label="SSIM map: yellow 1, dark blue 0", **PICTURE)
         with gr.Column(scale=1, min_width=280):
-            avif = gr.ImageSlider(label="Reconstruction | AVIF at the same bits", **PICTURE)
+            avif = gr.HTML()
     reconstruction = gr.State(None, time_to_live=3600)
-    codes, cell, draw_grid = _editor(engine, reconstruction)
+    codes, cell = _editor(engine, reconstruction)
 
     @show_errors
     def reconstruct(upload, number):
         result = engine.reconstruct(pick(upload, number))
-        shown = _shown(engine, result.original), _shown(engine, result.image)
+        pair = "original", result.original, "reconstruction", result.image
         common = {reconstruction: result, codes: result.codes, cell: (0, 0)}
-        common |= {slider: shown, ssim_map: similarity(_cut(engine, result.similarity))}
-        yield {**common, scores: _report(engine, result), avif: None}
+        common |= {slider: _compared(engine, *pair)}
+        common |= {ssim_map: similarity(_cut(engine, result.similarity))}
+        yield {**common, scores: _report(engine, result), avif: ""}
         bits = engine.prior_bits(result.codes)
         yield {scores: _report(engine, result, bits)}
         coded = engine.avif(result.original)
-        pair = _shown(engine, result.image), _shown(engine, coded[0])
-        yield {scores: _report(engine, result, bits, coded), avif: pair}
+        pair = "reconstruction", result.image, "AVIF at the same bits", coded[0]
+        yield {scores: _report(engine, result, bits, coded), avif: _compared(engine, *pair)}
 
     outputs = [reconstruction, codes, cell, slider, ssim_map, scores, avif]
     gr.on(
@@ -44,14 +46,14 @@ def reconstruct_tab(engine: Engine) -> None:
         outputs,
         trigger_mode="always_last",
         **OPTIONS,
-    ).then(*draw_grid, **OPTIONS)
+    )
 
 
 def _editor(engine, reconstruction):
-    """Lay out the editor of codes; return its states, and the event that draws the grid."""
+    """Lay out the editor of codes; return the states of its codes and of the selected cell."""
     last_code = engine.prior.model.num_embeddings - 1
     codes, cell = gr.State(None, time_to_live=3600), gr.State((0, 0))
-    grid, row, col, code, change, reset, told, edited = _editor_layout(engine, last_code)
+    grid, row, col, code, change, reset, message, edited = _editor_layout(engine, last_code)
 
     def draw(codes, cell):
         if codes is None:
@@ -71,16 +73,17 @@ def _editor(engine, reconstruction):
         yield changed, (int(row), int(col)), *_change(engine, result, changed)
 
     def undo(result):
-        return None if result is None else result.codes, None, ""
+        return None if result is None else result.codes, "", ""
 
-    draw_grid = draw, [codes, cell], [grid, row, col, code]
-    grid.select(select, None, cell, **OPTIONS).then(*draw_grid, **OPTIONS)
-    outputs = [codes, cell, edited, told]
+    changes = [codes.change, cell.change]
+    gr.on(
+        changes, draw, [codes, cell], [grid, row, col, code], trigger_mode="always_last", **OPTIONS
+    )
+    grid.select(select, None, cell, **OPTIONS)
     inputs = [reconstruction, codes, row, col, code]
-    change.click(apply, inputs, outputs, **OPTIONS).then(*draw_grid, **OPTIONS)
-    undone = reset.click(undo, reconstruction, [codes, edited, told], **OPTIONS)
-    undone.then(*draw_grid, **OPTIONS)
-    return codes, cell, draw_grid
+    change.click(apply, inputs, [codes, cell, edited, message], **OPTIONS)
+    reset.click(undo, reconstruction, [codes, edited, message], **OPTIONS)
+    return codes, cell
 
 
 def _editor_layout(engine, last_code):
@@ -100,10 +103,10 @@ def _editor_layout(engine, last_code):
             code = gr.Slider(0, last_code, 0, step=1, label="Code")
             change = gr.Button("Change the code", variant="primary")
             reset = gr.Button("Undo all changes")
-            told = gr.Markdown(elem_classes="status")
+            message = gr.Markdown(elem_classes="status")
         with gr.Column(scale=1, min_width=280):
-            edited = gr.ImageSlider(label="Before | after", **PICTURE)
-    return grid, row, col, code, change, reset, told, edited
+            edited = gr.HTML()
+    return grid, row, col, code, change, reset, message, edited
 
 
 def _change(engine, result, codes):
@@ -115,15 +118,15 @@ def _change(engine, result, codes):
         f"{(codes != result.codes).sum()} codes and {pixels:,} pixels changed, ssim_foreground "
         f"{before:.4f} to {now:.4f}."
     )
-    return (_shown(engine, result.image), _shown(engine, after.image)), text
+    return _compared(engine, "before", result.image, "after", after.image), text
 
 
 def _cut(engine, image):
     return engine.crop.cut(image[None])[0]
 
 
-def _shown(engine, image):
-    return large(_cut(engine, image))
+def _compared(engine, left, before, right, after):
+    return comparison(left, _cut(engine, before), right, _cut(engine, after))
 
 
 def _report(engine, result, prior=None, avif=None):

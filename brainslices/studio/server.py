@@ -1,4 +1,4 @@
-"""The server of the browser app: who may reach it, and what it may send."""
+"""The server of the browser app: access, login and refused requests."""
 
 import ipaddress
 import os
@@ -42,7 +42,7 @@ LAUNCH: dict[str, Any] = {
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is reached from this machine only."""
+    """Return whether an address is reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -69,10 +69,10 @@ def check_host(host: str, password: str | None) -> None:
 
 
 class OriginGuard:
-    """Refuse what another page makes a browser send; other names of this machine too.
+    """Refuse requests of other pages, and requests by other names of this machine.
 
     Args:
-        app: the application behind.
+        app: the application that allowed requests reach.
         hosts: names by which a browser may call the server; empty for any.
     """
 
@@ -89,7 +89,7 @@ class OriginGuard:
         await self.app(scope, receive, send)
 
     def is_allowed(self, headers: Headers) -> bool:
-        """Tell whether the headers are those of this app's own page, or of no page."""
+        """Return whether the headers are those of this app's own page, or of no page."""
         host = headers.get("host", "")
         # Another name may be one that an attacker's name server points to this machine.
         if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:

@@ -5,8 +5,9 @@ from typing import Any
 import gradio as gr
 
 from brainslices.studio.engine import Engine
-from brainslices.studio.pictures import large, overlay
-from brainslices.studio.widgets import OPTIONS, PICTURE, pick, show_errors, source
+from brainslices.studio.pictures import overlay
+from brainslices.studio.widgets import OPTIONS, pick, show_errors, source
+from brainslices.visualization.html import comparison
 
 __all__ = ["surprise_tab"]
 
@@ -21,20 +22,20 @@ def surprise_tab(engine: Engine) -> None:
             status = gr.Markdown(HINT, elem_classes="status")
             cancel = gr.Button("Cancel", variant="stop")
         with gr.Column(scale=2, min_width=320):
-            shown = gr.ImageSlider(label="Original | surprise map over it", **PICTURE)
+            shown = gr.HTML()
 
     @show_errors
     def score(upload, number):
         image = pick(upload, number)
         if not engine.has_reference:
-            yield "Scoring the validation slices first, once: about half a minute.", None
+            yield "Scoring the validation slices first, once: about half a minute.", ""
         result = engine.surprise(image)
-        pair = large(result.original), overlay(result.original, result.values, result.highest)
+        drawn = overlay(result.original, result.values, result.highest)
         yield (
             f"{result.bits:,.0f} bits under the prior, percentile {result.percentile:.0f} of the "
             f"validation slices near position {result.position:.2f}.\n\nBright: codes that cost "
-            "more than at that place and level on validation slices.",
-            pair,
+            "more than validation codes at that place and slice position.",
+            comparison("original", result.original, "surprise", drawn),
         )
 
     run: Any = gr.on(

@@ -21,7 +21,7 @@ VOLUME_SLICES = 64
 PNG, GZIP = b"\x89PNG\r\n\x1a\n", b"\x1f\x8b"
 # Where the header of NIfTI-1 and NIfTI-2 files holds their magic number.
 NIFTI = ((344, b"n+1\0"), (4, b"n+2\0"))
-# What else people have beside their scans; none of it is ever opened.
+# Other files that people keep with their scans; they are never opened.
 OTHER = {
     b"\x93NUMPY": "a NumPy array",
     b"PK": "a zip archive, as .keras and .npz files are",

@@ -1,8 +1,6 @@
 """Callbacks of a training, one job each; `brainslices.training.loop.fit` states their order."""
 
 import contextlib
-import csv
-import io
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ import keras
 import numpy as np
 
 from brainslices.config import TrainingConfig
+from brainslices.csv_files import write_rows
 from brainslices.data.batches import Batches
 from brainslices.distributed.collectives import (
     any_process,
@@ -190,21 +189,17 @@ class HistoryCallback(TrainingCallback):
             with ema_swap(self.model), single_device():
                 self._save_model()
         if is_primary():
-            self._write_csv(history)
+            rows = [
+                {"epoch": number, **dict(zip(history, values, strict=True))}
+                for number, values in enumerate(zip(*history.values(), strict=True), start=1)
+            ]
+            with atomic_path(self.run.history_path) as temporary:
+                write_rows(temporary, rows)
 
     def _save_model(self):
         if is_primary():
             with atomic_path(self.run.model_path) as temporary:
                 _inference_copy(self.model).save(temporary)
-
-    def _write_csv(self, history):
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", *history])
-        for number, values in enumerate(zip(*history.values(), strict=True), start=1):
-            writer.writerow([number, *values])
-        with atomic_path(self.run.history_path) as temporary:
-            temporary.write_text(text.getvalue())
 
 
 class CheckpointCallback(TrainingCallback):

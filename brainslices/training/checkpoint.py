@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from brainslices.distributed.collectives import run_on_primary
 from brainslices.errors import CorruptFileError, InputError
+from brainslices.progress import print_lines
 from brainslices.reading import reading
 from brainslices.runs.arrays import read_arrays
 from brainslices.runs.atomic import atomic_path
@@ -52,7 +52,7 @@ class TrainingProgress:
 def save_checkpoint(run: PathLike, model: keras.Model, progress: TrainingProgress) -> None:
     """Write weights, optimizer, random generators, metrics and progress of a compiled model.
 
-    The previous checkpoint is kept beside the new one.
+    The previous checkpoint is kept as `state.previous.npz`.
     """
     run = Run(run)
     sync_variables(model)
@@ -123,7 +123,7 @@ def _read_latest(run):
             raise CorruptFileError(
                 f"{corrupt} The previous checkpoint too: {previous}"
             ) from previous
-        tqdm.write(
+        print_lines(
             f"warning: {corrupt} Resuming from the previous checkpoint, "
             f"epoch {progress.epoch + 1}, step {progress.step}."
         )
@@ -140,9 +140,9 @@ def _read(run, path):
         arrays = read_arrays(path)
         progress = check_fields(json.loads(arrays.pop("progress").item()), PROGRESS)
         if any(len(values) != progress["epoch"] for values in progress["history"].values()):
-            raise ValueError("its history has not a value for each epoch")
+            raise ValueError("its history lacks values of an epoch")
         if not all(array.dtype.kind in "biuf" for array in arrays.values()):
-            raise ValueError("it holds other arrays than numbers")
+            raise ValueError("it holds arrays that are not numeric")
     return arrays, TrainingProgress(**progress)
 
 

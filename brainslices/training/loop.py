@@ -1,4 +1,4 @@
-"""The training loop of both stages: resumes bit for bit, keeps the best and the last state."""
+"""The training loop of both stages: resumes bit for bit, saves the best epoch and checkpoints."""
 
 import contextlib
 
@@ -77,7 +77,7 @@ def fit(
 
 @contextlib.contextmanager
 def _note_last_good(finite_check):
-    """Say what a full disk or a lost permission has left."""
+    """Add the last good checkpoint to errors of a full disk or a lost permission."""
     try:
         yield
     except OSError as error:

@@ -5,7 +5,7 @@ import time
 from tqdm import tqdm
 
 from brainslices.distributed.collectives import is_primary
-from brainslices.progress import bar
+from brainslices.progress import bar, print_lines
 from brainslices.training.callbacks import TrainingCallback
 
 __all__ = ["CollapseWarning", "ProgressReport"]
@@ -29,7 +29,7 @@ class CollapseWarning(TrainingCallback):
     def on_epoch_end(self, epoch, logs=None):
         usage = self.progress.history.get("codebook_usage", [])[-COLLAPSED_EPOCHS:]
         if len(usage) == COLLAPSED_EPOCHS and max(usage) < COLLAPSED_USAGE:
-            tqdm.write(
+            print_lines(
                 f"warning: codebook collapse: {usage[-1]:.1%} of the codes were used, and under "
                 f"{COLLAPSED_USAGE:.0%} for {COLLAPSED_EPOCHS} epochs. Try --codebook ema, "
                 "--kmeans-init, a --restart-threshold of 0.5, a lower --learning-rate, or fewer "
@@ -73,7 +73,7 @@ class ProgressReport(TrainingCallback):
             parts.append(f"usage {float(logs['codebook_usage']):.0%}")
         if self.slices:  # a single step has no rate
             parts += self._speed(self.config.epochs - epoch - 1)
-        tqdm.write("  ".join(parts))
+        print_lines("  ".join(parts))
 
     def _speed(self, epochs_left):
         rate = self.slices / (self.ended - self.first_ended)

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from brainslices.config import TrainingConfig, from_dict
 from brainslices.data.batches import Batches, largest_even_count
@@ -18,6 +17,7 @@ from brainslices.distributed.collectives import (
 )
 from brainslices.distributed.devices import data_parallel, device_count
 from brainslices.errors import CorruptFileError, InputError
+from brainslices.progress import print_lines
 from brainslices.runs.json_files import write_json
 from brainslices.runs.loading import load_model
 from brainslices.runs.provenance import environment
@@ -48,7 +48,7 @@ class Stage:
         model: configuration of the model, a dataclass with `channels`.
         objective: the validation score that selects the best epoch.
         provenance: what the run is made from (hashes, paths), for `config.json`.
-        metadata: for `environment.json`, beside precision and seed.
+        metadata: for `environment.json`, in addition to precision and seed.
         sample_counts: number of training and of validation samples.
         prepare: returns the built model, the training batches and the validation batches. Called
             once precision and seeds are set, with the keyword arguments `devices` and `shard` of
@@ -95,10 +95,7 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
     resumable = run, stage.kind, stage.model, training, stage.provenance
     check_same_on_all_processes(config, "options, archives or code grids")
     run_on_primary(check_resumable, *resumable)
-    devices = device_count()
-    check_batch_divides(training.batch_size, devices)
-    for count in stage.sample_counts:
-        largest_even_count(count, devices)
+    devices = _count_devices(stage, training)
     width = int(np.max(stage.model.channels))
     precision, reason = run_on_primary(_resumed_precision, run, training, width)
     with contextlib.ExitStack() as resources:
@@ -113,15 +110,24 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
             )
             compile_model(model, training, batches.steps_per_epoch)
             load_checkpoint(run, model)  # one that does not fit is rejected before any write
-            tqdm.write(f"precision {precision}: {reason}")
+            print_lines(f"precision {precision}: {reason}")
             if devices > 1:
-                tqdm.write(f"{devices} devices, {training.batch_size // devices} samples each")
+                print_lines(f"{devices} devices, {training.batch_size // devices} samples each")
             metadata = {"precision": precision, "precision_reason": reason, **stage.metadata}
             run_on_primary(
                 _write_run_metadata, run, config, environment(seed=training.seed, **metadata)
             )
             progress = fit(model, batches, validation, run, training, stage.objective)
         return run_on_primary(_write_metrics, run, stage.measure, model, progress)
+
+
+def _count_devices(stage, training):
+    """Count the devices that share a batch, and check that each gets samples."""
+    devices = device_count()
+    check_batch_divides(training.batch_size, devices)
+    for count in stage.sample_counts:
+        largest_even_count(count, devices)
+    return devices
 
 
 def check_resumable(
@@ -224,7 +230,7 @@ def _write_run_metadata(run, config, metadata):
     try:
         before = run.read_environment()
     except CorruptFileError as error:  # no training needs the file
-        tqdm.write(f"warning: {error} It is overwritten.")
+        print_lines(f"warning: {error} It is overwritten.")
         before = {}
     earlier = before.pop("earlier", [])
     changed = {key: value for key, value in before.items() if value != metadata.get(key)}

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import keras
-from tqdm import tqdm
 
 from brainslices.cli import suppress_backend_logs
+from brainslices.progress import print_lines
 from brainslices.runs.run import Run
 
 __all__ = ["TensorBoard", "tensorboard_callbacks"]
@@ -33,7 +33,7 @@ def _stop_at_error(name: str) -> Callable[..., None]:
         except (OSError, tf.errors.OpError) as error:
             self.is_stopped = True
             reason = getattr(error, "message", str(error)).partition("}} ")[2] or str(error)
-            tqdm.write(
+            print_lines(
                 f"warning: the TensorBoard logs in {self.log_dir} cannot be written "
                 f"({reason.splitlines()[0][:300]}). The training continues without them."
             )

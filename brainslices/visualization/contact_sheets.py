@@ -36,15 +36,15 @@ def contact_sheet(
     Images are 112 to 384 pixels wide, the smaller the more there are; then the sheet grows.
 
     Args:
-        path: The PNG to write.
-        images: Floating array of shape (n, rows, cols), intensities in [0, 1].
-        labels: The text under each, of one or more lines: "position 0.52".
-        nearest: For each image the one to draw at its right, of the same shape, and its label:
+        path: the PNG to write.
+        images: floating array of shape (n, rows, cols), intensities in [0, 1].
+        labels: the text under each, of one or more lines: "position 0.52".
+        nearest: for each image the one to draw at its right, of the same shape, and its label:
             "nearest in training, SSIM 0.871".
-        columns: Number of images, or pairs of them, in a row; None makes the sheet about square.
+        columns: number of images, or pairs of them, in a row; None makes the sheet about square.
 
     Raises:
-        InputError: If there is no image, a label or a neighbour is missing, the shapes differ or
+        InputError: if there is no image, a label or a neighbour is missing, the shapes differ or
             `columns` is below 1.
     """
     _check_sheet(images, labels, nearest, columns)

@@ -23,9 +23,9 @@ def write_examples(path: PathLike, rows: Sequence[ReconstructionRow], counts: np
     """Write slices with their codes and reconstructions; images are rounded to 8 bits.
 
     Args:
-        path: The `.npz` file to write.
-        rows: The slices, at least one.
-        counts: How often each code was used over all slices, int64 of shape (num_embeddings,).
+        path: the `.npz` file to write.
+        rows: the slices, at least one.
+        counts: how often each code was used over all slices, int64 of shape (num_embeddings,).
     """
     arrays = {name: np.stack([getattr(row, name) for row in rows]) for name in NAMES}
     for name in IMAGES:
@@ -39,7 +39,7 @@ def read_examples(path: PathLike) -> tuple[list[ReconstructionRow], np.ndarray]:
     """Read the file of `write_examples`; returns its arguments `rows` and `counts`.
 
     Raises:
-        InputError: If the file is missing, corrupt or holds other arrays.
+        InputError: if the file is missing, corrupt or holds other arrays.
     """
     with reading(path, "file of examples", "Run reconstruct.py again."):
         arrays = read_arrays(path)

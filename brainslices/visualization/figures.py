@@ -1,4 +1,4 @@
-"""Figures of a run: originals beside reconstructions, and the training curves; one common style."""
+"""Figures in one style: slices with their reconstructions, training curves, growth of costs."""
 
 import contextlib
 import math
@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import ticker
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from brainslices.errors import InputError
@@ -18,11 +19,13 @@ from brainslices.types import PathLike
 
 __all__ = [
     "ReconstructionRow",
+    "add_colorbar",
     "figure_panels",
     "growth_figure",
     "pick_extremes",
     "reconstruction_figure",
     "save_figure",
+    "slice_panels",
     "training_figure",
 ]
 
@@ -47,6 +50,7 @@ STYLE: dict[Any, Any] = {
     "savefig.facecolor": "white",
 }
 PANEL_INCHES = 2.0
+MAX_EXTREMES = 2
 SPLITS = ("training", "validation")
 # Panel title -> the format of its values, its history columns, and their labels.
 PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -76,12 +80,11 @@ class ReconstructionRow:
     ssim_foreground: float
 
 
-def pick_extremes(scores: np.ndarray, count: int = 2) -> list[tuple[str, int]]:
-    """Choose the best, the median and the worst slices, so that a figure is not hand-picked.
+def pick_extremes(scores: np.ndarray) -> list[tuple[str, int]]:
+    """Choose the best, the median and the worst slices, at most two of each, by their scores.
 
     Args:
-        scores: Float array of shape (slices,), more is better; NaN is skipped.
-        count: Number of each, fewer when there are not enough slices.
+        scores: float array of shape (slices,), more is better; NaN is skipped.
 
     Returns:
         (label, row number) from the best to the worst, no row twice.
@@ -92,7 +95,7 @@ def pick_extremes(scores: np.ndarray, count: int = 2) -> list[tuple[str, int]]:
     """
     ranked = np.argsort(-np.asarray(scores, "float64"), kind="stable")
     ranked = ranked[: np.count_nonzero(~np.isnan(scores))]
-    count = min(count, max(1, len(ranked) // 3))
+    count = min(MAX_EXTREMES, max(1, len(ranked) // 3))
     middle = (len(ranked) - count) // 2
     # Of few slices one may be in two groups: the later group wins.
     groups = {
@@ -105,45 +108,88 @@ def pick_extremes(scores: np.ndarray, count: int = 2) -> list[tuple[str, int]]:
 
 
 def reconstruction_figure(path: PathLike, rows: Sequence[ReconstructionRow]) -> None:
-    """Draw slices beside their codes, reconstructions and SSIM maps.
+    """Draw slices with their code grids, reconstructions and SSIM maps.
 
     Args:
-        path: The PNG to write.
-        rows: The slices, one a row of the figure.
+        path: the PNG to write.
+        rows: the slices, one per row of the figure.
 
     Raises:
-        InputError: If `rows` is empty.
+        InputError: if `rows` is empty.
+    """
+    with slice_panels(path, rows, ("Code grid", "Reconstruction", "SSIM map"), 1.0) as panels:
+        last_code = max(int(row.codes.max()) for row in rows)
+        for row_panels, row in zip(panels, rows, strict=True):
+            similarity = _draw_reconstruction(row_panels, row, last_code)
+        add_colorbar(panels, similarity, "SSIM")
+
+
+@contextlib.contextmanager
+def slice_panels(
+    path: PathLike, rows: Sequence[Any], titles: Sequence[str], bar_inches: float
+) -> Iterator[np.ndarray]:
+    """Yield the panels of a figure with one row per slice, then save it.
+
+    The first panel of each row shows the original; the others are empty.
+
+    Args:
+        path: the PNG to write.
+        rows: objects with `label`, `slice_id` and `original`, float of shape (rows, cols) in
+            [0, 1]; all of one shape.
+        titles: titles of the other columns of panels.
+        bar_inches: width of all colour bars.
+
+    Yields:
+        Array of matplotlib axes, of shape (len(rows), 1 + len(titles)).
+
+    Raises:
+        InputError: if `rows` is empty.
     """
     if not rows:
         raise InputError("`rows` must hold at least one slice to draw. Received: none.")
-    titles = ("Original", "Code grid", "Reconstruction", "SSIM map")
     image_rows, image_cols = rows[0].original.shape
-    width = PANEL_INCHES * len(titles) + 1.0
-    height = (PANEL_INCHES * image_rows / image_cols + 0.2) * len(rows) + 0.3
+    width = PANEL_INCHES * (1 + len(titles)) + bar_inches
+    height = (PANEL_INCHES * image_rows / image_cols + 0.25) * len(rows) + 0.3
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        panels = figure.subplots(len(rows), len(titles), squeeze=False)
-        last_code = max(int(row.codes.max()) for row in rows)
-        for row_panels, row in zip(panels, rows, strict=True):
-            similarity = _draw_slice(row_panels, row, last_code)
-        for panel, title in zip(panels[0], titles, strict=True):
+        panels = figure.subplots(len(rows), 1 + len(titles), squeeze=False)
+        for panel, title in zip(panels[0], ("Original", *titles), strict=True):
             panel.set_title(title)
-        colorbar = figure.colorbar(similarity, ax=panels, shrink=min(0.9, 2 / len(rows)), aspect=30)
-        colorbar.set_label("SSIM")
-        colorbar.outline.set_visible(False)
+        for panel, row in zip(panels[:, 0], rows, strict=True):
+            panel.imshow(row.original, cmap="gray", vmin=0, vmax=1)
+            panel.set_ylabel(row.label, fontweight="bold")
+            panel.set_xlabel(row.slice_id, parse_math=False)
+        for panel in panels.flat:
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+        yield panels
         save_figure(figure, path)
+
+
+def add_colorbar(panels: np.ndarray, drawn: ScalarMappable, label: str) -> None:
+    """Add a colour bar to the right of panels.
+
+    Args:
+        panels: array of matplotlib axes, whose first axis is the rows of the figure.
+        drawn: what is drawn in the colours of the bar.
+        label: unit of the bar.
+    """
+    shrink = min(0.9, 2 / len(panels))
+    colorbar = panels.flat[0].figure.colorbar(drawn, ax=panels, shrink=shrink, aspect=30)
+    colorbar.set_label(label)
+    colorbar.outline.set_visible(False)
 
 
 def training_figure(path: PathLike, history: Mapping[str, Sequence[float]]) -> None:
     """Draw the curves of a training run, each with its last value.
 
     Args:
-        path: The PNG to write.
-        history: Column name -> one value an epoch, NaN where an epoch has none. The columns of
+        path: the PNG to write.
+        history: column name -> one value per epoch, NaN where an epoch has none. The columns of
             `PANELS` are drawn, as far as present.
 
     Raises:
-        InputError: If none of these columns has a finite value.
+        InputError: if none of these columns has a finite value.
     """
     columns = {name: np.asarray(values, "float64") for name, values in history.items()}
     columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
@@ -169,10 +215,10 @@ def figure_panels(
     """Yield the empty panels of a figure in the project's style, then save it.
 
     Args:
-        path: The PNG to write.
-        down: Number of rows of panels.
-        across: Number of panels in a row.
-        inches: Width and height of each.
+        path: the PNG to write.
+        down: number of rows of panels.
+        across: number of panels in a row.
+        inches: width and height of each.
 
     Yields:
         Array of matplotlib axes, of shape (down * across,).
@@ -190,9 +236,9 @@ def growth_figure(
     """Draw cost against problem size; a straight line is proportional growth.
 
     Args:
-        path: The PNG to write.
-        curves: Title -> label of the size, the sizes, and the cost at each.
-        unit: Unit of the costs.
+        path: the PNG to write.
+        curves: title -> label of the size, the sizes, and the cost at each.
+        unit: unit of the costs.
     """
     with figure_panels(path, 1, len(curves), (3.6, 2.9)) as panels:
         for panel, (title, (size_label, sizes, costs)) in zip(panels, curves.items(), strict=True):
@@ -205,30 +251,23 @@ def save_figure(figure: Figure, path: PathLike, **options: Any) -> None:
     """Write a figure as a PNG; on an error an earlier file stays as it was.
 
     Args:
-        figure: The figure.
-        path: The PNG to write; its folder is made if missing.
-        **options: Further arguments of `Figure.savefig`.
+        figure: the figure.
+        path: the PNG to write; its folder is made if missing.
+        **options: further arguments of `Figure.savefig`.
     """
     with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, format="png", **options)
 
 
-def _draw_slice(panels, row, last_code):
-    original, codes, reconstruction, similarity = panels
-    grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
-    original.imshow(row.original, **grey)
+def _draw_reconstruction(panels, row, last_code):
+    _, codes, reconstruction, similarity = panels
     rows, cols = row.original.shape
     # Stretched over the image: the grid's own sides are rounded to whole codes.
     codes.imshow(row.codes, cmap="viridis", vmin=0, vmax=last_code, extent=(0, cols, rows, 0))
-    reconstruction.imshow(row.reconstruction, **grey)
+    reconstruction.imshow(row.reconstruction, cmap="gray", vmin=0, vmax=1)
     similarity_image = similarity.imshow(row.similarity, cmap="magma", vmin=0, vmax=1)
-    original.set_ylabel(row.label, fontweight="bold")
-    original.set_xlabel(row.slice_id, parse_math=False)
     codes.set_xlabel(f"{row.codes.shape[0]} x {row.codes.shape[1]} codes")
     similarity.set_xlabel(f"SSIM {row.ssim:.3f}, foreground {row.ssim_foreground:.3f}")
-    for panel in panels:
-        panel.set(xticks=[], yticks=[])
-        panel.spines[:].set_visible(False)
     return similarity_image
 
 

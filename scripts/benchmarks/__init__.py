@@ -1,3 +1,3 @@
-"""Benchmarks of speed and memory beside baselines; not part of the installed packages."""
+"""Benchmarks of speed and memory, compared with baselines; not part of the installed packages."""
 
 __all__ = []

@@ -161,7 +161,7 @@ def measure_all(
 def interleaved_medians(
     candidates: Mapping[str, Callable[[], Measured]], rounds: int
 ) -> dict[str, Measured]:
-    """Measure several candidates in turn, A B A B, so that other load affects all alike.
+    """Measure several candidates in turn, A B A B, so that other load affects all of them.
 
     Args:
         candidates: name -> function that returns one number, or a tuple of numbers.

@@ -20,8 +20,9 @@ from brainslices.data.code_grids import SplitCodes
 from brainslices.training.optimizer import compile_model
 from pixelcnn.conditions import Variable
 from pixelcnn.config import DEFAULT
+from pixelcnn.logits import filter_logits, sample_from_logits
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, compiled, filter_logits, sample_from_logits, uniform_noise
+from pixelcnn.sampling import Sampler, compiled, uniform_noise
 from pixelcnn.surprise import Surprise
 from pixelcnn.training import CodeBatches
 from tuning.workers import call
@@ -73,7 +74,7 @@ class NaiveSampler:
 
 
 def measure_sampling(setting: Setting) -> Iterator[Row]:
-    """Measure cached sampling beside one full forward pass per code, and beside one pass."""
+    """Compare cached sampling with one full forward pass per code, and with one pass."""
     side = 8 if setting.quick else SIDE
     for attention_layers in (0, 2):
         model = _build_model(setting, side, attention_layers)
@@ -96,12 +97,12 @@ def measure_sampling(setting: Setting) -> Iterator[Row]:
         yield Row(name, "s", seconds["cached"], *baseline, at_least=400.0)
         baseline = seconds["pass"], "one teacher-forced pass"
         note = "at most 2.5 times a pass"
-        name = f"{name}, beside one pass"
+        name = f"{name}, against one pass"
         yield Row(name, "s", seconds["cached"], *baseline, at_least=1 / 2.5, note=note)
 
 
 def measure_conditions(setting: Setting) -> Iterator[Row]:
-    """Measure sampling with conditions, and with guidance, beside sampling without."""
+    """Compare sampling with conditions, and with guidance, with sampling without."""
     side = 8 if setting.quick else SIDE
     plain, conditioned = (_build_model(setting, side, conditions=c) for c in ((), CONDITIONS))
     samplers = {
@@ -113,9 +114,9 @@ def measure_conditions(setting: Setting) -> Iterator[Row]:
     inputs = conditioned.with_conditions(position, {"age": 60, "sex": "F"})
     candidates = {}
     for name, sampler in samplers.items():
-        given = position if name == "plain" else inputs
-        sampler(given, noise)  # compiled before the clock starts
-        candidates[name] = partial(time_call, sampler, given, noise)
+        batch_inputs = position if name == "plain" else inputs
+        sampler(batch_inputs, noise)  # compiled before the clock starts
+        candidates[name] = partial(time_call, sampler, batch_inputs, noise)
     seconds = interleaved_medians(candidates, setting.rounds)
     baseline = seconds["plain"], "no conditions"
     name = f"sample {SLICES} slices of {side} x {side} codes"
@@ -124,7 +125,7 @@ def measure_conditions(setting: Setting) -> Iterator[Row]:
 
 
 def measure_scoring(setting: Setting) -> Iterator[Row]:
-    """Measure the surprise of slices beside one teacher-forced pass."""
+    """Compare the surprise of slices with one teacher-forced pass."""
     side = 8 if setting.quick else SIDE
     model = _build_model(setting, side)
     position, names = np.linspace(0, 1, SLICES, dtype="float32"), np.arange(SLICES).astype(str)

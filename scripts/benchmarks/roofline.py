@@ -1,4 +1,4 @@
-"""Rates of trainings beside the peak rates of the machine."""
+"""Rates of trainings, compared with the peak rates of the machine."""
 
 import itertools
 import time
@@ -192,7 +192,7 @@ def training_rows(
     measure_rate: Callable[[Setting, str, bool], float],
     operations: float,
 ) -> Iterator[Row]:
-    """Measure a training in each precision, beside a plain `fit` and beside matrix products.
+    """Compare a training in each precision with a plain `fit` and with matrix products.
 
     Args:
         name: what is trained.

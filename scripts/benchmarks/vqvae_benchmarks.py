@@ -117,7 +117,7 @@ def _tutorial_memory(setting):
 
 
 def measure_seed(setting: Setting) -> Iterator[Row]:
-    """Measure the training of the `seed` preset beside the tutorial form of the same network."""
+    """Compare the training of the `seed` preset with the tutorial form of the same network."""
     auto, reason = resolve_precision("auto", max(PRESETS["seed"].model.channels))
     candidates = {
         "tutorial": lambda: call(_tutorial_rate, setting),
@@ -240,7 +240,7 @@ def measure_codes(setting: Setting) -> Iterator[Row]:
 
 
 def measure_quantizer(setting: Setting) -> Iterator[Row]:
-    """Measure time and memory of quantising many latents beside the one-hot form."""
+    """Compare time and memory of quantising many latents with the one-hot form."""
     count, codes = (QUICK_LATENTS, QUICK_CODES) if setting.quick else (LATENTS, CODES)
     share = count // ONE_HOT_SHARE
     candidates = {

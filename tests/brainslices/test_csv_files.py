@@ -1,6 +1,6 @@
 import pytest
 
-from brainslices.csv_files import read_rows
+from brainslices.csv_files import read_rows, write_rows
 
 
 @pytest.fixture
@@ -31,3 +31,8 @@ def test_malformed_files_are_refused(path, text, message):
     path.write_bytes(text)
     with pytest.raises(ValueError, match=message):
         read_rows(path)
+
+
+def test_names_that_are_not_utf8_are_escaped(path):
+    write_rows(path, [{"file": "a\udcff.png", "ssim": 0.5}])
+    assert [*read_rows(path).values()] == [{"file": "a\\udcff.png", "ssim": "0.5"}]

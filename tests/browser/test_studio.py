@@ -237,7 +237,7 @@ def test_painted_part_is_filled_in(window):
     panel = open_tab(page, "Inpaint")
     press(panel, "Take a slice of the test split")
     canvas = panel.locator("#inpaint-editor canvas").first
-    page.wait_for_timeout(2000)
+    expect(panel.get_by_role("button", name="Undo")).to_be_enabled()  # the slice is there
     press(panel, "Fill in")
     page.get_by_text("Nothing is painted").wait_for()
     box = canvas.bounding_box()
@@ -247,9 +247,7 @@ def test_painted_part_is_filled_in(window):
     for step in range(6):
         page.mouse.move(middle[0] + 8 * step, middle[1] + 4 * step)
     page.mouse.up()
-    page.wait_for_timeout(800)
-    panel.get_by_label("number input for Completions").fill("3")
-    panel.get_by_label("number input for Completions").press("Enter")
+    fill(panel, "number input for Completions", 3)
     press(panel, "Fill in")
     panel.get_by_text("3 completions. Only the painted part").wait_for()
     shown = pictures(panel, "Completions")

@@ -19,8 +19,9 @@ from pixelcnn.conditions import (
     find_variables,
     parse_request,
 )
+from pixelcnn.logits import filter_logits, sample_from_logits
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, filter_logits, sample_from_logits, uniform_noise
+from pixelcnn.sampling import Sampler, uniform_noise
 from pixelcnn.training import CodeBatches, train
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
@@ -67,7 +68,7 @@ def test_archive_without_table_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("requested", "message"),
     [
         ({"weight": 3}, "the prior has age, sex"),
         ({"sex": "X"}, "must be one of F, M"),
@@ -75,9 +76,9 @@ def test_archive_without_table_is_refused():
         ({"age": 101}, "must be a number from 20 to 100"),
     ],
 )
-def test_requests_that_training_does_not_cover_are_refused(asked, message):
+def test_requests_that_training_does_not_cover_are_refused(requested, message):
     with pytest.raises(InputError, match=message):
-        encode_request(VARIABLES, asked)
+        encode_request(VARIABLES, requested)
 
 
 def test_prior_without_conditions_is_asked_for_none():
@@ -103,14 +104,14 @@ def test_variables_must_be_those_that_are_named():
 
 
 def test_each_condition_changes_the_logits_and_none_is_unknown(model):
-    given = tiny_inputs(1)
+    inputs = tiny_inputs(1)
     names = ({}, {"age": 40}, {"age": 80}, {"sex": "F"}, {"sex": "M"}, {"age": 40, "sex": "F"})
-    inputs = [model.with_conditions(given["position"], asked) for asked in names]
-    logits = [np.asarray(model({**given, "position": position})) for position in inputs]
+    positions = [model.with_conditions(inputs["position"], requested) for requested in names]
+    logits = [np.asarray(model({**inputs, "position": position})) for position in positions]
     for first in range(len(names)):
         for second in range(first):
             assert np.abs(logits[first] - logits[second]).max() > 1e-3
-    np.testing.assert_array_equal(logits[0], model(given))
+    np.testing.assert_array_equal(logits[0], model(inputs))
 
 
 def test_cached_sampling_has_the_model_s_log_prob(model):
@@ -145,6 +146,7 @@ def test_guidance_of_unknown_conditions_changes_nothing(model):
     np.testing.assert_array_equal(guided, plain(position, noise)["codes"])
 
 
+@pytest.mark.slow
 def test_other_guidance_samples_as_a_new_sampler_and_compiles_nothing(model):
     position = model.with_conditions(np.float32([0.2, 0.7]), {"age": 75, "sex": "M"})
     noise, sampler = uniform_noise(0, range(2), model.grid_shape), Sampler(model)

@@ -88,6 +88,7 @@ def test_mean_and_entropy_by_tfp_s_monte_carlo():
     np.testing.assert_allclose(estimate, exact, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_seeds_follow_tfp(model):
     prior = CodePrior(model, [0.2, 0.8])
     first = prior.sample(3, seed=(4, 5))

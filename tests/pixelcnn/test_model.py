@@ -22,12 +22,12 @@ def dependence(model):
     """
     import tensorflow as tf
 
-    given = tiny_inputs(1)
-    embedded = tf.Variable(model.embedding(model.to_scan(given["codes"])))
+    inputs = tiny_inputs(1)
+    embedded = tf.Variable(model.embedding(model.to_scan(inputs["codes"])))
     looked_up, model.embedding = model.embedding, lambda codes: embedded
     try:
         with tf.GradientTape() as tape:
-            logits = model.to_scan(ops.sum(ops.abs(model(given)), axis=-1))
+            logits = model.to_scan(ops.sum(ops.abs(model(inputs)), axis=-1))
             flat = ops.reshape(logits, (-1,))
         jacobian = tape.jacobian(flat, embedded)
     finally:
@@ -70,40 +70,40 @@ def test_probabilities_of_all_grids_sum_to_one(scan, frequencies):
     grids = np.array(list(itertools.product((0, 1), repeat=4)), "int32").reshape(-1, 2, 2)
     for position in (0.0, 0.7):
         log_prob = model.log_prob(grids, np.full(16, position, "float32"))
-        chances = np.exp(np.asarray(log_prob).sum(axis=(1, 2)))
-        assert np.ptp(chances) > 0.01
-        np.testing.assert_allclose(chances.sum(), 1, rtol=1e-5)
+        probabilities = np.exp(np.asarray(log_prob).sum(axis=(1, 2)))
+        assert np.ptp(probabilities) > 0.01
+        np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_unconditional_prior_ignores_the_position():
-    given = tiny_inputs()
-    moved = {**given, "position": 1 - given["position"]}
+    inputs = tiny_inputs()
+    moved = {**inputs, "position": 1 - inputs["position"]}
     assert_bit_equal(
-        [np.asarray(tiny_pixelcnn(position_frequencies=0)(given))],
+        [np.asarray(tiny_pixelcnn(position_frequencies=0)(inputs))],
         [np.asarray(tiny_pixelcnn(position_frequencies=0)(moved))],
     )
-    assert np.abs(np.asarray(tiny_pixelcnn()(given) - tiny_pixelcnn()(moved))).max() > 0.01
+    assert np.abs(np.asarray(tiny_pixelcnn()(inputs) - tiny_pixelcnn()(moved))).max() > 0.01
 
 
 def test_loss_is_minus_the_mean_log_probability():
     model = tiny_pixelcnn(dropout=0.0)
-    given = tiny_inputs(6)
+    inputs = tiny_inputs(6)
     model.compile("sgd")
-    scores = model.evaluate(given, batch_size=4, verbose=0, return_dict=True)
-    nats = -np.asarray(model.log_prob(given["codes"], given["position"])).mean()
+    scores = model.evaluate(inputs, batch_size=4, verbose=0, return_dict=True)
+    nats = -np.asarray(model.log_prob(inputs["codes"], inputs["position"])).mean()
     np.testing.assert_allclose(scores["nats_per_code"], nats, rtol=1e-5)
-    logits = np.asarray(model(given)).astype("float64")
-    chances = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    chosen = np.take_along_axis(chances, given["codes"][..., None], axis=-1)
+    logits = np.asarray(model(inputs)).astype("float64")
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(probabilities, inputs["codes"][..., None], axis=-1)
     np.testing.assert_allclose(nats, -np.log(chosen).mean(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("scan", SCANS)
 def test_from_scan_inverts_to_scan(scan):
     model = tiny_pixelcnn(scan=scan)
-    given = tiny_inputs()["codes"]
-    np.testing.assert_array_equal(model.from_scan(model.to_scan(given)), given)
+    inputs = tiny_inputs()["codes"]
+    np.testing.assert_array_equal(model.from_scan(model.to_scan(inputs)), inputs)
     deep = np.random.default_rng(0).normal(size=(2, *model.scan_shape, 3))
     np.testing.assert_array_equal(model.to_scan(model.from_scan(deep)), deep)
 
@@ -112,19 +112,19 @@ def test_from_scan_inverts_to_scan(scan):
 def test_training_lowers_the_loss():
     model = tiny_pixelcnn(fill=False, layers=1, attention_layers=0)
     model.compile(keras.optimizers.Adam(0.03))
-    given = tiny_inputs(16)
-    given["codes"][:] = given["codes"][:1]
-    history = model.fit(given, batch_size=16, epochs=15, verbose=0).history["nats_per_code"]
+    inputs = tiny_inputs(16)
+    inputs["codes"][:] = inputs["codes"][:1]
+    history = model.fit(inputs, batch_size=16, epochs=15, verbose=0).history["nats_per_code"]
     assert history[-1] < 0.5 * history[0]
 
 
 def test_saved_model_gives_the_same_logits(tmp_path):
-    model, given = tiny_pixelcnn(scan="turned"), tiny_inputs()
+    model, inputs = tiny_pixelcnn(scan="turned"), tiny_inputs()
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.get_config() == model.get_config()
     assert_bit_equal(values(loaded.weights), values(model.weights))
-    np.testing.assert_array_equal(loaded(given), model(given))
+    np.testing.assert_array_equal(loaded(inputs), model(inputs))
 
 
 def test_half_precision_keeps_logits_and_weights_in_float32():

@@ -4,27 +4,12 @@ from helpers import python
 from tiny_prior import CODES, GRID, tiny_pixelcnn
 
 from brainslices.errors import InputError
-from pixelcnn.sampling import (
-    MASKED,
-    Sampler,
-    compiled,
-    filter_logits,
-    sample_from_logits,
-    uniform_noise,
-)
+from pixelcnn.logits import filter_logits, sample_from_logits
+from pixelcnn.sampling import MASKED, Sampler, compiled, uniform_noise
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 POSITIONS = np.float32([0.1, 0.5, 0.9])
-
-
-def softmax(logits):
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def logits_of(count=5, codes=9, seed=0):
-    return np.random.default_rng(seed).normal(scale=2, size=(count, codes)).astype("float32")
 
 
 @pytest.fixture(scope="module")
@@ -46,64 +31,7 @@ def naive(model, positions, uniform, **limits):
     return codes
 
 
-def test_codes_follow_the_probabilities():
-    logits = np.repeat(logits_of(1), 20_000, axis=0)
-    uniform = np.random.default_rng(1).random(len(logits)).astype("float32")
-    counts = np.bincount(np.asarray(sample_from_logits(logits, uniform)), minlength=9) / len(logits)
-    np.testing.assert_allclose(counts, softmax(logits[0]), atol=0.012)
-
-
-def test_no_noise_samples_an_impossible_code():
-    logits = np.full((4, 6), -np.inf, "float32")
-    logits[:, 2] = logits[:, 4] = 0
-    uniform = np.float32([0, 0.4999, 0.5001, np.nextafter(np.float32(1), np.float32(0))])
-    assert np.asarray(sample_from_logits(logits, uniform)).tolist() == [2, 2, 4, 4]
-
-
-def test_temperature_towards_zero_is_argmax():
-    logits = logits_of(50)
-    uniform = np.random.default_rng(0).random(50).astype("float32")
-    for temperature in (1e-3, 1e-30, 1e-50):
-        drawn = sample_from_logits(filter_logits(logits, temperature), uniform)
-        np.testing.assert_array_equal(drawn, logits.argmax(axis=1))
-
-
-def test_the_smallest_nucleus_is_the_most_likely_code():
-    logits = logits_of(50)
-    uniform = np.random.default_rng(0).random(50).astype("float32")
-    drawn = sample_from_logits(filter_logits(logits, top_p=1e-50), uniform)
-    np.testing.assert_array_equal(drawn, logits.argmax(axis=1))
-
-
-def test_temperature_flattens_and_sharpens():
-    logits = logits_of(3)
-    for temperature in (0.5, 2.0):
-        np.testing.assert_allclose(
-            softmax(np.asarray(filter_logits(logits, temperature))),
-            softmax(logits / temperature),
-            rtol=1e-4,
-        )
-
-
-@pytest.mark.parametrize("top_k", [1, 3, 9])
-def test_top_k_keeps_the_most_likely(top_k):
-    logits = logits_of()
-    kept = np.isfinite(np.asarray(filter_logits(logits, top_k=top_k)))
-    for row, allowed in zip(logits, kept, strict=True):
-        assert set(np.nonzero(allowed)[0]) == set(np.argsort(-row)[:top_k])
-
-
-@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])
-def test_top_p_keeps_the_fewest_that_reach_it(top_p):
-    logits = logits_of()
-    kept = np.isfinite(np.asarray(filter_logits(logits, top_p=top_p)))
-    for row, allowed in zip(logits, kept, strict=True):
-        order = np.argsort(-row)
-        reached = np.cumsum(softmax(row.astype("float64"))[order])
-        count = len(row) if top_p == 1 else np.argmax(reached >= top_p) + 1
-        assert set(np.nonzero(allowed)[0]) == set(order[:count])
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "size", "first"), [((1, 1), 3, 5), ((1, 4), 3, 5), ((4, 1), 1, 1)], ids=str
 )
@@ -183,6 +111,7 @@ def test_observed_codes_stay_and_condition_those_after_them(sampler):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_partial_grids_grow_to_the_grids_of_a_call(sampler, rows):
     uniform, model = uniform_noise(0, range(3), GRID), sampler.model
@@ -198,6 +127,7 @@ def test_partial_grids_grow_to_the_grids_of_a_call(sampler, rows):
         np.testing.assert_array_equal(scans, expected)
 
 
+@pytest.mark.slow
 def test_other_limits_sample_as_a_new_sampler_and_compile_nothing(sampler):
     uniform, limits = uniform_noise(0, range(3), GRID), {"temperature": 0.4, "top_p": 0.7}
     other = sampler.with_limits(**limits)

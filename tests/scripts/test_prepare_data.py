@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -6,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import python, save_image
+from volume_helpers import head, save_volume
 
 from brainslices.data.archive import SliceArchive
 
@@ -52,6 +55,29 @@ def test_phantoms_are_archived_summarized_and_replaced_only_with_overwrite(tmp_p
     assert status == 2
     assert "already holds" in err
     assert run(*arguments, "--overwrite")[0] == 0
+
+
+def test_lists_and_warnings_escape_control_characters(tmp_path):
+    for name in ("a_mask.png\r\x1b[2J", "a\n\udcff_mask.png"):
+        save_image(tmp_path / "source" / f"{name}.png")
+    for name in ("a", "b", "c"):
+        save_volume(tmp_path / "source" / f"{name}\x1b[2J\n.nii", head())
+    status, out, err = run("--source", tmp_path / "source", "--out", tmp_path / "archive")
+    assert status == 2
+    assert "must not have control characters" in err
+    assert "read      3 volumes, e.g. a\\x1b[2J\\n.nii\n" in out
+    assert "left out  2 masks or label maps, by their names, e.g. a\\n\\udcff_mask.png.png\n" in out
+    assert re.match(r"warning: 3 files are treated as separate subjects.*a\\x1b\[2J\\n.nii", err)
+    assert all(char.isprintable() or char == "\n" for char in out + err)
+
+
+def test_names_that_the_encoding_of_the_terminal_lacks_are_escaped(tmp_path):
+    for name in ("ä", "b", "c"):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        save_volume(tmp_path / "source" / f"{name}.nii", head())
+    arguments = ("--source", tmp_path / "source", "--out", tmp_path / "ä")
+    done = python(*COMMAND[1:], *arguments, PYTHONIOENCODING="ascii")
+    assert (done.returncode, f"{tmp_path}/\\xe4: " in done.stdout) == (0, True)
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):

@@ -17,6 +17,16 @@ def make_record(number, size, ssim, rate):
     return TrialRecord(f"{number}", "completed", values, metrics, score, "")
 
 
+def write_oracle(out, trials, **changes):
+    """Write the state of keras-tuner after some trials."""
+    import keras_tuner
+
+    state = keras_tuner.oracles.RandomSearchOracle(seed=0).get_state()
+    names = [trial.name for trial in trials]
+    state |= {"start_order": names, "end_order": names, **changes}
+    write_json(out / "trials" / "oracle.json", state)
+
+
 TRIALS = [make_record(number, *scores) for number, scores in enumerate(SCORES)]
 
 
@@ -29,11 +39,15 @@ def write_trial(out, trial, **changes):
     state = {
         "trial_id": trial.name,
         "hyperparameters": {
-            "space": [{"config": {"name": name}} for name in trial.values],
+            "space": [
+                {"class_name": "Fixed", "config": {"name": name, "value": value, "conditions": []}}
+                for name, value in trial.values.items()
+            ],
             "values": {"tuner/epochs": 3, **dict(reversed(trial.values.items()))},
         },
         "metrics": {"metrics": metrics},
         "score": trial.score,
+        "best_step": 0,
         "status": trial.status.upper(),
         "message": None,
     }

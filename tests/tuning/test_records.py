@@ -2,11 +2,11 @@ import dataclasses
 import shutil
 
 import pytest
-from made_up_trials import TRIALS, write_trial
+from made_up_trials import TRIALS, write_oracle, write_trial
 
 import tuning.records
 from brainslices.errors import InputError
-from brainslices.runs.json_files import write_json
+from brainslices.runs.json_files import read_json, write_json
 from tuning.config import METRICS
 from tuning.records import best_trial, check_records, current_epoch, finished_trials, read_trials
 
@@ -39,20 +39,40 @@ def test_failure_without_a_reason_points_to_the_logs(out):
     assert "logs/" in read_trials(out)[4].reason
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"start_order": 3}'])
-def test_corrupt_state_of_keras_tuner_is_refused(out, text):
-    path = out / "trials" / "oracle.json"
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"start_order": 3},
+        {"end_order": [0.5]},
+        {"seed": "x"},
+        {"hyperparameters": {"space": 3}},
+        {"ongoing_trials": {"tuner0": "99"}},
+        {"display": []},
+        {"start_order": ["0"]},  # keras-tuner would remove the other trials
+    ],
+)
+def test_corrupt_state_of_keras_tuner_is_refused(out, changes):
     check_records(out)
-    write_json(path, {"start_order": [trial.name for trial in TRIALS]})
+    write_oracle(out, TRIALS)
     check_records(out)
-    path.write_text(text)
+    write_oracle(out, TRIALS, **changes)
     with pytest.raises(InputError, match="oracle.json"):
         check_records(out)
 
 
 def test_missing_trial_is_named(out):
-    write_json(out / "trials" / "oracle.json", {"start_order": ["0", "7"]})
+    write_oracle(out, [TRIALS[0], dataclasses.replace(TRIALS[1], name="7")])
     with pytest.raises(InputError, match="trial.json of trial 7"):
+        check_records(out)
+
+
+def test_trial_that_keras_tuner_cannot_load_is_named(out):
+    write_oracle(out, TRIALS)
+    path = out / "trials" / "trial_1" / "trial.json"
+    state = read_json(path)
+    state["hyperparameters"]["space"][0]["class_name"] = "Unknown"
+    write_json(path, state)
+    with pytest.raises(InputError, match="trial_1/trial.json"):
         check_records(out)
 
 

@@ -33,10 +33,6 @@ function print(printed) {
 addEventListener("beforeprint", () => print(true));
 addEventListener("afterprint", () => print(false));
 
-for (const input of document.querySelectorAll(".compare input")) {
-  input.addEventListener("input", () => input.parentElement.style.setProperty("--cut", input.value + "%"));
-}
-
 // Keep a tooltip inside the window; Escape closes it until it is looked at again.
 for (const check of document.querySelectorAll(".check")) {
   const shift = () => {

@@ -99,6 +99,13 @@ def test_window_maps_grey_levels_of_any_depth(tmp_path):
         read_image(path)
 
 
+def test_nan_is_refused(tmp_path):
+    path = tmp_path / "odd.tif"
+    Image.fromarray(np.where(GREY > 50, GREY, np.nan).astype(np.float32)).save(path)
+    with pytest.raises(InputError, match=r"odd\.tif .*NaN or infinity"):
+        read_image(path, (0, 255))
+
+
 def test_eight_bit_image_is_refused_where_the_window_is_of_a_deeper_one(tmp_path):
     path = save_image(tmp_path / "shallow.png")
     assert read_image(path, (0, 255)).max() > 100

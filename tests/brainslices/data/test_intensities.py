@@ -55,6 +55,13 @@ def test_padding_beside_a_masked_outside_changes_nothing(tmp_path):
     np.testing.assert_allclose(slices(tmp_path, voxels), slices(tmp_path, head()), atol=1)
 
 
+@pytest.mark.parametrize("value", [-1024, -32768])
+def test_padding_all_around_a_masked_head_is_its_outside(tmp_path, value):
+    expected = slices(tmp_path, np.where(head() > 0, head(), np.nan))
+    received = slices(tmp_path, np.where(head() > 0, head(), value))
+    np.testing.assert_allclose(received, expected, atol=1)
+
+
 def ct(air, padding):
     """Hounsfield units: tissue of 0 to 80, bone of 1,000, padding outside of the field of view."""
     inside = binary_erosion(head() > 0, iterations=2)

@@ -52,6 +52,21 @@ NAMES = [
     "mri/wm.mgz",
     "sub-01_T1w_pve_0.nii.gz",
     "sub-01_T1w_pveseg.nii.gz",
+    "mri/lh.hippoAmygLabels-T1.v21.mgz",
+    "IBSR_01_segTRI_ana.nii.gz",
+    "T1_all_fast_firstseg.nii.gz",
+    "T1_all_fast_origsegs.nii.gz",
+    "sub-01_BrainExtractionMask.nii.gz",
+    "BrainSegmentationPosteriors1.nii.gz",
+    "sub-01_T1w_synthseg.nii.gz",
+    "LabelsForTraining.nii",
+    "sub-strokecase0001_ses-0001_msk.nii.gz",
+    "T1Mask.nii.gz",
+    "truth.nii.gz",
+    "ground-truth/1.png",
+    "Annotations/1.png",
+    "mask1.png",
+    "mask-001.png",
 ]
 OTHERS = [
     "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
@@ -69,6 +84,11 @@ OTHERS = [
     "OAS1_0028_MR1_mpr-1_100.jpg",
     "unmasked.nii",
     "sub-gm_T1w.nii",
+    "wmSub01_T1w.nii",
+    "maskedT1.nii.gz",
+    "T1_masked.nii",
+    "Segmented/1.png",
+    "GMC_001_T1.nii",
     "wmsub-01_T1w.nii",  # warped and bias-corrected, by SPM
 ]
 
@@ -113,12 +133,32 @@ def test_masks_and_tissue_classes_are_label_maps(dtype):
     assert is_label_map(mask)
 
 
-@pytest.mark.parametrize("labels", [20, 35, 100, 200])
+@pytest.mark.parametrize("labels", [20, 35, 100, 200, 600])
 def test_atlases_are_label_maps(labels):
     volume = atlas(labels)
     assert len(np.unique(volume)) > 16
     assert is_label_map(volume)
+    assert is_label_map(volume * 0.37)
     assert is_label_map(volume.astype(np.float32) + 1e-5)  # as a header's slope leaves it
+
+
+def test_parcellations_into_equal_parts_are_label_maps():
+    step = np.arange(96) // 12  # 8 x 8 x 8 parts, cut by the surface of the head
+    parts = step[:, None, None] * 64 + step[:, None] * 8 + step + 1
+    volume = np.where(head(96) > 0, parts, 0)
+    assert len(np.unique(volume)) > 200
+    assert is_label_map(volume)
+    enlarged = np.repeat(np.repeat(head(96)[::4, ::4], 4, 0), 4, 1)
+    assert not is_label_map(enlarged)
+
+
+def test_probabilities_of_one_head_are_label_maps_and_clipped_scans_are_none():
+    scan = ndimage.gaussian_filter(head(96).astype(float), 1) / 255
+    probabilities = np.clip((scan - 0.45) / 0.1, 0, 1).astype(np.float32)
+    assert is_label_map(probabilities)
+    assert not is_label_map(probabilities * 255)
+    limit = np.percentile(scan, 95)
+    assert not is_label_map((scan.clip(0, limit) / limit).astype(np.float32))
 
 
 def test_small_mask_off_the_middle_is_a_label_map():
@@ -161,19 +201,23 @@ def test_masks_are_known_in_jpeg_and_heads_are_none(quality):
     for grey in (90, 255):
         assert is_lossy_mask(as_jpeg(((scan > 0) * grey).astype(np.uint8)))
     assert not is_lossy_mask(as_jpeg(scan))
+    assert not is_lossy_mask(as_jpeg(scan // 4))  # saved without a window
     for image in phantom_slices(0, [0.2, 0.5, 0.8], (128, 128), 0):
         assert not is_lossy_mask(as_jpeg(image))
     assert not is_lossy_mask(np.zeros((9, 9), np.uint8))
 
 
 @pytest.mark.parametrize(
-    "name", ["c1anat.nii", "wc2sub-01_T1w.nii.gz", "smwc3IXI002.nii", "rc6a.nii"]
+    "name",
+    ["c1anat.nii", "wc2sub-01_T1w.nii.gz", "smwc3IXI002.nii", "rc6a.nii"]
+    + ["p0sub-01_T1w.nii", "mwp1sub-01_T1w.nii", "m0wp2IXI002.nii"],
 )
 def test_tissue_maps_of_spm_are_known_by_name_and_values(name):
     probabilities = np.linspace(0, 1, 9**3).reshape(9, 9, 9)
     assert is_tissue_map(name, probabilities)
+    assert is_tissue_map(name, probabilities * 1.4)  # modulated
     assert not is_tissue_map(name, probabilities * 900)  # the scan of control 1
-    for scan in ("case_1.nii", "c1.nii", "c1_T1w.nii"):
+    for scan in ("case_1.nii", "c1.nii", "c1_T1w.nii", "p01_T1w.nii", "p1_T1w.nii"):
         assert not is_tissue_map(scan, probabilities)
 
 

@@ -167,6 +167,8 @@ def test_table_of_participants_selects_subjects_and_assigns_splits(tmp_path, cap
     assert "1 subjects of the table have no files, e.g. sub-09" in caplog.text
     with pytest.raises(InputError, match="no subject of the files.*'x'.*'sub-01'"):
         with_table(files, "participant_id\nx\n")
+    with pytest.raises(InputError, match="line 3.*one split.*'01'.*'test'.*'train' in line 2"):
+        with_table(files, "participant_id,split\nsub-01,train\n01,test\n")
 
 
 @pytest.mark.parametrize(

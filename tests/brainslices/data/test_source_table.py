@@ -31,6 +31,9 @@ def test_table_of_participants_lists_subjects(tmp_path):
     table = read(tmp_path, "participant_id\tsplit\nsub-01\tn/a\n", "participants.tsv")
     assert table.rows == [TableRow(2, "", "sub-01", None, None)]
     assert not table.lists_files
+    # One position for all slices of a subject, or another meaning of the word.
+    table = read(tmp_path, "subject,position\ns1,supine\n")
+    assert table.rows == [TableRow(2, "", "s1", None, None)]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,7 @@ def test_table_of_participants_lists_subjects(tmp_path):
         ("file,subject,position\nx.png,a,high\n", "line 2.*position='high'"),
         ("file,subject,position\nx.png,a,1.5\n", "position='1.5'"),
         ("file,subject,position\nx.png,a,nan\n", "position='nan'"),
+        ("file,File,subject\nx.png,y.png,a\n", "each once.*Received: file, File"),
         ('file,subject\nx.png,"a\ny.png,b\n', r"table\.csv cannot be read.*line 3"),
     ],
 )

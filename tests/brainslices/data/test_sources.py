@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from helpers import GREY, save_image
 from brainslices.data import sources
 from brainslices.data.discovery import find_files
 from brainslices.data.file_selection import FileSelection
+from brainslices.data.preparation import SourceConfig, make_archive
 from brainslices.data.sources import read_source
 from brainslices.errors import InputError
 
@@ -89,3 +92,12 @@ def test_corrupt_files_are_kept_for_their_reader_to_refuse(tmp_path):
     save_image(tmp_path / "case_001_slice_0.png")
     (tmp_path / "case_001_slice_1.png").write_bytes(b"no image")
     assert len(read(tmp_path)[1]) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="wants Linux's /proc")
+def test_file_that_the_disk_cannot_read_is_named(tmp_path):
+    save_image(tmp_path / "case_001_slice_0.png")
+    (tmp_path / "case_002_slice_0.png").symlink_to("/proc/self/mem")
+    (tmp_path / "IM0001").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"case_002_slice_0\.png cannot be read: Input/output"):
+        make_archive(SourceConfig(source=str(tmp_path), out=tmp_path / "out"))

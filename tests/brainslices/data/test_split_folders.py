@@ -17,6 +17,13 @@ from brainslices.data.split_folders import find_split_folders
             {"trainset": "train", "dev": "validate", "eval": "validate"},
         ),
         (("train_images", "valid_images"), {"train_images": "train", "valid_images": "validate"}),
+        (("training-data", "test-data"), {"training-data": "train", "test-data": "test"}),
+        (("train2017", "val2017"), {"train2017": "train", "val2017": "validate"}),
+        (("1_train", "2_test"), {"1_train": "train", "2_test": "test"}),
+        (
+            ("train_1", "train_2", "test_1"),
+            {"train_1": "train", "train_2": "train", "test_1": "test"},
+        ),
         (("imagesTr", "imagesTs"), {"imagesTr": "train", "imagesTs": "test"}),
         # Once siblings name splits, the same names count everywhere.
         (("a/train", "a/test", "b/train"), {"train": "train", "test": "test"}),

@@ -32,18 +32,24 @@ def phantoms(tmp_path):
 
 
 def test_participants_of_bids_are_read_as_they_are(tmp_path):
-    path = write(tmp_path / "participants.tsv", "participant_id\tage\tsex\nsub-01\t74\tn/a\n")
+    path = write(
+        tmp_path / "participants.tsv",
+        "participant_id\tage\tsex\nsub-01\t74\tn/a\nsub-02\tNaN\tNA\n",
+    )
     table = read_subject_table(path)
-    assert table == {"sub-01": {"age": "74", "sex": ""}}
-    assert select_subjects(table, ["01", "02"]) == ({"01": {"age": "74", "sex": ""}}, ["02"])
+    assert table == {"sub-01": {"age": "74", "sex": ""}, "sub-02": {"age": "", "sex": ""}}
+    assert select_subjects(table, ["01", "03"]) == ({"01": {"age": "74", "sex": ""}}, ["03"])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("age,sex\n74,F\n", "must have a column subject"),
+        ("age,sex\n74,F\n", "must have one column subject"),
         ("subject\na\n", "at least one other"),
+        ("Subject,subject\na,b\n", "one column subject"),
         ("subject,age\na,1\na,2\n", "line 3: each row must name another subject"),
+        ("subject,age\na,1\nsub-a,2\n", "line 3: each row must name another subject"),
+        ("subject,age, age\na,1,2\n", "name of its own.*Received: subject, age,  age"),
         ("subject,age\n,1\n", "line 2: each row must name another subject"),
     ],
 )

@@ -78,6 +78,7 @@ def test_codec_without_images_is_refused():
         codec_rate([], "avif", 50)
 
 
+@pytest.mark.slow
 def test_codecs_are_scored_at_the_given_rate_or_just_above(heads):
     scores = codec_scores(heads, ["one", "two"], rate := 1.0)
     assert list(scores) == ["codec_avif", "codec_jpeg2000"]

@@ -140,7 +140,7 @@ def test_floors_are_the_scores_of_their_images(heads):
     assert (floors["floor_mean_image"]["ssim"] > floors["floor_black"]["ssim"]).all()
 
 
-def test_mean_image_is_of_the_training_split_alone(tmp_path):
+def test_mean_image_is_of_the_training_split_alone(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (7, 16, 24), dtype="uint8")
     splits = ["train"] * 5 + ["validate", "test"]
@@ -149,7 +149,8 @@ def test_mean_image_is_of_the_training_split_alone(tmp_path):
         for k, (split, image) in enumerate(zip(splits, images, strict=True))
     ]
     archive = write_archive(tmp_path / "archive", slices, intensity_rule="none")
-    mean = mean_image(archive, chunk=2)
+    monkeypatch.setattr("brainslices.evaluation.image_metrics.CHUNK", 2)
+    mean = mean_image(archive)
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, images[:5].mean(axis=0) / 255, atol=1e-6)
 

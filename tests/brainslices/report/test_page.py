@@ -57,6 +57,11 @@ def test_names_in_files_are_escaped(folders, tmp_path):
     assert "<b>," not in html.partition("</script>")[0]
 
 
+def test_path_that_is_not_utf8_is_escaped(tmp_path):
+    run = write_run(tmp_path / "run", archive="/data/a\udcff")
+    assert "/data/a\\udcff" in write_report(tmp_path / "report.html", [run]).read_text()
+
+
 @pytest.mark.parametrize(("epochs", "status"), [(0, "no epoch of 2"), (1, "half trained: 1 of 2")])
 def test_half_trained_run_gives_a_report_that_says_so(tmp_path, epochs, status):
     run = write_run(tmp_path / "run", epochs=epochs)

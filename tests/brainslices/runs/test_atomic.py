@@ -84,5 +84,5 @@ def test_output_folder_with_other_files_is_refused(tmp_path):
         (folder / name).touch()
     with pytest.raises(InputError, match=r"thesis\.txt\..* --out"):
         check_output_dir(folder, ["metrics.json", "a.png"], "reconstruction")
-    with pytest.raises(InputError, match="is a file; --run"):
-        check_output_dir(folder / "a.png", None, "reconstruction", flag="--run")
+    with pytest.raises(InputError, match="is a file; --out"):
+        check_output_dir(folder / "a.png", None, "reconstruction")

@@ -16,9 +16,9 @@ from pixelcnn.sampling import Sampler, uniform_noise
 
 SAMPLING_ROWS = {
     "sample 16 slices of 8 x 8 codes",
-    "sample 16 slices of 8 x 8 codes, beside one pass",
+    "sample 16 slices of 8 x 8 codes, against one pass",
     "sample 16 slices of 8 x 8 codes, 2 attention layers",
-    "sample 16 slices of 8 x 8 codes, 2 attention layers, beside one pass",
+    "sample 16 slices of 8 x 8 codes, 2 attention layers, against one pass",
     "surprise of 16 slices of 8 x 8 codes",
 }
 OTHER_ROWS = {
@@ -40,6 +40,7 @@ MEMORY_ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", SCANS)
 def test_naive_sampler_samples_the_same_codes_with_the_same_noise(fresh_keras, scan):
     model = tiny_pixelcnn(scan=scan)

@@ -1,0 +1,188 @@
+"""What the storm damages: copies of an archive, runs, results and a search; and who reads them."""
+
+import contextlib
+import hashlib
+import io
+import shutil
+from types import SimpleNamespace
+
+from helpers import ROOT, script_main
+from made_up_report import write_reconstruction, write_sampling, write_scoring, write_search
+from made_up_trials import TRIALS, write_oracle
+
+from brainslices import cli
+from brainslices.data.archive import SliceArchive
+from brainslices.data.code_grids import CodeGrids
+from brainslices.data.subject_table import save_subjects
+from brainslices.runs.json_files import load_config, read_json, write_json
+from brainslices.runs.run import Run
+
+
+def write_results(root):
+    """Write outputs of reconstruct.py, sample.py and score.py."""
+    write_reconstruction(root / "reconstruction")
+    write_sampling(root / "samples")
+    write_scoring(root / "scores")
+    return root
+
+
+def write_finished_search(root, model, training):
+    """Write a search with the files that resuming it and training its best configuration read."""
+    write_search(root)
+    write_oracle(root, TRIALS)
+    write_json(root / "best_config.json", {"model": model, "training": training})
+    return root
+
+
+def add_subjects(archive):
+    """Give an archive of phantoms a table of its subjects."""
+    subjects = dict.fromkeys(record.subject for record in SliceArchive.open(archive).index)
+    table = {name: {"age": str(40 + n), "sex": "FM"[n % 2]} for n, name in enumerate(subjects)}
+    save_subjects(archive / "subjects.csv", table)
+    return archive
+
+
+def make_world(sources, root):
+    """Copy folders, so that runs refer to each other's copies."""
+    for name, path in sources.items():
+        shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("logs", "figures", ".*"))
+    world = SimpleNamespace(root=root, **{name: root / name for name in sources})
+    if "vqvae" in sources:
+        path = Run(world.vqvae).environment_path
+        write_json(path, {**read_json(path), "archive": str(world.archive)})
+    for name in {"prior", "conditional"} & set(sources):
+        path = Run(root / name).config_path
+        write_json(path, {**read_json(path), "vqvae_run": str(world.vqvae)})
+    return world
+
+
+def read_archive(world):
+    archive = SliceArchive.open(world.archive)
+    return archive.load([0, len(archive.index) - 1]), archive.subjects
+
+
+def read_vqvae(world):
+    from brainslices.training.checkpoint import _read_latest
+    from vqvae.config import VQVAEConfig, VQVAETraining
+
+    run = Run(world.vqvae)
+    run.open_config("vqvae")
+    load_config(run.config_path, VQVAEConfig, VQVAETraining)
+    run.read_environment(), run.read_history(), run.read_metrics(), run.read_mean_image((64, 64))
+    CodeGrids.load(run.code_grids_path)
+    report(world, [world.vqvae])
+    return _read_latest(run)
+
+
+def read_prior(world):
+    from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
+    from pixelcnn.provenance import load_provenance
+
+    load_config(Run(world.prior).config_path, PixelCNNConfig, PixelCNNTraining)
+    report(world, [world.vqvae, world.prior])
+    return load_provenance(world.prior).positions
+
+
+def read_results(world):
+    root = world.results
+    folders = {"reconstructions": [root / "reconstruction"], "samples": [root / "samples"]}
+    return report(world, [], scores=root / "scores", **folders)
+
+
+def read_search_folder(world):
+    from tuning.records import check_records
+    from tuning.report import read_search
+    from vqvae.config import VQVAEConfig, VQVAETraining
+
+    check_records(world.search)
+    report(world, [], search=read_search(world.search))
+    return load_config(world.search / "best_config.json", VQVAEConfig, VQVAETraining)
+
+
+def report(world, runs, **results):
+    from brainslices.report.page import write_report
+
+    return write_report(world.root / "report.html", runs, **results)
+
+
+READERS = {
+    "archive": read_archive,
+    "vqvae": read_vqvae,
+    "prior": read_prior,
+    "results": read_results,
+    "search": read_search_folder,
+}
+
+
+def commands(folder, world, search_flags):
+    """The command lines that read the files of a folder."""
+    out, archive, vqvae, prior = world.root / "out", world.archive, world.vqvae, world.prior
+    conditional, results, search = world.conditional, world.results, world.search
+    report = ("report", "--out", world.root / "report.html")
+    tune = ("tune", "--data", archive, "--out", search, *search_flags)
+    score = ("score", "--data", archive, "--out", out, "--run")
+    resume = ("train_pixelcnn", "--vqvae", vqvae, "--run")
+    reads = {
+        "archive": [
+            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
+            ("encode_codes", "--run", vqvae, "--data", archive),
+            ("train_vqvae", "--run", vqvae, "--data", archive, "--config", vqvae / "config.json"),
+            ("prepare_data", "--source", archive, "--out", out),
+            (*score, conditional),
+            (*resume, conditional, "--config", conditional / "config.json"),
+            tune,
+        ],
+        "vqvae": [
+            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
+            ("encode_codes", "--run", vqvae),
+            ("export", "--run", vqvae, "--out", out),
+            ("train_vqvae", "--run", vqvae, "--data", archive, "--config", vqvae / "config.json"),
+            (*resume, prior, "--config", prior / "config.json"),
+            (*score, conditional),
+            (*report, "--runs", vqvae, prior),
+        ],
+        "prior": [
+            ("sample", "--run", prior, "--count", "1", "--out", out),
+            ("export", "--run", prior, "--out", out),
+            (*resume, prior, "--config", prior / "config.json"),
+        ],
+        "conditional": [
+            ("sample", "--run", conditional, "--count", 1, "--out", out, "--condition", "age=42"),
+            ("export", "--run", conditional, "--out", out),
+            (*score, conditional),
+            (*resume, conditional, "--config", conditional / "config.json"),
+            (*report, "--runs", vqvae, conditional),
+        ],
+        "results": [
+            (*report, "--reconstruction", results / "reconstruction"),
+            (*report, "--samples", results / "samples", "--scores", results / "scores"),
+            ("reconstruct", "--run", vqvae, "--data", archive, "--out", results / "reconstruction"),
+            (*score[:-2], results / "scores", "--run", prior),
+        ],
+        "search": [
+            tune,
+            (*report, "--search", search),
+            ("train_vqvae", "--run", out, "--data", archive, "--epochs", 1, "--config")
+            + (search / "best_config.json",),
+        ],
+    }
+    return reads[folder]
+
+
+def hashes(root):
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run_command(name, *arguments):
+    """Run a command in this process: its exit status and what it printed to stderr."""
+    main = script_main(ROOT / "scripts" / f"{name}.py")
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as log,
+    ):
+        try:
+            status = cli.run(lambda: main([str(word) for word in arguments]))
+        except SystemExit as stop:
+            status = stop.code
+    return status, log.getvalue()
