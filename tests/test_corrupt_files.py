@@ -155,6 +155,7 @@ def assert_none(faults):
     assert not faults, "\n".join(faults)
 
 
+@pytest.mark.slow
 def test_corrupt_sources_are_refused_by_name(raw_sources, tmp_path):
     assert_none(fuzz(raw_sources, tmp_path, LIGHT // 6, source_case))
 
@@ -164,6 +165,7 @@ def test_many_corrupt_sources_are_refused_by_name(raw_sources, tmp_path):
     assert_none(fuzz(raw_sources, tmp_path, LONG // 2, source_case))
 
 
+@pytest.mark.slow
 def test_corrupt_files_are_refused_by_name(sources, tmp_path):
     assert_none(fuzz(sources, tmp_path, LIGHT, read_case))
 

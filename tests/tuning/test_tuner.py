@@ -27,6 +27,7 @@ from tuning.workers import CallFailed
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_optimization")
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_search_reloaded_after_every_step_equals_an_undisturbed_one(tmp_path, tuner):
@@ -37,6 +38,7 @@ def test_search_reloaded_after_every_step_equals_an_undisturbed_one(tmp_path, tu
     assert reloaded == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_optimization")
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_trial_that_the_oracle_does_not_know_is_created_again(tmp_path, tuner):
@@ -62,6 +64,7 @@ def test_seed_decides_even_if_it_is_zero(tmp_path, tuner):
     assert run_oracle(tmp_path / "c", search_config(tuner, trials=4, seed=1)) != first
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_bayesian_search_improves_on_its_random_trials(tmp_path):
     tried = run_oracle(tmp_path, search_config("bayesian", trials=14))
