@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 from scipy.stats import percentileofscore
 from skimage.transform import resize
 
@@ -142,7 +141,7 @@ def nearest_positions(
 
 
 def spread_over_pixels(
-    values: np.ndarray, crop: CropBox, image_shape: tuple[int, int], sigma: float = 0.0
+    values: np.ndarray, crop: CropBox, image_shape: tuple[int, int]
 ) -> np.ndarray:
     """Spread the values of codes over the pixels of the images, bilinearly.
 
@@ -150,14 +149,12 @@ def spread_over_pixels(
         values: float array of shape (n, r, c).
         crop: the part of the images that the codes cover.
         image_shape: (rows, cols) of the images.
-        sigma: standard deviation of a Gaussian that smooths the maps, in pixels.
 
     Returns:
         float32 array of shape (n, rows, cols), 0 outside of the crop.
     """
     shape = (len(values), crop.rows, crop.cols)
     maps = resize(values.astype("float32"), shape, order=1, mode="edge", anti_aliasing=False)
-    maps = gaussian_filter(maps, (0, sigma, sigma)) if sigma else maps
     return crop.paste(maps.astype("float32"), image_shape)
 
 
