@@ -44,11 +44,11 @@ def show_errors(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterato
     return wrapper
 
 
-def gallery(label: str, columns: int = 4) -> gr.Gallery:
+def gallery(label: str) -> gr.Gallery:
     """Return an empty gallery of slices."""
     return gr.Gallery(
         label=label,
-        columns=columns,
+        columns=4,
         format="png",
         object_fit="contain",
         elem_classes="slices",
