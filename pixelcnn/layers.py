@@ -206,7 +206,10 @@ class RowAttention(layers.Layer):
         return horizontal + self.attend(query, key, value, causal_mask)
 
     def project(self, horizontal: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, all heads side by side in the channels."""
+        """Return queries, keys and values (..., channels) of features and condition (..., any).
+
+        The heads are side by side in the channels.
+        """
         with_position = ops.concatenate([horizontal, condition], axis=-1)
         return self.query(with_position), self.key(with_position), self.value(horizontal)
 

@@ -118,7 +118,7 @@ def check_limits(
     top_p: float | None,
     guidance: float,
 ) -> None:
-    """Check the arguments of `filter_logits` and `guide` for a model.
+    """Check the arguments of `filter_logits` and `guide` for a built model.
 
     Raises:
         InputError: if one is out of its range, or the model has no conditions to guide by.

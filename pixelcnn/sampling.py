@@ -134,6 +134,9 @@ class Sampler:
 
         Yields:
             What a call returns; codes that are not sampled yet are `MASKED`.
+
+        Raises:
+            InputError: if `observed` holds invalid codes.
         """
         if observed is None:
             observed = np.full(np.shape(uniform), MASKED)

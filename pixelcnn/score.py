@@ -70,12 +70,7 @@ def score(
     slices = data if isinstance(data, Slices) else open_slices(Path(data), split)
     prior = SlicePrior.from_run(run, config.vqvae)
     slices.check_shape(tuple(prior.decoder.image_shape), prior.provenance.run.path)
-    count, pixels = len(slices), math.prod(prior.decoder.image_shape)
-    check_needed(
-        f"{count} slices",
-        disk=2 * count * pixels * (1 + config.predict + bool(config.restore)),
-        folder=out,
-    )
+    _check_needed(prior, len(slices), out, config)
     grids = CodeGrids.load(config.codes or prior.provenance.run.code_grids_path)
     table = load_subjects(slices.path) if slices.archive_hash else {}
     of_validation = table if slices.archive_hash == grids.archive_hash else {}
@@ -84,6 +79,17 @@ def score(
         positions = np.array([record.position for record in slices.records], "float32")
         positions = scorer.with_conditions(positions, table, slices.subjects)
         return _write(folder, scorer, slices, positions, config)
+
+
+def _check_needed(prior, count, out, config):
+    pixels, codes = math.prod(prior.decoder.image_shape), math.prod(prior.model.grid_shape)
+    check_needed(
+        f"{count} slices, restore={config.restore}",
+        # The codes of all restorations, and the pixels of those of one slice.
+        memory=4 * config.restore * (count * codes + pixels),
+        disk=2 * count * pixels * (1 + config.predict + bool(config.restore)),
+        folder=out,
+    )
 
 
 def _write(folder, scorer, slices, positions, config):

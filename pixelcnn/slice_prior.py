@@ -207,6 +207,9 @@ class SlicePrior:
             image: as for `inpaint`.
             hidden: as for `inpaint`.
             sampling: number, position and options of the inpainted images.
+
+        Raises:
+            InputError: as `inpaint`, or if `sampling` has several positions.
         """
         if len(sampling.position) > 1:
             raise InputError(

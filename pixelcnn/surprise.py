@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 from scipy.stats import percentileofscore
 from skimage.transform import resize
 
@@ -18,7 +17,7 @@ __all__ = [
     "MIN_NEIGHBOURS",
     "Surprise",
     "in_batches",
-    "nearest_levels",
+    "nearest_positions",
     "spread_over_pixels",
     "stack_images",
 ]
@@ -85,7 +84,7 @@ class Surprise:
     def compare(
         self, nats: np.ndarray, positions: np.ndarray, subjects: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compare slices with the validation slices of their level.
+        """Compare slices with the validation slices near their positions.
 
         Args:
             nats: float32 array of shape (n, r, c), as `nats` returns it.
@@ -107,11 +106,11 @@ class Surprise:
         self, positions: np.ndarray, subjects: Sequence[str] | np.ndarray
     ) -> Iterator[np.ndarray]:
         """Yield, for each slice, the validation slices that it is compared with, as row numbers."""
-        levels = _levels(self.positions)
-        for level, subject in zip(_levels(positions), subjects, strict=True):
+        own = _slice_positions(self.positions)
+        for position, subject in zip(_slice_positions(positions), subjects, strict=True):
             others = self.subjects != subject
             (allowed,) = np.nonzero(others if others.any() else ~others)
-            yield allowed[nearest_levels(levels[allowed], level)]
+            yield allowed[nearest_positions(own[allowed], position)]
 
     @cached_property
     def reference_surprise(self) -> np.ndarray:
@@ -119,28 +118,30 @@ class Surprise:
         return self.compare(self.reference_nats, self.positions, self.subjects)[0]
 
 
-def nearest_levels(levels: np.ndarray, level: float, count: int = MIN_NEIGHBOURS) -> np.ndarray:
+def nearest_positions(
+    positions: np.ndarray, position: float, count: int = MIN_NEIGHBOURS
+) -> np.ndarray:
     """Find the slices nearest in position, ties with the last one included.
 
     Args:
-        levels: float array of shape (n,), positions.
-        level: the position to compare with.
+        positions: float array of shape (n,), in [0, 1].
+        position: the position to compare with.
         count: least number of slices, where there are as many.
 
     Returns:
-        int array, indices into `levels`.
+        int array, indices into `positions`.
 
     Example:
-        >>> nearest_levels(np.array([0.0, 0.5, 0.5, 1.0]), 0.4, count=1).tolist()
+        >>> nearest_positions(np.array([0.0, 0.5, 0.5, 1.0]), 0.4, count=1).tolist()
         [1, 2]
     """
-    distances = np.abs(levels - level)
-    last = np.sort(distances)[min(count, len(levels)) - 1]
+    distances = np.abs(positions - position)
+    last = np.sort(distances)[min(count, len(positions)) - 1]
     return np.flatnonzero(distances <= last + 1e-6)
 
 
 def spread_over_pixels(
-    values: np.ndarray, crop: CropBox, image_shape: tuple[int, int], sigma: float = 0.0
+    values: np.ndarray, crop: CropBox, image_shape: tuple[int, int]
 ) -> np.ndarray:
     """Spread the values of codes over the pixels of the images, bilinearly.
 
@@ -148,14 +149,12 @@ def spread_over_pixels(
         values: float array of shape (n, r, c).
         crop: the part of the images that the codes cover.
         image_shape: (rows, cols) of the images.
-        sigma: standard deviation of a Gaussian that smooths the maps, in pixels.
 
     Returns:
         float32 array of shape (n, rows, cols), 0 outside of the crop.
     """
     shape = (len(values), crop.rows, crop.cols)
     maps = resize(values.astype("float32"), shape, order=1, mode="edge", anti_aliasing=False)
-    maps = gaussian_filter(maps, (0, sigma, sigma)) if sigma else maps
     return crop.paste(maps.astype("float32"), image_shape)
 
 
@@ -189,6 +188,6 @@ def stack_images(images: Sequence[np.ndarray] | np.ndarray, rows: np.ndarray) ->
     return np.stack([images[row] for row in rows])[..., np.newaxis]
 
 
-def _levels(positions: np.ndarray) -> np.ndarray:
+def _slice_positions(positions: np.ndarray) -> np.ndarray:
     """Slice positions without the conditions."""
     return np.asarray(positions).reshape(len(positions), -1)[:, 0]

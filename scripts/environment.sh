@@ -22,7 +22,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         }
     fi
     echo "installing brainslices${EXTRAS:+[$EXTRAS]} (with TensorFlow: 2.6 GB on disk, a few minutes)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile \
         --constraint scripts/constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}" || exit 1
     echo "$wanted" >"$stamp"
 fi

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainslices import cli
+from brainslices.config import check_field
 from brainslices.errors import InputError
 from brainslices.progress import print_lines
 
@@ -38,6 +39,9 @@ class Arguments:
     """Password that the page asks for; the user name is studio."""
     open: bool = False
     """Open the page in the browser when it is ready."""
+
+    def __post_init__(self):
+        check_field(self, "port", lambda value: 1 <= value < 2**16, "from 1 to 65,535")
 
 
 def main(argv: list[str] | None = None) -> None:

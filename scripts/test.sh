@@ -4,18 +4,31 @@
 #   bash scripts/test.sh -m "not slow and not long"    # the inner loop
 #   bash scripts/test.sh -m ""                         # the long ones too: half an hour
 set -euo pipefail
+
+install_chromium() { # Debian's package; Playwright's own would be downloaded.
+    { [ "$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --no-install-recommends chromium \
+        >/dev/null; } || echo "no Chromium and no right to install it: the tests in a browser are skipped"
+}
+
+command -v chromium >/dev/null || install_chromium & # while pip works
+chromium=$!
 EXTRAS=test,docs,jax,export,studio
 . "$(dirname "$0")/environment.sh"
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .
-"$PYTHON" -m mypy
+"$PYTHON" -m mypy &
+types=$!
+wait $chromium
 if [ $# = 0 ]; then
-    "$PYTHON" -m sphinx -W -q -b html docs docs/_build/html
+    # Building the docs occupies one core, and many tests wait for processes of their own.
+    "$PYTHON" -m sphinx -W -q -b html docs docs/_build/html &
+    docs=$!
+    trap 'kill $docs 2>/dev/null || true' EXIT
 fi
-# Debian's package; Playwright's own would be downloaded.
-if ! command -v chromium >/dev/null; then
-    { [ "$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --no-install-recommends chromium \
-        >/dev/null; } || echo "no Chromium and no right to install it: the tests in a browser are skipped"
+wait $types
+site="tests/docs/test_docs.py::test_built_notebook_has_its_figures"
+"$PYTHON" -m pytest --numprocesses 3 --dist worksteal "$@" ${docs:+--deselect $site}
+if [ $# = 0 ]; then
+    wait $docs
+    "$PYTHON" -m pytest -q $site
 fi
-# One more than most machines' two cores: many tests wait for processes of their own.
-exec "$PYTHON" -m pytest --numprocesses 3 --dist worksteal "$@"

@@ -16,7 +16,16 @@ from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import Run
 
 SUBJECTS, SLICES, SIDE = 8, 8, 64
+PRIOR_FIXTURES = {"trained_prior", "watched"}
 SPLIT_OF = ["train"] * 5 + ["validate"] * 2 + ["test"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark tests that need the training of a prior as slow."""
+    for item in items:
+        if PRIOR_FIXTURES.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +119,7 @@ def oasis_pngs() -> Path:
     """Folder with keras_png_slices_{train,validate,test}, named by BRAINSLICES_DATA."""
     folder = os.environ.get("BRAINSLICES_DATA")
     if not folder:
-        pytest.skip("wants the OASIS-1 slices: set BRAINSLICES_DATA to their folder")
+        pytest.skip("needs the OASIS-1 slices: set BRAINSLICES_DATA to their folder")
     return Path(folder)
 
 

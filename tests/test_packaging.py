@@ -32,7 +32,7 @@ def wheel(tmp_path_factory) -> Path:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, source]
     built = subprocess.run([*map(str, build)], capture_output=True, text=True, timeout=300)
     if "No matching distribution found for setuptools" in built.stderr:
-        pytest.skip("wants a package registry to fetch setuptools from")
+        pytest.skip("needs a package registry to fetch setuptools from")
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("*.whl")
     return path

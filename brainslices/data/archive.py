@@ -112,6 +112,9 @@ class SliceArchive:
 
         Each access opens a new map: pages that a map has read stay resident as long as it lives,
         so that a training with one map would end with the whole archive in memory.
+
+        Raises:
+            InputError: if `slices.npy` is missing, corrupt or of another shape.
         """
         path, shape = self.path / "slices.npy", (len(self.index), *self.image_shape)
         with reading(path, "array of pixels", _REPAIR):

@@ -31,6 +31,7 @@ OWN_FOLD_MM, OWN_FOLDS = 18.0, 0.6  # the asymmetric part: wavelength and weight
 SULCUS_MM, SULCUS_VARIATION_MM = 17.0, 3.0  # depth of a sulcus
 INSULA_MM = 9.0  # sulci leaving the Sylvian fissure are shallower by this
 CORE_X, CORE_SIDE = (-45, 38), 31  # white core of a hemisphere, from which the gyri radiate
+BLEND_MM = 4.0  # over which adjacent parts of a structure blend
 EDGE_MM, WARP_MM = 0.6, 1.5  # irregularity of the outline, and of the inside
 
 # Radius of the outline (mm) every 15 degrees from forehead to occiput. The lowest slice has the
@@ -146,10 +147,10 @@ def _tube(chains, x, side, z, swelling=1.0):
     return reduce(_union, distances)
 
 
-def _union(a, b, blend_mm=4.0):
+def _union(a, b):
     """Smooth minimum of two distances, which blends adjacent parts."""
-    overlap = np.maximum(0, blend_mm - np.abs(a - b))
-    return np.minimum(a, b) - overlap**2 / (4 * blend_mm)
+    overlap = np.maximum(0, BLEND_MM - np.abs(a - b))
+    return np.minimum(a, b) - overlap**2 / (4 * BLEND_MM)
 
 
 def _fissure(x, side, z):

@@ -93,7 +93,10 @@ class SourceConfig(FileSelection, _Paths):  # the flags of _Paths come first
         check_field(self, "grid_multiple", lambda value: 1 <= value <= 64, "from 1 to 64")
         check_field(self, "seed", lambda value: value >= 0, "at least 0")
         check_field(
-            self, "size", lambda value: value is None or min(value) >= 16, "at least 16 by 16"
+            self,
+            "size",
+            lambda value: value is None or 16 <= min(value) <= max(value) <= 2**15,
+            "at least 16 by 16, at most 32,768 by 32,768",
         )
         check_field(
             self,

@@ -24,7 +24,7 @@ def nearest_train(
     candidates: int = CANDIDATES,
     description: str = "nearest training slices",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the training slice most like each image, as `NearestTrain` does, once."""
+    """Find the training slice most like each image; arguments and results as of `NearestTrain`."""
     _check_shape(images, archive)
     return NearestTrain(archive, candidates)(images, description)
 

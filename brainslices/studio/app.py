@@ -17,6 +17,7 @@ CSS = f"""{COMPARISON_CSS}"""
 CSS += """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: auto; }
 .slices .grid-wrap { min-height: 0; max-height: none; height: auto; }
+.slices .caption-label { white-space: normal !important; }
 .tab-container button.selected { color: var(--primary-700) !important; }
 .dark .tab-container button.selected { color: var(--primary-300) !important; }
 .report { width: 100%; height: 80vh; border: 0; }

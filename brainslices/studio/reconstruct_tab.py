@@ -88,7 +88,7 @@ def _editor(engine, reconstruction):
 
 def _editor_layout(engine, last_code):
     rows, cols = engine.decoder.code_grid_shape
-    gr.Markdown("### Edit codes\nClick a cell of the grid, or give its row and column.")
+    gr.Markdown("## Edit codes\nClick a cell of the grid, or give its row and column.")
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             grid = gr.Image(label="Code grid", elem_id="code-grid", **PICTURE)
@@ -145,7 +145,7 @@ def _report(engine, result, prior=None, avif=None):
         ("bits under the prior", under_prior[0], ""),
         ("bits per pixel under the prior", under_prior[1], ""),
     ]
-    text = table(("", "codes", "AVIF"), rows)
+    text = table(("measure", "codes", "AVIF"), rows)
     return text if prior is None else f"{text}\n\nLikeliest position: {prior[1]:.2f}"
 
 

@@ -4,7 +4,7 @@ import functools
 import shutil
 
 import pytest
-from made_up_report import (
+from fake_report import (
     PRIOR_METRICS,
     SCORES,
     write_reconstruction,
@@ -18,13 +18,13 @@ from brainslices.report.page import write_report
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip(
-    "playwright.sync_api", reason="wants Playwright: pip install playwright axe-playwright-python"
+    "playwright.sync_api", reason="needs Playwright: pip install playwright axe-playwright-python"
 )
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="wants axe")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="wants Chromium: apt-get install chromium"),
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium"),
 ]
 
 

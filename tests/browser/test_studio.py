@@ -15,14 +15,14 @@ import pytest
 from fake_prior import HELD_SEED
 from helpers import ROOT, environment, save_image
 
-pytest.importorskip("gradio", reason="wants Gradio: pip install 'brainslices[studio]'")
+pytest.importorskip("gradio", reason="needs Gradio: pip install 'brainslices[studio]'")
 httpx = pytest.importorskip("httpx")
-playwright = pytest.importorskip("playwright.sync_api", reason="wants Playwright")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="wants axe")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
 expect = playwright.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 browser_test = pytest.mark.skipif(
-    CHROMIUM is None, reason="wants Chromium: apt-get install chromium"
+    CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
 )
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ANSWER_MS = 20_000
@@ -64,7 +64,7 @@ FAKE = ROOT / "tests" / "support" / "fake_studio.py"
 
 @pytest.fixture(scope="module")
 def address(phantom_archive):
-    """A server of a made-up prior."""
+    """A server of a fake prior."""
     with server(FAKE, free_port(), phantom_archive.path) as found:
         yield found
 

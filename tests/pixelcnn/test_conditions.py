@@ -121,6 +121,7 @@ def test_cached_sampling_has_the_model_s_log_prob(model):
     np.testing.assert_allclose(drawn["log_prob"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 def test_guided_samples_follow_the_guided_logits(model, guidance):
     """Each code is the one that the combined logits of two full passes give for its noise."""
@@ -137,6 +138,7 @@ def test_guided_samples_follow_the_guided_logits(model, guidance):
     np.testing.assert_allclose(drawn["log_prob"], model.log_prob(codes, position), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_guidance_of_unknown_conditions_changes_nothing(model):
     position, noise = np.float32([0.2, 0.7]), uniform_noise(0, range(2), model.grid_shape)
     plain = Sampler(model)
@@ -144,6 +146,7 @@ def test_guidance_of_unknown_conditions_changes_nothing(model):
     np.testing.assert_array_equal(guided, plain(position, noise)["codes"])
 
 
+@pytest.mark.slow
 def test_other_guidance_samples_as_a_new_sampler_and_compiles_nothing(model):
     position = model.with_conditions(np.float32([0.2, 0.7]), {"age": 75, "sex": "M"})
     noise, sampler = uniform_noise(0, range(2), model.grid_shape), Sampler(model)

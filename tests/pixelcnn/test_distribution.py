@@ -34,6 +34,7 @@ def frequencies(samples):
     return np.array([np.mean(numbers == k, axis=0) for k in range(16)])
 
 
+@pytest.mark.slow
 def test_shapes_follow_tfp(model):
     prior = CodePrior(model, position=[[0.1, 0.5, 0.9]])
     assert prior.batch_shape == prior.batch_shape_tensor().numpy().tolist() == [1, 3]
@@ -58,6 +59,7 @@ def test_log_prob_is_minus_the_summed_training_loss():
     np.testing.assert_allclose(log_prob, tf.reduce_sum(oracle, axis=(1, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limits",
     [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in LIMITS)],
@@ -86,6 +88,7 @@ def test_mean_and_entropy_by_tfp_s_monte_carlo():
     np.testing.assert_allclose(estimate, exact, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_seeds_follow_tfp(model):
     prior = CodePrior(model, [0.2, 0.8])
     first = prior.sample(3, seed=(4, 5))
@@ -162,6 +165,7 @@ def conditional():
     return tiny_pixelcnn((2, 2), 2, **SMALLEST, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_conditions_are_part_of_the_batch(conditional, guidance):
     conditions = [conditional.encode_conditions({"age": age}) for age in (45, 75)]

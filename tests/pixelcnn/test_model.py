@@ -42,11 +42,13 @@ def trained_a_step(model):
     return model
 
 
-@pytest.mark.parametrize(("scan", "attention_layers"), [("raster", 0), ("turned", 2)])
 @pytest.mark.parametrize(
-    "after_a_step",
-    [False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=["untrained", "after a step"],
+    ("scan", "attention_layers", "after_a_step"),
+    [
+        ("raster", 0, False),
+        ("turned", 2, False),
+        pytest.param("turned", 2, True, marks=pytest.mark.slow),
+    ],
 )
 def test_logits_depend_on_all_codes_before_and_on_no_others(scan, attention_layers, after_a_step):
     model = tiny_pixelcnn(scan=scan, attention_layers=attention_layers, fill=False)
@@ -73,6 +75,7 @@ def test_probabilities_of_all_grids_sum_to_one(scan, frequencies):
         np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_unconditional_prior_ignores_the_position():
     inputs = tiny_inputs()
     moved = {**inputs, "position": 1 - inputs["position"]}

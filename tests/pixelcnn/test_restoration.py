@@ -17,6 +17,7 @@ class PixelDecoder:
         return np.asarray(codes)[..., None] / (CODES - 1)
 
 
+@pytest.mark.slow
 def test_restorations_keep_the_observed_codes_of_each_slice():
     sampler = Sampler(tiny_pixelcnn(layers=1, attention_layers=0))
     observed = np.random.default_rng(0).integers(0, CODES, (3, *GRID), "int32")

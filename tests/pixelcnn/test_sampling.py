@@ -31,6 +31,7 @@ def naive(model, positions, uniform, **limits):
     return codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "size", "first"), [((1, 1), 3, 5), ((1, 4), 3, 5), ((4, 1), 1, 1)], ids=str
 )
@@ -110,6 +111,7 @@ def test_observed_codes_stay_and_condition_those_after_them(sampler):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_partial_grids_grow_to_the_grids_of_a_call(sampler, rows):
     uniform, model = uniform_noise(0, range(3), GRID), sampler.model
@@ -125,6 +127,7 @@ def test_partial_grids_grow_to_the_grids_of_a_call(sampler, rows):
         np.testing.assert_array_equal(scans, expected)
 
 
+@pytest.mark.slow
 def test_other_limits_sample_as_a_new_sampler_and_compile_nothing(sampler):
     uniform, limits = uniform_noise(0, range(3), GRID), {"temperature": 0.4, "top_p": 0.7}
     other = sampler.with_limits(**limits)

@@ -53,6 +53,7 @@ def prior():
     )
 
 
+@pytest.mark.slow
 def test_partial_grids_end_with_the_codes_of_sample(prior):
     options = {"temperature": 0.8, "seed": 3, "batch_size": 4}
     *_, grids = prior.partial_grids(3, (0.2, 0.8), rows=2, **options)
@@ -68,6 +69,7 @@ def test_partial_grids_of_shared_noise_differ_by_position_alone(prior):
     assert (own["codes"][0] != own["codes"][1]).any()
 
 
+@pytest.mark.slow
 def test_values_of_a_condition_share_their_noise_and_are_rows_of_the_sheet(tmp_path):
     options = {"conditions": ("age",), "condition_variables": (Variable("age", 40, 80),)}
     model = tiny_pixelcnn(layers=1, attention_layers=0, **options)

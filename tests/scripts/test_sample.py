@@ -353,6 +353,7 @@ def test_a_run_is_not_an_earlier_sampling(error_of, linked):
         assert run.model_path.read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_error_in_a_process_of_its_own_is_one_line(trained_prior, tmp_path):
     ran = python(COMMAND, "--run", trained_prior, "--out", tmp_path / "out", "--top-k", 99)

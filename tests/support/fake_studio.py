@@ -1,4 +1,4 @@
-"""Serve the browser app of a made-up prior: `fake_studio.py PORT ARCHIVE [PASSWORD]`."""
+"""Serve the browser app of a fake prior: `fake_studio.py PORT ARCHIVE [PASSWORD]`."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from brainslices.studio.server import serve  # noqa: E402
 def main(port, archive, password=None):
     engine = Engine(FakePrior(), SliceArchive.open(archive), FakeScorer)
     serve(
-        lambda: build(engine, "A made-up prior", "<h1>The report</h1>"),
+        lambda: build(engine, "A fake prior", "<h1>The report</h1>"),
         "127.0.0.1",
         int(port),
         password,

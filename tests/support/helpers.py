@@ -174,6 +174,14 @@ def script_main(path=SCRIPT):
     return module.main
 
 
+def run_command(path, *words):
+    """Run a script's command in this process, as in one of its own: its exit status."""
+    from brainslices import cli
+
+    main = script_main(path)
+    return cli.run(lambda: main([str(word) for word in words]))
+
+
 def flags(config):
     """The command line words of a configuration."""
     words = []

@@ -1,4 +1,4 @@
-"""Searches without any training: real oracles, made-up scores."""
+"""Searches without any training: real oracles, fake scores."""
 
 import math
 
@@ -41,7 +41,7 @@ def open_oracle(folder, config):
     return oracle
 
 
-def made_up_score(values):
+def fake_score(values):
     """Lowest at 256 codes and a learning rate of 0.001."""
     distance = abs(math.log2(values["num_embeddings"]) - 8)
     return distance + abs(math.log(values["learning_rate"] / 1e-3))
@@ -63,7 +63,7 @@ def run_oracle(folder, config, disturb=lambda moment, oracle: oracle):
             assert repeated.trial_id == trial.trial_id
             assert repeated.hyperparameters.values == trial.hyperparameters.values
         values = trial.hyperparameters.values
-        complete_trial(oracle, trial, config.objective, made_up_score(values))
+        complete_trial(oracle, trial, config.objective, fake_score(values))
         oracle.save()
         oracle = disturb("ended", oracle)
         tried.append(values)

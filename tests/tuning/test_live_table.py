@@ -4,8 +4,8 @@ import dataclasses
 import io
 
 import pytest
+from fake_trials import write_trial
 from helpers import ROOT
-from made_up_trials import write_trial
 from rich.console import Console, ConsoleDimensions
 
 from tuning.config import SearchConfig

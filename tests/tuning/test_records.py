@@ -2,7 +2,7 @@ import dataclasses
 import shutil
 
 import pytest
-from made_up_trials import TRIALS, write_oracle, write_trial
+from fake_trials import TRIALS, write_oracle, write_trial
 
 import tuning.records
 from brainslices.errors import InputError

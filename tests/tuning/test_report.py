@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from made_up_trials import TRIALS, write_trial
+from fake_trials import TRIALS, write_trial
 from PIL import Image
 
 from brainslices.errors import InputError

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_trials import TRIALS, write_trial
 from filelock import FileLock
 from helpers import ROOT
-from made_up_trials import TRIALS, write_trial
 
 import tuning.resume
 from brainslices.errors import InputError

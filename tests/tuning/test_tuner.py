@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from oracle_runs import (
     TUNERS,
-    made_up_score,
+    fake_score,
     open_oracle,
     run_oracle,
     search_config,
@@ -27,6 +27,7 @@ from tuning.workers import CallFailed
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_optimization")
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_search_reloaded_after_every_step_equals_an_undisturbed_one(tmp_path, tuner):
@@ -37,6 +38,7 @@ def test_search_reloaded_after_every_step_equals_an_undisturbed_one(tmp_path, tu
     assert reloaded == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_optimization")
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_trial_that_the_oracle_does_not_know_is_created_again(tmp_path, tuner):
@@ -62,19 +64,20 @@ def test_seed_decides_even_if_it_is_zero(tmp_path, tuner):
     assert run_oracle(tmp_path / "c", search_config(tuner, trials=4, seed=1)) != first
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_bayesian_search_improves_on_its_random_trials(tmp_path):
     tried = run_oracle(tmp_path, search_config("bayesian", trials=14))
-    scores = [made_up_score(values) for values in tried]
+    scores = [fake_score(values) for values in tried]
     assert min(scores[7:]) < min(scores[:6])
 
 
 def test_hyperband_trains_better_configurations_longer(tmp_path):
     tried = run_oracle(tmp_path, search_config("hyperband", trials=30))
     promoted = [values for values in tried if values.get("tuner/trial_id") is not None]
-    first = [made_up_score(values) for values in tried if values["tuner/round"] == 0]
+    first = [fake_score(values) for values in tried if values["tuner/round"] == 0]
     assert any(values["tuner/epochs"] < 9 for values in tried)
-    assert np.mean([made_up_score(values) for values in promoted]) < np.mean(first)
+    assert np.mean([fake_score(values) for values in promoted]) < np.mean(first)
 
 
 def test_more_trials_resume_a_finished_search(tmp_path):
@@ -119,7 +122,7 @@ def test_killed_trial_is_retried_and_the_search_stays_the_same(
             runs.append(values)
             if len(runs) in kills:
                 raise CallFailed("its process was killed by SIGKILL", killed=True)
-            return made_up_score(values)
+            return fake_score(values)
 
         out = tmp_path / folder
         make_searcher(phantom_archive.path, out, monkeypatch, outcome, tuner=tuner).search()

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import ROOT, python
+from helpers import ROOT, python, run_command
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
@@ -346,11 +346,12 @@ def test_augmentation_depends_on_the_row_and_the_variant_only(variant):
 
 
 @pytest.mark.slow
-def test_command_writes_the_file_and_describes_it(run, encoded):
-    process = python(COMMAND, "--run", run.path, "--variants", 3)
-    assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout == f"{summary(encoded[1])}\n{run.code_grids_path}\n"
-    assert process.stdout.startswith("train 40, validate 16, test 8 slices and 3 variants")
+def test_command_writes_the_file_and_describes_it(run, encoded, capsys):
+    capsys.readouterr()
+    assert run_command(COMMAND, "--run", run.path, "--variants", 3) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"{summary(encoded[1])}\n{run.code_grids_path}\n", "")
+    assert out.startswith("train 40, validate 16, test 8 slices and 3 variants")
     assert_same_codes(CodeGrids.load(run.code_grids_path), encoded[1])
 
 
@@ -380,12 +381,12 @@ def test_codes_do_not_replace_a_file_of_something_else(run, encoded, tmp_path, n
     assert path.read_bytes() == content
 
 
-@pytest.mark.slow
-def test_command_reports_an_error_in_one_line_with_status_2(run):
-    process = python(COMMAND, "--run", run.path, "--variants", "-1")
-    assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr.startswith("error: `variants`")
-    assert process.stderr.count("\n") == 1
+def test_command_reports_an_error_in_one_line_with_status_2(run, capsys):
+    assert run_command(COMMAND, "--run", run.path, "--variants", "-1") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: `variants`")
+    assert err.count("\n") == 1
     assert not run.code_grids_path.exists()
 
 
@@ -396,6 +397,7 @@ def test_help_has_every_flag():
         assert flag in process.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_jax_gives_the_same_codes(run, encoded):
     pytest.importorskip("jax")

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import ROOT, python
+from helpers import ROOT, python, run_command
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -27,6 +27,7 @@ from vqvae.evaluate import reconstruct
 
 FILES = ("metrics.json", "slices.csv", "reconstruction.png", "examples.npz", "pictures/")
 WRITTEN = set(FILES[:4])
+COMMAND = ROOT / "scripts" / "reconstruct.py"
 
 
 @pytest.fixture(scope="module")
@@ -450,26 +451,23 @@ def test_batch_size_must_be_positive(refused):
     assert "batch_size=0" in refused(batch_size=0)
 
 
-def command(*arguments):
-    process = python(ROOT / "scripts" / "reconstruct.py", *arguments)
-    return process.returncode, process.stdout, process.stderr
-
-
 @pytest.mark.slow
-def test_command_writes_and_prints_the_table(run, phantom_archive, done, tmp_path):
+def test_command_writes_and_prints_the_table(run, phantom_archive, done, tmp_path, capsys):
     arguments = ["--run", run.path, "--data", phantom_archive.path, "--split", "test"]
-    status, out, err = command(*arguments, "--out", tmp_path / "out", "--pictures")
-    assert status == 0, err
+    capsys.readouterr()
+    assert run_command(COMMAND, *arguments, "--out", tmp_path / "out", "--pictures") == 0
+    out, err = capsys.readouterr()
     assert "Traceback" not in err
     assert out == f"{reconstruction_summary(done[1])}\n{tmp_path / 'out'}: {', '.join(FILES)}\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN | {"pictures"}
 
 
-@pytest.mark.slow
-def test_command_refuses_in_one_line_with_status_2(phantom_archive, tmp_path):
+def test_command_refuses_in_one_line_with_status_2(phantom_archive, tmp_path, capsys):
     arguments = ["--run", tmp_path, "--data", phantom_archive.path, "--out", tmp_path / "out"]
-    status, out, err = command(*arguments)
-    assert (status, out) == (2, "")
+    capsys.readouterr()
+    assert run_command(COMMAND, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
     assert err.startswith(f"error: {tmp_path} is not a run folder")
     assert err.count("\n") == 1
     assert not any(tmp_path.iterdir())
@@ -477,14 +475,15 @@ def test_command_refuses_in_one_line_with_status_2(phantom_archive, tmp_path):
 
 def test_help_is_quick_and_names_every_flag():
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    status, out, _ = command("--help")
+    ran = python(COMMAND, "--help")
     # Time on the CPU, whatever else the machine does.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
-    assert status == 0
+    assert ran.returncode == 0
     for flag in ("--run", "--data", "--out", "--split", "--batch-size", "--pictures", "--codecs"):
-        assert flag in out
+        assert flag in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_public_release_is_opened_by_its_split_folders(oasis_pngs):
     slices = open_slices(oasis_pngs)

@@ -101,6 +101,7 @@ def test_pixels_around_the_crop_do_not_affect_the_codes():
     np.testing.assert_array_equal(model.encode_to_codes(images), model.encode_to_codes(black))
 
 
+@pytest.mark.slow
 def test_intensities_are_standardised_inside():
     """With twice the mean and standard deviation, images twice as bright give the same codes."""
     model, images = scatter_codes(tiny_model()), pictures(2) / 2
@@ -185,6 +186,7 @@ def test_saved_and_loaded_model_is_the_same_to_the_last_bit(tmp_path, codebook, 
     np.testing.assert_array_equal(model.reconstruct(images), loaded.reconstruct(images))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_saved_model_loads_where_only_the_package_is_imported(tmp_path):
     model, images = scatter_codes(tiny_model()), pictures(4)
@@ -252,6 +254,7 @@ def test_reconstruction_loss_is_the_weighted_sum_of_its_terms(weights):
     )
 
 
+@pytest.mark.slow
 def test_ssim_is_computed_in_evaluation_only():
     model, images = tiny_model(), pictures(8)
     compile_model(model, tiny_training(), 4)
@@ -262,6 +265,7 @@ def test_ssim_is_computed_in_evaluation_only():
     assert all(len(values) == 2 for values in history.history.values())
 
 
+@pytest.mark.slow
 def test_validation_scores_are_those_of_scikit_image(phantom_archive):
     rows = phantom_archive.indices("train")
     model = build_model(phantom_archive, rows, tiny_config(), seed=0)

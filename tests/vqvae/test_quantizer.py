@@ -212,6 +212,7 @@ def test_evaluation_does_not_change_the_state(make):
     assert_bit_equal(before, values(layer.weights))
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("rotation_trick", [False, True])
 def test_frozen_layer_keeps_its_state_in_fit(make, rotation_trick):

@@ -189,6 +189,7 @@ def test_constant_and_probability_maps_are_no_label_maps():
     assert not is_label_map(np.linspace(0, 1, 9**3).reshape(9, 9, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", [20, 50, 75])
 def test_masks_are_known_in_jpeg_and_heads_are_none(quality):
     def as_jpeg(image):

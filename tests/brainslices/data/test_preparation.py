@@ -238,6 +238,7 @@ def test_phantoms_need_no_files_and_repeat_by_seed(tmp_path):
     assert_refused(tmp_path, "`table`.*table=t.csv", "phantom", table=Path("t.csv"))
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_public_release_keeps_its_content_hash(tmp_path, oasis_pngs):
     archive = make(tmp_path, oasis_pngs)

@@ -94,7 +94,7 @@ def test_corrupt_files_are_kept_for_their_reader_to_refuse(tmp_path):
     assert len(read(tmp_path)[1]) == 2
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="wants Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
 def test_file_that_the_disk_cannot_read_is_named(tmp_path):
     save_image(tmp_path / "case_001_slice_0.png")
     (tmp_path / "case_002_slice_0.png").symlink_to("/proc/self/mem")

@@ -153,8 +153,9 @@ def test_two_processes_train_as_one_and_resume_after_an_interrupt(
     assert_same_training(jax_alone, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lost", [0, 1])
 def test_loss_of_a_process_ends_the_other(phantom_archive, tmp_path, lost):
     """With status 2 and a message; JAX may abort process 1 first where process 0 is lost."""
     processes = start_two_trainings(phantom_archive, tmp_path)

@@ -78,6 +78,7 @@ def test_codec_without_images_is_refused():
         codec_rate([], "avif", 50)
 
 
+@pytest.mark.slow
 def test_codecs_are_scored_at_the_given_rate_or_just_above(heads):
     scores = codec_scores(heads, ["one", "two"], rate := 1.0)
     assert list(scores) == ["codec_avif", "codec_jpeg2000"]
@@ -94,6 +95,7 @@ def test_codec_below_the_rate_takes_its_highest_quality(heads):
     assert scores["codec_avif"]["bits_per_pixel"] < 100
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_avif_on_real_slices(oasis_pngs):
     """The known scores at 0.11 bits per pixel on validation subjects."""

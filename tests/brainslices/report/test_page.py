@@ -2,8 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import save_image
-from made_up_report import (
+from fake_report import (
     PRIOR_METRICS,
     SCORES,
     write_reconstruction,
@@ -11,6 +10,7 @@ from made_up_report import (
     write_sampling,
     write_scoring,
 )
+from helpers import save_image
 
 from brainslices.errors import InputError
 from brainslices.report.collect import read_run

@@ -1,5 +1,5 @@
 import pytest
-from made_up_report import (
+from fake_report import (
     PRIOR_METRICS,
     write_reconstruction,
     write_run,

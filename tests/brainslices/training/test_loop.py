@@ -72,6 +72,7 @@ def test_training_writes_its_history_and_model(whole):
     assert saved_progress(run) == vars(progress)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "places",
     [

@@ -39,6 +39,7 @@ def test_autotuning_is_off_and_still_on_in_keras():
     assert PyDatasetAdapter(batches()).get_tf_dataset().options().autotune.enabled is not False
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_training_and_validation_read_the_pipeline(tmp_path, monkeypatch):
     def fail(self):

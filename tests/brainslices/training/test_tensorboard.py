@@ -28,6 +28,7 @@ def test_event_files_hold_the_scalars_of_the_history(trained_vqvae):
                 assert value == pytest.approx(float(epoch[column]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_logs_that_cannot_be_written_do_not_stop_a_training(tmp_path, capsys):
     run = Run(tmp_path / "run")
     run.path.mkdir()

@@ -78,6 +78,7 @@ def test_peak_memory_includes_what_was_freed():
     assert added < peak
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not PROCESS_STATUS.exists(), reason="memory is measured on Linux only")
 def test_memory_of_a_new_process_does_not_include_its_parent():

@@ -40,6 +40,7 @@ MEMORY_ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", SCANS)
 def test_naive_sampler_samples_the_same_codes_with_the_same_noise(fresh_keras, scan):
     model = tiny_pixelcnn(scan=scan)
@@ -53,6 +54,7 @@ def test_naive_sampler_samples_the_same_codes_with_the_same_noise(fresh_keras, s
     assert not naive[:, rest].any()
 
 
+@pytest.mark.slow
 def test_thresholds_of_sampling(monkeypatch, tmp_path):
     def fixed_medians(candidates, rounds):
         return {"cached": 2.0, "naive": 4.0, "pass": 1.0}
@@ -70,7 +72,7 @@ def test_thresholds_of_sampling(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
-        (("sampling", "scoring"), SAMPLING_ROWS),
+        pytest.param(("sampling", "scoring"), SAMPLING_ROWS, marks=pytest.mark.long),
         pytest.param(("conditions", "growth", "prior"), OTHER_ROWS, marks=pytest.mark.long),
         pytest.param(("sampling_memory",), MEMORY_ROWS, marks=pytest.mark.long),
     ],

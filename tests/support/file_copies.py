@@ -1,4 +1,4 @@
-"""What the storm damages: copies of an archive, runs, results and a search; and who reads them."""
+"""Copies of an archive, runs, results and a search to corrupt, and the functions that read them."""
 
 import contextlib
 import hashlib
@@ -6,9 +6,9 @@ import io
 import shutil
 from types import SimpleNamespace
 
+from fake_report import write_reconstruction, write_sampling, write_scoring, write_search
+from fake_trials import TRIALS, write_oracle
 from helpers import ROOT, script_main
-from made_up_report import write_reconstruction, write_sampling, write_scoring, write_search
-from made_up_trials import TRIALS, write_oracle
 
 from brainslices import cli
 from brainslices.data.archive import SliceArchive
@@ -42,67 +42,67 @@ def add_subjects(archive):
     return archive
 
 
-def make_world(sources, root):
+def copy_sources(sources, root):
     """Copy folders, so that runs refer to each other's copies."""
     for name, path in sources.items():
         shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("logs", "figures", ".*"))
-    world = SimpleNamespace(root=root, **{name: root / name for name in sources})
+    copies = SimpleNamespace(root=root, **{name: root / name for name in sources})
     if "vqvae" in sources:
-        path = Run(world.vqvae).environment_path
-        write_json(path, {**read_json(path), "archive": str(world.archive)})
+        path = Run(copies.vqvae).environment_path
+        write_json(path, {**read_json(path), "archive": str(copies.archive)})
     for name in {"prior", "conditional"} & set(sources):
         path = Run(root / name).config_path
-        write_json(path, {**read_json(path), "vqvae_run": str(world.vqvae)})
-    return world
+        write_json(path, {**read_json(path), "vqvae_run": str(copies.vqvae)})
+    return copies
 
 
-def read_archive(world):
-    archive = SliceArchive.open(world.archive)
+def read_archive(copies):
+    archive = SliceArchive.open(copies.archive)
     return archive.load([0, len(archive.index) - 1]), archive.subjects
 
 
-def read_vqvae(world):
+def read_vqvae(copies):
     from brainslices.training.checkpoint import _read_latest
     from vqvae.config import VQVAEConfig, VQVAETraining
 
-    run = Run(world.vqvae)
+    run = Run(copies.vqvae)
     run.open_config("vqvae")
     load_config(run.config_path, VQVAEConfig, VQVAETraining)
     run.read_environment(), run.read_history(), run.read_metrics(), run.read_mean_image((64, 64))
     CodeGrids.load(run.code_grids_path)
-    report(world, [world.vqvae])
+    report(copies, [copies.vqvae])
     return _read_latest(run)
 
 
-def read_prior(world):
+def read_prior(copies):
     from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
     from pixelcnn.provenance import load_provenance
 
-    load_config(Run(world.prior).config_path, PixelCNNConfig, PixelCNNTraining)
-    report(world, [world.vqvae, world.prior])
-    return load_provenance(world.prior).positions
+    load_config(Run(copies.prior).config_path, PixelCNNConfig, PixelCNNTraining)
+    report(copies, [copies.vqvae, copies.prior])
+    return load_provenance(copies.prior).positions
 
 
-def read_results(world):
-    root = world.results
+def read_results(copies):
+    root = copies.results
     folders = {"reconstructions": [root / "reconstruction"], "samples": [root / "samples"]}
-    return report(world, [], scores=root / "scores", **folders)
+    return report(copies, [], scores=root / "scores", **folders)
 
 
-def read_search_folder(world):
+def read_search_folder(copies):
     from tuning.records import check_records
     from tuning.report import read_search
     from vqvae.config import VQVAEConfig, VQVAETraining
 
-    check_records(world.search)
-    report(world, [], search=read_search(world.search))
-    return load_config(world.search / "best_config.json", VQVAEConfig, VQVAETraining)
+    check_records(copies.search)
+    report(copies, [], search=read_search(copies.search))
+    return load_config(copies.search / "best_config.json", VQVAEConfig, VQVAETraining)
 
 
-def report(world, runs, **results):
+def report(copies, runs, **results):
     from brainslices.report.page import write_report
 
-    return write_report(world.root / "report.html", runs, **results)
+    return write_report(copies.root / "report.html", runs, **results)
 
 
 READERS = {
@@ -114,11 +114,11 @@ READERS = {
 }
 
 
-def commands(folder, world, search_flags):
+def commands(folder, copies, search_flags):
     """The command lines that read the files of a folder."""
-    out, archive, vqvae, prior = world.root / "out", world.archive, world.vqvae, world.prior
-    conditional, results, search = world.conditional, world.results, world.search
-    report = ("report", "--out", world.root / "report.html")
+    out, archive, vqvae, prior = copies.root / "out", copies.archive, copies.vqvae, copies.prior
+    conditional, results, search = copies.conditional, copies.results, copies.search
+    report = ("report", "--out", copies.root / "report.html")
     tune = ("tune", "--data", archive, "--out", search, *search_flags)
     score = ("score", "--data", archive, "--out", out, "--run")
     resume = ("train_pixelcnn", "--vqvae", vqvae, "--run")

@@ -1,4 +1,4 @@
-"""A seeded generator of damaged files: `damage` makes one fault of one kind in one file."""
+"""A seeded generator of corrupt files: `corrupt` makes one fault of one kind in one file."""
 
 import csv
 import io
@@ -20,8 +20,8 @@ CELLS = ["", "NaN", "inf", "-1", "2", "1e400", '"', "a,b", "\0", "train\r", "x" 
 HEADERS = ["(9, 9", "(-1, 4, 4)", "(2**9, 2**9)", f"({2**70},)", "(1.5,)", "'ab'", "()", "(0,)"]
 
 
-def damage(path, rng: random.Random) -> str:
-    """Damage a file in place; return what was done."""
+def corrupt(path, rng: random.Random) -> str:
+    """Corrupt a file in place; return its name and the kind of fault."""
     kinds = [*KINDS.get(path.suffix, []), *ANY, *KINDS.get(path.suffix, [])]
     kind = rng.choice(kinds)
     kind(path, rng)
@@ -61,15 +61,15 @@ def a_dangling_link(path, rng):
 
 def json_value(path, rng):
     value = json.loads(path.read_text())
-    holder, key = rng.choice([*_places(value)])
+    container, key = rng.choice([*_items(value)])
     literal = None
     choice = rng.random()
-    if choice < 0.15 and isinstance(holder, dict):
-        del holder[key]
+    if choice < 0.15 and isinstance(container, dict):
+        del container[key]
     elif choice < 0.3:
-        literal, holder[key] = rng.choice(LITERALS), "LITERAL"
+        literal, container[key] = rng.choice(LITERALS), "LITERAL"
     else:
-        holder[key] = rng.choice(VALUES)
+        container[key] = rng.choice(VALUES)
     text = json.dumps(value)
     path.write_text(text if literal is None else text.replace('"LITERAL"', literal))
 
@@ -79,13 +79,13 @@ def json_document(path, rng):
     path.write_text(rng.choice([DEEP, HUGE, "[]", "null", "7", json.dumps([value]), '{"x": 1}']))
 
 
-def _places(value):
-    """Yield (holder, key) of every value inside a JSON value."""
+def _items(value):
+    """Yield (container, key) of every value inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         yield value, key
         if isinstance(item, dict | list) and item:
-            yield from _places(item)
+            yield from _items(item)
 
 
 def csv_cell(path, rng):

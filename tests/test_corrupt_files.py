@@ -1,4 +1,4 @@
-"""Hundreds of damaged files: each is refused with a message, or does no harm."""
+"""Fuzzing with corrupt files: each is refused with a message, or read without an error."""
 
 import contextlib
 import dataclasses
@@ -9,19 +9,19 @@ import signal
 
 import numpy as np
 import pytest
-from helpers import ROOT, python, save_image, tiny_config, tiny_prior_config, tiny_prior_training
-from helpers import tiny_training as tiny_vqvae_training
-from storm import damage
-from storm_world import (
+from corruption import corrupt
+from file_copies import (
     READERS,
     add_subjects,
     commands,
+    copy_sources,
     hashes,
-    make_world,
     run_command,
     write_finished_search,
     write_results,
 )
+from helpers import ROOT, python, save_image, tiny_config, tiny_prior_config, tiny_prior_training
+from helpers import tiny_training as tiny_vqvae_training
 from volume_helpers import head, save_volume
 
 from brainslices.errors import InputError
@@ -87,7 +87,7 @@ def trained_sources(sources, tmp_path_factory):
 @contextlib.contextmanager
 def time_limit():
     def stop(number, frame):
-        raise TimeoutError("the case hangs")
+        raise TimeoutError("the case does not end")
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.alarm(TIMEOUT_S)
@@ -98,53 +98,53 @@ def time_limit():
         signal.signal(signal.SIGALRM, previous)
 
 
-def storm(sources, tmp_path, count, run_case):
-    """Run a case for each of `count` damaged worlds: the faults, by what was damaged."""
+def fuzz(sources, tmp_path, count, run_case):
+    """Run a case on `count` copies with one corrupt file each; return the faults, by file."""
     faults = []
     for seed in range(SEED, SEED + count):
         rng, root = random.Random(seed), tmp_path / str(seed)
-        world = make_world(sources, root)
+        copies = copy_sources(sources, root)
         folder = rng.choice([*sources])
         path = rng.choice(sorted(file for file in (root / folder).rglob("*.*") if file.is_file()))
-        name = f"seed {seed}: {folder}/{damage(path, rng)}"
-        sound = hashes(root)
+        name = f"seed {seed}: {folder}/{corrupt(path, rng)}"
+        before = hashes(root)
         try:
             with time_limit():
-                is_refused = run_case(folder, world, rng)
+                is_refused = run_case(folder, copies, rng)
         except Exception as error:
             faults.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
             is_refused = False
         if is_refused:
             now = hashes(root)
-            if changed := {file for file in sound if now.get(file) != sound[file]} - {path}:
+            if changed := {file for file in before if now.get(file) != before[file]} - {path}:
                 faults.append(f"{name}: changed {sorted(changed)}")
         shutil.rmtree(root)
     return faults
 
 
-def read_case(folder, world, rng):
+def read_case(folder, copies, rng):
     try:
-        READERS[folder](world)
+        READERS[folder](copies)
     except InputError as error:
-        assert str(world.root) in str(error)
+        assert str(copies.root) in str(error)
     return True
 
 
-def command_case(folder, world, rng):
+def command_case(folder, copies, rng):
     import keras
 
-    command = rng.choice(commands(folder, world, SEARCH))
+    command = rng.choice(commands(folder, copies, SEARCH))
     status, log = run_command(*command)
     assert status in (0, 2), f"{command}: status {status}: {log[-500:]}"
     assert "Traceback" not in log, f"{command}: {log[-500:]}"
     assert status == 0 or "error" in log.lower(), f"{command}: {log[-500:]}"
-    keras.utils.clear_session()  # the models of earlier cases are no case's memory
+    keras.utils.clear_session()  # frees the models of earlier cases
     return status == 2
 
 
-def source_case(folder, world, rng):
-    table = [] if folder == "volumes" else ["--table", world.root / folder / "table.csv"]
-    options = ["--source", world.root / folder, *table, "--out", world.root / "out"]
+def source_case(folder, copies, rng):
+    table = [] if folder == "volumes" else ["--table", copies.root / folder / "table.csv"]
+    options = ["--source", copies.root / folder, *table, "--out", copies.root / "out"]
     status, log = run_command("prepare_data", *options)
     assert status in (0, 2), log[-500:]
     assert status == 0 or "case_" in log or "table.csv" in log
@@ -155,34 +155,41 @@ def assert_none(faults):
     assert not faults, "\n".join(faults)
 
 
-def test_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
-    assert_none(storm(raw_sources, tmp_path, LIGHT // 6, source_case))
+@pytest.mark.slow
+def test_corrupt_sources_are_refused_by_name(raw_sources, tmp_path):
+    assert_none(fuzz(raw_sources, tmp_path, LIGHT // 6, source_case))
 
 
 @pytest.mark.long
-def test_many_damaged_sources_are_refused_by_name(raw_sources, tmp_path):
-    assert_none(storm(raw_sources, tmp_path, LONG // 2, source_case))
+def test_many_corrupt_sources_are_refused_by_name(raw_sources, tmp_path):
+    assert_none(fuzz(raw_sources, tmp_path, LONG // 2, source_case))
 
 
-def test_damaged_files_are_refused_by_name(sources, tmp_path):
-    assert_none(storm(sources, tmp_path, LIGHT, read_case))
-
-
-@pytest.mark.long
-def test_many_damaged_files_are_refused_by_name(sources, tmp_path):
-    assert_none(storm(sources, tmp_path, LONG, read_case))
+@pytest.mark.slow
+def test_corrupt_files_are_refused_by_name(sources, tmp_path):
+    assert_none(fuzz(sources, tmp_path, LIGHT, read_case))
 
 
 @pytest.mark.long
-def test_commands_on_damaged_files_end_with_a_message(trained_sources, tmp_path):
-    assert_none(storm(trained_sources, tmp_path, COMMANDS, command_case))
+def test_many_corrupt_files_are_refused_by_name(sources, tmp_path):
+    assert_none(fuzz(sources, tmp_path, LONG, read_case))
+
+
+@pytest.mark.long
+def test_commands_on_corrupt_files_end_with_a_message(trained_sources, tmp_path):
+    assert_none(fuzz(trained_sources, tmp_path, COMMANDS, command_case))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 1024**2  # KiB on Linux
 
 
 NUMBERS = {
     "prepare_data": ["slices 1000000000", "size 1000000 1000000", "subjects -1", "slices 0"]
     + ["fractions nan 0.5 0.5", "fractions inf -inf 1", "positions nan nan", "seed -1"]
-    + ["subjects 99999999999999999999", "size 0 64", "grid-multiple 100000000000000000000"],
+    + [
+        "subjects 99999999999999999999",
+        "size 0 64",
+        "size 64 40000",
+        "grid-multiple 100000000000000000000",
+    ],
     "train_vqvae": ["channels 100000000000000000000 64", "epochs 0", "batch-size -1", "decay nan"]
     + ["epochs 1000000000000", "learning-rate inf", "num-embeddings 1000000000", "seed -1"]
     + ["embedding-dim 1000000000", "encoder-blocks 1000000000", "magnification 1e9"],
@@ -193,6 +200,8 @@ NUMBERS = {
     "sample": ["count 0", "batch-size 0", "seed -1"],
     "reconstruct": ["batch-size 0"],
     "encode_codes": ["variants -1"],
+    "score": ["batch-size 0", "restore -1", "seed -1"],
+    "studio": ["port 0", "port 65536", "port -1"],
 }
 # These load a model first.
 LATER_NUMBERS = {
@@ -205,28 +214,31 @@ LATER_NUMBERS = {
         "top-k 10000000000000000000",
     ],
     "encode_codes": ["variants 1000000000000"],
+    "score": ["restore 1000000000000"],
     "train_pixelcnn": ["variants 1000000000000"],
 }
 
 
 def check_number(sources, tmp_path, name, flag):
-    world, out = make_world(sources, tmp_path / "world"), tmp_path / "out"
+    copies, out = copy_sources(sources, tmp_path / "copies"), tmp_path / "out"
     inputs = {
         "prepare_data": ("--source", "phantom", "--out", out),
-        "train_vqvae": ("--data", world.archive, "--run", out),
-        "train_pixelcnn": ("--vqvae", world.vqvae, "--run", out),
-        "tune": ("--data", world.archive, "--out", out),
-        "sample": ("--run", world.prior, "--out", out),
-        "reconstruct": ("--run", world.vqvae, "--data", world.archive, "--out", out),
-        "encode_codes": ("--run", world.vqvae),
+        "train_vqvae": ("--data", copies.archive, "--run", out),
+        "train_pixelcnn": ("--vqvae", copies.vqvae, "--run", out),
+        "tune": ("--data", copies.archive, "--out", out),
+        "sample": ("--run", copies.prior, "--out", out),
+        "reconstruct": ("--run", copies.vqvae, "--data", copies.archive, "--out", out),
+        "encode_codes": ("--run", copies.vqvae),
+        "score": ("--run", copies.prior, "--data", copies.archive, "--out", out),
+        "studio": ("--run", copies.prior),
     }
-    sound, (word, *values) = hashes(world.root), flag.split()
+    before, (word, *values) = hashes(copies.root), flag.split()
     with time_limit():
         status, log = run_command(name, *inputs[name], f"--{word}", *values)
     assert status == 2, log
     assert "Traceback" not in log
     assert word.replace("-", "_") in log.replace("-", "_")
-    assert hashes(world.root) == sound
+    assert hashes(copies.root) == before
     assert not out.exists()
 
 

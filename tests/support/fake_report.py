@@ -3,8 +3,8 @@
 import csv
 
 import numpy as np
+from fake_trials import TRIALS, write_trial
 from helpers import save_image
-from made_up_trials import TRIALS, write_trial
 
 from brainslices.runs.json_files import write_json
 from brainslices.visualization.examples import write_examples
@@ -116,7 +116,7 @@ def write_scoring(folder, **changes):
 
 
 def write_search(folder):
-    """Write the folder of a search with the trials of `made_up_trials`."""
+    """Write the folder of a search with the trials of `fake_trials`."""
     description = {"archive_hash": "a" * 64, "precision": "float32", "space": []}
     write_json(
         folder / "search.json", description | {"search": {"objective": "val_rate_distortion"}}
