@@ -108,6 +108,7 @@ class SlicePrior:
             sampling: number, positions and options of the slices.
             per_position: least number of slices at a position, if `sampling` names no positions.
         """
+        self._check_guidance(sampling)
         requests = expand_request(self.model.condition_variables, sampling.condition)
         # Codes (uint16), their log-probabilities and the noise (float32) of all samples.
         codes = sampling.count * len(requests) * int(np.prod(self.model.grid_shape))
@@ -211,6 +212,7 @@ class SlicePrior:
         Raises:
             InputError: as `inpaint`, or if `sampling` has several positions.
         """
+        self._check_guidance(sampling)
         if len(sampling.position) > 1:
             raise InputError(
                 "`position` must be a single slice position, or none, to inpaint an image. "
@@ -267,6 +269,15 @@ class SlicePrior:
         if self._sampler.limits["top_k"] != sampling.top_k:
             self._sampler = Sampler(self.model, top_k=sampling.top_k)
         return self._sampler.with_limits(sampling.temperature, sampling.top_p, sampling.guidance)
+
+    def _check_guidance(self, sampling):
+        """Refuse to guide towards nothing; a prior without conditions has a message of its own."""
+        if sampling.guidance != 1 and self.model.condition_variables and not sampling.condition:
+            names = ", ".join(variable.name for variable in self.model.condition_variables)
+            raise InputError(
+                f"`guidance` needs a `condition` to follow: the prior has {names}. "
+                f"Received: guidance={sampling.guidance:g} and no condition."
+            )
 
     def _metadata(self, sampling):
         names = ("seed", "temperature", "top_k", "top_p")

@@ -90,6 +90,17 @@ def test_values_of_a_condition_share_their_noise_and_are_rows_of_the_sheet(tmp_p
     assert (codes[:3] != codes[3:]).any()
 
 
+def test_guidance_without_a_condition_is_refused():
+    options = {"conditions": ("age",), "condition_variables": (Variable("age", 40, 80),)}
+    model = tiny_pixelcnn(layers=1, attention_layers=0, **options)
+    prior = SlicePrior(model, BlockDecoder(), Provenance(Run("none"), POSITIONS, {}))
+    message = "`guidance` needs a `condition` to follow: the prior has age. Received: guidance=2 "
+    with pytest.raises(InputError, match=message):
+        prior.sample(1, guidance=2.0)
+    with pytest.raises(InputError, match=message):
+        prior.inpaint(np.zeros((8, 10)), guidance=2.0)
+
+
 def test_values_that_are_no_numbers_have_no_slope(tmp_path):
     groups = ("sex F", "sex M")
     samples = Samples([], np.zeros(4, "float32"), {"seed": 0, "temperature": 1}, groups=groups)
