@@ -6,7 +6,7 @@ import gradio as gr
 
 from brainslices.studio.engine import Engine
 from brainslices.studio.pictures import grey, hidden_mask
-from brainslices.studio.widgets import OPTIONS, gallery, pick, show_errors, source
+from brainslices.studio.widgets import OPTIONS, gallery, pick, picture_file, show_errors, source
 
 __all__ = ["inpaint_tab"]
 
@@ -39,7 +39,7 @@ def inpaint_tab(engine: Engine) -> None:
         yield f"Filling in: 0 of {count}.", shown
         hidden = hidden_mask(layers, image.shape)
         for images in engine.inpaint(image, hidden, count, int(seed)):
-            shown = [(grey(one), f"completion {k + 1}") for k, one in enumerate(images)]
+            shown = [(picture_file(one), f"completion {k + 1}") for k, one in enumerate(images)]
             yield f"Filling in: {len(shown)} of {count}.", shown
         yield f"{count} completions. Only the painted part and its codes are new.", shown
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from brainslices.studio.engine import BATCH, Engine, Sampling
 from brainslices.studio.pictures import grey
-from brainslices.studio.widgets import gallery, show_errors
+from brainslices.studio.widgets import gallery, picture_file, show_errors
 
 __all__ = ["sample_tab", "write_downloads"]
 
@@ -104,7 +104,7 @@ def _sampler(engine, variables, is_strip):
             gr.DownloadButton(value=str(path), interactive=True)
             for path in write_downloads(sampling)
         )
-        nearest = [(grey(image), text) for image, text in engine.nearest_slices(sampling)]
+        nearest = [(picture_file(image), text) for image, text in engine.nearest_slices(sampling)]
         yield _status(sampling), _pictures(sampling), nearest, *files
 
     return sample
@@ -125,7 +125,8 @@ def _pictures(sampling: Sampling) -> list:
     if sampling.share == 1:
         pairs = zip(captions, sampling.bits, strict=True)
         captions = [f"{caption}, {bits:,.0f} bits" for caption, bits in pairs]
-    return [(grey(image), text) for image, text in zip(sampling.images, captions, strict=True)]
+    images = map(picture_file, sampling.images)
+    return list(zip(images, captions, strict=True))
 
 
 def write_downloads(sampling: Sampling) -> tuple[Path, Path]:

@@ -1,17 +1,31 @@
 """Pieces that the tabs of the browser app share."""
 
 import functools
+import hashlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
 from brainslices.errors import InputError
+from brainslices.runs.atomic import atomic_path
 from brainslices.studio.engine import Engine
+from brainslices.studio.pictures import grey
 from brainslices.studio.uploads import Upload, read_upload
 
-__all__ = ["OPTIONS", "PICTURE", "gallery", "pick", "show_errors", "source", "table"]
+__all__ = [
+    "OPTIONS",
+    "PICTURE",
+    "gallery",
+    "pick",
+    "picture_file",
+    "show_errors",
+    "source",
+    "table",
+]
 
 OPTIONS: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 PICTURE: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["fullscreen"]}
@@ -41,6 +55,20 @@ def gallery(label: str) -> gr.Gallery:
         interactive=False,
         buttons=["download", "fullscreen"],
     )
+
+
+def picture_file(image: np.ndarray) -> Path:
+    """Write a slice, float (rows, cols) in [0, 1], as a PNG file named by its content.
+
+    Gradio writes an image anew whenever it is shown again, while a browser may be reading it.
+    """
+    picture = grey(image)
+    name = hashlib.sha256(picture.tobytes()).hexdigest()
+    path = Path(tempfile.gettempdir()) / name / "slice.png"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            picture.save(temporary)
+    return path
 
 
 def source(engine: Engine) -> tuple[gr.State, gr.Slider]:

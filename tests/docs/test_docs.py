@@ -177,7 +177,7 @@ def test_docstring_examples_run(module):
     assert not failed
 
 
-@pytest.mark.parametrize("notebook", ["reconstruct", "sample", "search"])
+@pytest.mark.parametrize("notebook", ["reconstruct", "sample", "search", "score"])
 def test_built_notebook_has_its_figures(notebook):
     page = ROOT / "docs" / "_build" / "html" / "notebooks" / f"{notebook}.html"
     if not page.is_file():
