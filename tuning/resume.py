@@ -17,7 +17,7 @@ from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import FORMAT_VERSION
 from brainslices.schema import OBJECT, STRING
 from brainslices.types import PathLike
-from tuning.config import SearchConfig
+from tuning.config import OBJECTIVES, SearchConfig
 from tuning.records import REPAIR, check_records, read_trials
 from tuning.spaces import SPACES
 from tuning.trial import describe_search
@@ -28,7 +28,10 @@ __all__ = ["locked_search", "read_description", "resumed_config"]
 DESCRIPTION_FILE, SPACE_FILE = "search.json", "space.py"
 DESCRIPTION = {
     "archive_hash": STRING,
-    "search": OBJECT,
+    "search": (
+        lambda value: OBJECT[0](value) and value.get("objective") in OBJECTIVES,
+        f"an object with an objective of {', '.join(OBJECTIVES)}",
+    ),
     "space": (lambda value: isinstance(value, dict | list), "the dimensions of the space"),
     "precision": (PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
 }

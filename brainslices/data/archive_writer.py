@@ -25,7 +25,7 @@ from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.types import PathLike
 
-__all__ = ["check_writable", "write_archive"]
+__all__ = ["check_names", "check_writable", "write_archive"]
 
 ARCHIVE_FILES = ("slices.npy", "index.csv", "subjects.csv", "archive.json")
 POSITION_RULE = (
@@ -171,6 +171,19 @@ def _write_header(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
     )
 
 
+def check_names(record: SliceRecord) -> None:
+    """Refuse names that neither a terminal nor a figure can show.
+
+    Raises:
+        InputError: if the path or the subject has control characters, or is not UTF-8.
+    """
+    if not all(text.isprintable() for text in (record.slice_id, record.subject, record.source)):
+        raise InputError(
+            "The path of a file and its subject must be UTF-8 text and must not have control "
+            f"characters. Received: {record.source!r}, subject {record.subject!r}. Rename it."
+        )
+
+
 def _check_slice(record: SliceRecord, image: np.ndarray, first: tuple) -> None:
     """Check a slice by itself and against the first record and image."""
     if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
@@ -178,11 +191,7 @@ def _check_slice(record: SliceRecord, image: np.ndarray, first: tuple) -> None:
             f"A slice must be uint8 of shape (rows, cols). Received: {record.source} as "
             f"{image.dtype} {image.shape}."
         )
-    if not all(text.isprintable() for text in (record.slice_id, record.subject, record.source)):
-        raise InputError(
-            "The path of a file and its subject must be UTF-8 text and must not have control "
-            f"characters. Received: {record.source!r}, subject {record.subject!r}. Rename it."
-        )
+    check_names(record)
     if record.split not in SPLITS or not 0 <= record.position <= 1:
         raise InputError(
             f"A slice must have a split of {', '.join(SPLITS)} and a position in [0, 1]. "

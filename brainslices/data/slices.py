@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from brainslices.data.archive import SliceArchive, SliceRecord
+from brainslices.data.archive_writer import check_names
 from brainslices.data.discovery import find_files
 from brainslices.data.file_selection import FileSelection
 from brainslices.data.images import read_image
@@ -112,6 +113,8 @@ def _open_folder(data: Path, split: str | None, selection: FileSelection) -> Sli
         )
     files, metadata = read_source(files, selection, require_subject=False)
     records = slice_records(metadata)
+    for record in records:
+        check_names(record)
     splits = sorted({record.split for record in records if record.split})
     if splits:
         split = normalize_split(split or "test")

@@ -69,7 +69,7 @@ def _affine_in_mm(image: Any) -> np.ndarray:
     unit = int(image.header["xyzt_units"]) % 8 if has_units else 0
     if unit not in MM_PER_UNIT:
         raise ValueError(f"its unit of length has the unknown code {unit}")
-    return np.diag([*[MM_PER_UNIT[unit]] * 3, 1.0]) @ image.affine
+    return image.affine * np.array([*[MM_PER_UNIT[unit]] * 3, 1.0])[:, np.newaxis]
 
 
 def _check_header(path: Path, image: Any) -> None:

@@ -12,7 +12,7 @@ import tuning.resume
 from brainslices.errors import InputError
 from brainslices.runs.json_files import read_json, write_json
 from tuning.config import SearchConfig
-from tuning.resume import locked_search, resumed_config
+from tuning.resume import locked_search, read_description, resumed_config
 
 SPACE = ROOT / "tests" / "support" / "tiny_space.py"
 CONFIG = SearchConfig(space=str(SPACE), trials=5)
@@ -101,3 +101,12 @@ def test_incomplete_description_is_refused(tmp_path, described):
     write_json(tmp_path / "search.json", {"archive_hash": "a"})
     with pytest.raises(InputError, match="search.json .*lacks precision, search, space"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "loss"}, {"objective": []}, 3])
+def test_description_without_a_known_objective_is_refused(tmp_path, described, settings):
+    run(tmp_path)
+    path = tmp_path / "search.json"
+    write_json(path, {**read_json(path), "search": settings})
+    with pytest.raises(InputError, match=r"search\.json.*`search` must be .*objective"):
+        read_description(tmp_path)

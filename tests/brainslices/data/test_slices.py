@@ -83,3 +83,10 @@ def test_selection_does_not_apply_to_an_archive(archive):
 def test_volumes_are_refused(tmp_path):
     with pytest.raises(InputError, match="prepare_data"):
         open_slices(save_volume(tmp_path / "head.nii", head()))
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\udcff"])
+def test_names_that_a_figure_cannot_show_are_refused(tmp_path, name):
+    save_images(tmp_path / "in", name, "b")
+    with pytest.raises(InputError, match="must be UTF-8 text and must not have control characters"):
+        open_slices(tmp_path / "in")
