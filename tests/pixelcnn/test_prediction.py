@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 from tiny_prior import CODES, GRID, tiny_pixelcnn
 
 from pixelcnn.prediction import DRAWS, ERROR_SCALE, FLOOR, SIGMA, Prediction
-from pixelcnn.sampling import sample_from_logits, uniform_noise
+from pixelcnn.logits import sample_from_logits
+from pixelcnn.sampling import uniform_noise
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
