@@ -8,8 +8,8 @@ from keras import ops
 from scipy.ndimage import gaussian_filter
 from tiny_prior import CODES, GRID, tiny_pixelcnn
 
-from pixelcnn.prediction import DRAWS, ERROR_SCALE, FLOOR, SIGMA, Prediction
 from pixelcnn.logits import sample_from_logits
+from pixelcnn.prediction import DRAWS, ERROR_SCALE, FLOOR, SIGMA, Prediction
 from pixelcnn.sampling import uniform_noise
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
