@@ -86,7 +86,8 @@ def test_volumes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\x1b[2J", "a\udcff"])
-def test_names_that_a_figure_cannot_show_are_refused(tmp_path, name):
+def test_names_that_a_figure_cannot_show_are_refused(tmp_path, caplog, name):
+    caplog.set_level("ERROR")  # pytest-xdist cannot send a captured warning that is not UTF-8.
     save_images(tmp_path / "in", name, "b")
     with pytest.raises(InputError, match="must be UTF-8 text and must not have control characters"):
         open_slices(tmp_path / "in")
