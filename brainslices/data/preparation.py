@@ -37,6 +37,8 @@ IMAGE_RULE = "8-bit grey values of the images, unchanged"
 WINDOW_RULE = "grey levels from {:g} to {:g} of the images become 0..255, linear, clipped"
 PHANTOM_RULE = "phantoms, rendered in 0..255"
 PHANTOMS = 64
+# Memory of a pixel while a phantom's slice is rendered.
+RENDERING_BYTES = 130
 FRACTIONS = (0.8, 0.1, 0.1)
 logger = logging.getLogger(__name__)
 
@@ -276,11 +278,13 @@ def _check_needed(config: SourceConfig) -> None:
     if not given:
         return
     rows, cols = config.size or (16, 16)
-    pixels, slices = rows * cols, config.slices or 1
-    subjects = (config.subjects or 1) if config.source == "phantom" else 1
+    slices = config.slices or 1
+    pixels, rendered, subjects = rows * cols, 4 * slices, 1  # one subject in float32
+    if config.source == "phantom":
+        rendered, subjects = slices + RENDERING_BYTES, config.subjects or 1
     check_needed(
         ", ".join(f"{name}={value}" for name, value in given.items()),
-        memory=pixels * slices * 4 + subjects * 100,  # one subject in float32, and all names
+        memory=pixels * rendered + subjects * 100,  # and all names
         disk=pixels * slices * subjects,
         folder=config.out,
     )
