@@ -12,6 +12,7 @@ __all__ = [
     "CODEBOOK_SIZE",
     "COUNTS",
     "INTEGER",
+    "MAX_SIDE",
     "NATURAL",
     "NUMBER",
     "OBJECT",
@@ -51,7 +52,8 @@ CODEBOOK_SIZE: Rule = (
     lambda value: POSITIVE[0](value) and value <= 2**16,
     "an integer from 1 to 65,536",
 )
-SIDE: Rule = (lambda value: POSITIVE[0](value) and value <= 2**15, "an integer from 1 to 32,768")
+MAX_SIDE = 2**15
+SIDE: Rule = (lambda value: POSITIVE[0](value) and value <= MAX_SIDE, "an integer from 1 to 32,768")
 SHAPE: Rule = (
     lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(SIDE[0], value)),
     "two integers from 1 to 32,768",

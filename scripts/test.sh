@@ -2,7 +2,7 @@
 # Fresh machine to tests: own .venv, install, lint, types, docs, tests. Extra words go to pytest, and
 # then the docs are not built:
 #   bash scripts/test.sh -m "not slow and not long"    # the inner loop
-#   bash scripts/test.sh -m ""                         # the long ones too: half an hour
+#   bash scripts/test.sh -m ""                         # the long ones too
 set -euo pipefail
 
 install_chromium() { # Debian's package; Playwright's own would be downloaded.

@@ -133,7 +133,7 @@ def _write_pixels(
                     f"{source_of[record.slice_id]} and from {record.source}. Remove one of them."
                 )
             source_of[record.slice_id] = record.source
-            # Plain floats: the repr of a NumPy float is not a number in index.csv.
+            # Plain floats: the repr of a NumPy float cannot be parsed in index.csv.
             index.append(replace(record, position=float(record.position)))
             projection = max_projections.setdefault(record.split, np.zeros_like(image))
             np.maximum(projection, image, out=projection)

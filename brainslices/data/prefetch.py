@@ -5,9 +5,9 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["prefetch"]
+__all__ = ["READER_THREADS", "prefetch"]
 
-_READER_THREADS, _PREFETCH = 4, 32
+READER_THREADS, _PREFETCH = 4, 32
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -21,7 +21,7 @@ def prefetch(
         read: called in a thread with each item; its exception is raised here.
         items: what to read.
     """
-    with ThreadPoolExecutor(_READER_THREADS) as pool:
+    with ThreadPoolExecutor(READER_THREADS) as pool:
         pending: deque[Future[_Result]] = deque()
         try:
             for item in items:

@@ -18,7 +18,7 @@ from brainslices.data.discovery import SourceFiles, find_files
 from brainslices.data.file_selection import FileSelection
 from brainslices.data.images import fit_image, read_image
 from brainslices.data.metadata import FileMetadata, assign_splits, slice_records
-from brainslices.data.prefetch import prefetch
+from brainslices.data.prefetch import READER_THREADS, prefetch
 from brainslices.data.sources import read_source
 from brainslices.data.splits import SPLITS, split_subjects
 from brainslices.data.subject_table import (
@@ -30,6 +30,7 @@ from brainslices.data.subject_table import (
 from brainslices.errors import InputError
 from brainslices.progress import track
 from brainslices.resources import check_needed
+from brainslices.schema import MAX_SIDE
 
 __all__ = ["SourceConfig", "make_archive"]
 
@@ -37,7 +38,7 @@ IMAGE_RULE = "8-bit grey values of the images, unchanged"
 WINDOW_RULE = "grey levels from {:g} to {:g} of the images become 0..255, linear, clipped"
 PHANTOM_RULE = "phantoms, rendered in 0..255"
 PHANTOMS = 64
-# Memory of a pixel while a phantom's slice is rendered.
+# Bytes for each pixel of a slice while a thread renders it.
 RENDERING_BYTES = 130
 FRACTIONS = (0.8, 0.1, 0.1)
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class SourceConfig(FileSelection, _Paths):  # the flags of _Paths come first
         check_field(
             self,
             "size",
-            lambda value: value is None or 16 <= min(value) <= max(value) <= 2**15,
+            lambda value: value is None or 16 <= min(value) <= max(value) <= MAX_SIDE,
             "at least 16 by 16, at most 32,768 by 32,768",
         )
         check_field(
@@ -281,7 +282,8 @@ def _check_needed(config: SourceConfig) -> None:
     slices = config.slices or 1
     pixels, rendered, subjects = rows * cols, 4 * slices, 1  # one subject in float32
     if config.source == "phantom":
-        rendered, subjects = slices + RENDERING_BYTES, config.subjects or 1
+        rendered = slices + RENDERING_BYTES * min(READER_THREADS, config.subjects or PHANTOMS)
+        subjects = config.subjects or 1
     check_needed(
         ", ".join(f"{name}={value}" for name, value in given.items()),
         memory=pixels * rendered + subjects * 100,  # and all names

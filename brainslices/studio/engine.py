@@ -76,7 +76,7 @@ class SurpriseMap:
     Args:
         original: float32 array of shape (rows, cols), the part that codes cover.
         values: float32 array of the same shape, nats.
-        highest: value to draw brightest.
+        highest: value at the end of the colour map.
         bits: bits under the prior.
         percentile: of the bits, among validation slices near its position.
         position: the likeliest slice position.

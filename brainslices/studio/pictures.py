@@ -99,7 +99,7 @@ def overlay(image: np.ndarray, values: np.ndarray, highest: float) -> np.ndarray
     Args:
         image: the slice, in [0, 1].
         values: the map; at 0 and below it is transparent.
-        highest: value of the brightest colour; the map is opaque from half of it on.
+        highest: value at the end of the colour map; the map is opaque from half of it on.
 
     Returns:
         float array of shape (rows, cols, 3), in [0, 1].
