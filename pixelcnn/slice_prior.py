@@ -108,7 +108,6 @@ class SlicePrior:
             sampling: number, positions and options of the slices.
             per_position: least number of slices at a position, if `sampling` names no positions.
         """
-        self._check_guidance(sampling)
         requests = expand_request(self.model.condition_variables, sampling.condition)
         # Codes (uint16), their log-probabilities and the noise (float32) of all samples.
         codes = sampling.count * len(requests) * int(np.prod(self.model.grid_shape))
@@ -151,6 +150,7 @@ class SlicePrior:
         Yields:
             What `Sampler.partial_grids` yields, and `positions`, float32 of shape (count,).
         """
+        options["condition"] = _as_texts(conditions)
         sampling = SamplingConfig(count, _as_tuple(position), **options)
         trained = self.provenance.positions
         positions = spread_positions(count, trained, sampling.position)
@@ -212,7 +212,6 @@ class SlicePrior:
         Raises:
             InputError: as `inpaint`, or if `sampling` has several positions.
         """
-        self._check_guidance(sampling)
         if len(sampling.position) > 1:
             raise InputError(
                 "`position` must be a single slice position, or none, to inpaint an image. "
@@ -266,6 +265,7 @@ class SlicePrior:
 
     def _get_sampler(self, sampling):
         """Return the sampler of some options; it shares what the last one has compiled."""
+        self._check_guidance(sampling)
         if self._sampler.limits["top_k"] != sampling.top_k:
             self._sampler = Sampler(self.model, top_k=sampling.top_k)
         return self._sampler.with_limits(sampling.temperature, sampling.top_p, sampling.guidance)

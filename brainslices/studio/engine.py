@@ -115,9 +115,11 @@ class Engine:
 
     def warm_up(self) -> None:
         """Compute everything once, so that the first click does not wait for compilations."""
-        guidance = (1.0, 2.0) if self.prior.model.condition_variables else (1.0,)
-        for top_p, weight in itertools.product((None, 0.9), guidance):
-            *_, sampling = self.sample(1, 0.5, top_p=top_p, guidance=weight)
+        first = self.prior.model.condition_variables[:1]
+        conditions = {item.name: (*item.categories, item.low)[0] for item in first}
+        for top_p, guidance in itertools.product((None, 0.9), (1.0, 2.0) if first else (1.0,)):
+            options = {"top_p": top_p, "guidance": guidance, "conditions": conditions}
+            *_, sampling = self.sample(1, 0.5, **options)
         image = np.rint(self.decode(sampling.codes)[0] * 255).astype("uint8")
         next(self.inpaint(image, np.indices(image.shape)[0] < len(image) // 2, 1, 0))
 

@@ -6,7 +6,15 @@ import gradio as gr
 
 from brainslices.studio.engine import Engine
 from brainslices.studio.pictures import grey, hidden_mask
-from brainslices.studio.widgets import OPTIONS, gallery, pick, picture_file, show_errors, source
+from brainslices.studio.widgets import (
+    OPTIONS,
+    connect_cancel,
+    gallery,
+    pick,
+    picture_file,
+    show_errors,
+    source,
+)
 
 __all__ = ["inpaint_tab"]
 
@@ -49,7 +57,7 @@ def inpaint_tab(engine: Engine) -> None:
     run: Any = start.click(
         fill_in, inputs, outputs, concurrency_limit=2, concurrency_id="sample", **OPTIONS
     )
-    cancel.click(lambda: "Cancelled.", None, status, cancels=[run], api_visibility="private")
+    connect_cancel(cancel, [run], status)
 
 
 def _editor(canvas_size):

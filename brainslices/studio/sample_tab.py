@@ -10,7 +10,7 @@ import numpy as np
 
 from brainslices.studio.engine import BATCH, Engine, Sampling
 from brainslices.studio.pictures import grey
-from brainslices.studio.widgets import gallery, picture_file, show_errors
+from brainslices.studio.widgets import connect_cancel, gallery, picture_file, show_errors
 
 __all__ = ["sample_tab", "write_downloads"]
 
@@ -54,7 +54,7 @@ def sample_tab(engine: Engine) -> None:
         button.click(_sampler(engine, variables, shared), inputs, outputs, **options)
         for button, shared in ((start, False), (strip, True))
     ]
-    cancel.click(lambda: "Cancelled.", None, status, cancels=runs, api_visibility="private")
+    connect_cancel(cancel, runs, status)
 
 
 def _condition(variable):

@@ -6,7 +6,7 @@ import gradio as gr
 
 from brainslices.studio.engine import Engine
 from brainslices.studio.pictures import overlay
-from brainslices.studio.widgets import OPTIONS, pick, show_errors, source
+from brainslices.studio.widgets import OPTIONS, connect_cancel, pick, show_errors, source
 from brainslices.visualization.html import comparison
 
 __all__ = ["surprise_tab"]
@@ -46,4 +46,4 @@ def surprise_tab(engine: Engine) -> None:
         trigger_mode="always_last",
         **OPTIONS,
     )
-    cancel.click(lambda: "Cancelled.", None, status, cancels=[run], api_visibility="private")
+    connect_cancel(cancel, [run], status)

@@ -19,6 +19,7 @@ from brainslices.studio.uploads import Upload, read_upload
 __all__ = [
     "OPTIONS",
     "PICTURE",
+    "connect_cancel",
     "gallery",
     "pick",
     "picture_file",
@@ -42,6 +43,13 @@ def show_errors(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterato
             raise gr.Error(str(error), duration=None, print_exception=False) from error
 
     return wrapper
+
+
+def connect_cancel(button: gr.Button, runs: Sequence[Any], status: gr.Markdown) -> None:
+    """Cancel runs by a button, and say so when each has ended: until then Gradio drops clicks."""
+    button.click(None, cancels=runs, api_visibility="private")
+    for run in runs:
+        run.failure(lambda: "Stopped.", None, status, api_visibility="private")
 
 
 def gallery(label: str) -> gr.Gallery:

@@ -152,7 +152,7 @@ def test_windows_grow_their_own_samples_and_cancel_them(window):
         page.get_by_text("Sampling: 50% of the codes").wait_for()
         expect(page.locator(".grid-wrap img")).to_have_count(4)
         press(page, "Cancel")
-        page.get_by_text("Cancelled.").wait_for()
+        page.get_by_text("Stopped.").wait_for()
     alone, others = sample(first, 7, 1), sample(second, 8, 1)
     assert alone != others
     assert sample(first, 8, 2)[0] == others[0]

@@ -98,6 +98,8 @@ def test_guidance_without_a_condition_is_refused():
     with pytest.raises(InputError, match=message):
         prior.sample(1, guidance=2.0)
     with pytest.raises(InputError, match=message):
+        next(prior.partial_grids(1, guidance=2.0))
+    with pytest.raises(InputError, match=message):
         prior.inpaint(np.zeros((8, 10)), guidance=2.0)
 
 

@@ -37,7 +37,12 @@ def test_codec_rate_buys_quality(heads, codec, qualities):
 @pytest.mark.parametrize(
     ("codec", "quality", "options", "headers"),
     [
-        ("avif", 50, {"format": "AVIF", "quality": 50, "speed": 2}, range(200, 300)),
+        (
+            "avif",
+            50,
+            {"format": "AVIF", "quality": 50, "speed": 2, "advanced": {"tune": "ssim"}},
+            range(200, 300),
+        ),
         (
             "jpeg2000",
             10,
