@@ -103,11 +103,12 @@ def test_codec_below_the_rate_takes_its_highest_quality(heads):
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_avif_on_real_slices(oasis_pngs):
-    """The known scores at 0.11 bits per pixel on validation subjects."""
+    """The known scores at 0.103 bits per pixel on validation subjects."""
     files = sorted((oasis_pngs / "keras_png_slices_validate").iterdir())[::7]
     heads = np.stack([np.asarray(Image.open(file)) for file in files]).astype("float32") / 255
     rate, decoded = codec_rate(heads[::3], "avif", 20)
     coded = score_slices(heads[::3], decoded)
-    assert rate == pytest.approx(0.110, abs=0.005)
-    assert coded["ssim"].mean() == pytest.approx(0.950, abs=0.005)
-    assert coded["ssim_foreground"].mean() == pytest.approx(0.867, abs=0.008)
+    assert rate == pytest.approx(0.103, abs=0.005)
+    assert coded["ssim"].mean() == pytest.approx(0.952, abs=0.005)
+    # The default tuning scores 0.867 at 0.110.
+    assert coded["ssim_foreground"].mean() == pytest.approx(0.884, abs=0.008)
