@@ -10,14 +10,21 @@ from brainslices.runs.json_files import write_json
 from brainslices.visualization.examples import write_examples
 from brainslices.visualization.figures import ReconstructionRow
 
-SCORES = {"ssim": 0.95, "ssim_foreground": 0.9, "psnr_db": 30.0}
+
+def scores(ssim, ssim_foreground, psnr_db):
+    """Scores with intervals of 0.02 on both sides."""
+    values = {"ssim": ssim, "ssim_foreground": ssim_foreground, "psnr_db": psnr_db}
+    lows = {f"{name}_low": round(value - 0.02, 4) for name, value in values.items()}
+    highs = {f"{name}_high": round(value + 0.02, 4) for name, value in values.items()}
+    return values | lows | highs
+
+
+SCORES = scores(0.95, 0.9, 30.0)
 RECONSTRUCTION = {
     **SCORES,
-    "ssim_foreground_low": 0.88,
-    "ssim_foreground_high": 0.92,
-    "floor_black": {"ssim": 0.6, "ssim_foreground": 0.0, "psnr_db": 9.0},
-    "floor_mean_image": {"ssim": 0.7, "ssim_foreground": 0.3, "psnr_db": 19.0},
-    "codec_avif": {"ssim": 0.9, "ssim_foreground": 0.8, "psnr_db": 29.0, "bits_per_pixel": 0.08},
+    "floor_black": scores(0.6, 0.0, 9.0),
+    "floor_mean_image": scores(0.7, 0.3, 19.0),
+    "codec_avif": scores(0.9, 0.8, 29.0) | {"bits_per_pixel": 0.08},
     "codebook_usage": 0.75,
     "num_embeddings": 16,
     "bits_per_pixel_raw": 0.079,

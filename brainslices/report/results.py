@@ -1,0 +1,124 @@
+"""A row of figures for each trained model, its baselines and its samples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from brainslices.errors import InputError
+from brainslices.evaluation.image_metrics import SCORES
+from brainslices.report.collect import (
+    Reconstruction,
+    RunRecord,
+    read_reconstruction,
+    read_run,
+    read_sampling,
+)
+from brainslices.runs.json_files import write_json
+from brainslices.tables import format_interval, format_table
+from brainslices.types import PathLike
+
+__all__ = ["collect_results", "results_table", "write_results"]
+
+INTERVALS = [f"{name}{end}" for name in SCORES for end in ("", "_low", "_high")]
+COUNTS = ("subjects", "slices", "codebook_usage")
+SAMPLE_METRICS = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
+FLOORS = {"mean training image": "floor_mean_image", "black image": "floor_black"}
+
+
+def collect_results(folders: Sequence[PathLike]) -> list[dict[str, Any]]:
+    """Return one row per model, then the codecs and floors on the slices of the first.
+
+    Args:
+        folders: folders with `vqvae` (a run) and `reconstruction` (of reconstruct.py), and
+            optionally `prior` (a run) and `samples` (of sample.py --evaluate). The name of a folder
+            is the name of its model.
+
+    Raises:
+        InputError: if a folder lacks one of the first two, one was made with another model, or a
+            file is corrupt.
+    """
+    folders = [Path(folder) for folder in folders]
+    read = [read_reconstruction(folder / "reconstruction") for folder in folders]
+    rows = [_model_row(*pair) for pair in zip(folders, read, strict=True)]
+    return [*rows, *_baseline_rows(read[0])]
+
+
+def _model_row(folder: Path, reconstruction: Reconstruction) -> dict[str, Any]:
+    vqvae, metrics = read_run(folder / "vqvae"), reconstruction.metrics
+    _check_made_with(reconstruction.path, metrics.get("model_hash"), vqvae)
+    row = {
+        "name": folder.name,
+        "command": vqvae.command,
+        "split": metrics["split"],
+        **_select(metrics, [*INTERVALS, *COUNTS, "bits_per_pixel_raw"]),
+        "minutes": _minutes(vqvae),
+        "machine": _machine(vqvae),
+    }
+    if (folder / "prior").is_dir():
+        row |= _prior_row(folder, vqvae, metrics["split"])
+    return row
+
+
+def _prior_row(folder: Path, vqvae: RunRecord, split: str) -> dict[str, Any]:
+    prior = read_run(folder / "prior")
+    _check_made_with(prior.run.path, prior.config.get("vqvae_hash"), vqvae)
+    row = {"prior_command": prior.command, "prior_minutes": _minutes(prior)}
+    rates = prior.metrics.get("splits", {}).get(split, {})
+    row |= _select(rates, ["nats_per_code", "bits_per_pixel_prior"])
+    if (folder / "samples").is_dir():
+        sampling = read_sampling(folder / "samples")
+        _check_made_with(sampling.path, sampling.metrics.get("prior_hash"), prior)
+        names = [f"{name}{end}" for name in SAMPLE_METRICS for end in ("", "_real")]
+        row |= _select(sampling.metrics, ["samples", "temperature", "seed", *names])
+    return row
+
+
+def _check_made_with(path: Path, found: str | None, run: RunRecord) -> None:
+    if found != run.model_hash:
+        raise InputError(
+            f"{path} was not made with the present model of {run.run.path}: run it again."
+        )
+
+
+def _baseline_rows(reconstruction: Reconstruction) -> Iterator[dict[str, Any]]:
+    metrics = reconstruction.metrics
+    for name, scores in reconstruction.codecs.items():
+        yield {
+            "name": name,
+            **_select(scores, INTERVALS),
+            "bits_per_pixel_raw": scores["bits_per_pixel"],
+        }
+    for name, key in FLOORS.items():
+        yield {"name": name, **_select(metrics[key], INTERVALS)}
+
+
+def _select(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: metrics[name] for name in names if name in metrics}
+
+
+def _minutes(run: RunRecord) -> float:
+    return round(run.metrics.get("seconds", float("nan")) / 60, 1)
+
+
+def _machine(run: RunRecord) -> str:
+    names = {"processor": "{}", "cores": "{} cores", "precision": "{}"}
+    environment = run.environment
+    return ", ".join(names[name].format(environment[name]) for name in names if name in environment)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the rows of `collect_results` for the terminal."""
+    header = ("", "ssim", "ssim_foreground", "bits per pixel", "under the prior", "Frechet", "real")
+    lines = [header]
+    for row in rows:
+        rates = [row.get(name) for name in ("bits_per_pixel_raw", "bits_per_pixel_prior")]
+        numbers = [*rates, *(row.get(f"frechet_distance{end}") for end in ("", "_real"))]
+        cells = [None if number is None else f"{number:.4f}" for number in numbers]
+        scores = [format_interval(row, name, 4) for name in ("ssim", "ssim_foreground")]
+        lines.append((row["name"], *scores, *cells))
+    return format_table(lines)
+
+
+def write_results(path: PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows of `collect_results` as a JSON file."""
+    write_json(Path(path), {"results": list(rows)})
