@@ -62,7 +62,7 @@ def test_log_prob_is_minus_the_summed_training_loss():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "limits",
-    [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in LIMITS)],
+    [{}, *(pytest.param(each, marks=pytest.mark.long) for each in LIMITS)],
     ids=str,
 )
 def test_probabilities_are_those_of_the_samples(limits):

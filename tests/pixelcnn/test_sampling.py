@@ -170,6 +170,7 @@ def test_invalid_observed_codes_raise(sampler):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_jax_samples_the_same_codes(tmp_path):
     pytest.importorskip("jax")
     model, uniform = tiny_pixelcnn(scan="turned"), uniform_noise(3, range(3), GRID)

@@ -208,20 +208,14 @@ sys.exit(cli.run(main))
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("case", "status", "messages"),
     [
         ("run_on_all", 2, ["Another process cannot start", "error: no data here"]),
-        pytest.param(
-            "run_on_primary", 1, ["KeyError", "KeyError in process 0"], marks=pytest.mark.long
-        ),
-        pytest.param("interrupt", 130, ["stopped.", "stopped."], marks=pytest.mark.long),
-        pytest.param(
-            "one_process",
-            2,
-            [LOST_PEER, "error: The disk is full (/runs/one)"],
-            marks=pytest.mark.long,
-        ),
+        ("run_on_primary", 1, ["KeyError", "KeyError in process 0"]),
+        ("interrupt", 130, ["stopped.", "stopped."]),
+        ("one_process", 2, [LOST_PEER, "error: The disk is full (/runs/one)"]),
     ],
 )
 def test_error_of_one_process_ends_both(case, status, messages):
