@@ -277,9 +277,9 @@ class Engine:
             raise InputError("Nothing is painted. Paint over the part to fill in.")
         visible = np.where(hidden, 0, image) / np.float32(255)
         position = self.prior_bits(self.encode(visible))[1]
-        completions = []
+        inpainted = []
         for index in range(count):
             options = {"seed": seed + index, "batch_size": BATCH}
-            (completed,) = self.prior.inpaint(image, hidden, position, **options)[..., 0]
-            completions.append(completed)
-            yield self.crop.cut(np.stack(completions))
+            (one,) = self.prior.inpaint(image, hidden, position, **options)[..., 0]
+            inpainted.append(one)
+            yield self.crop.cut(np.stack(inpainted))

@@ -25,14 +25,14 @@ def inpaint_tab(engine: Engine) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             upload, number = source(engine)
-            count = gr.Slider(1, 8, 4, step=1, label="Completions")
+            count = gr.Slider(1, 8, 4, step=1, label="Count")
             seed = gr.Number(0, minimum=0, precision=0, label="Seed")
             start = gr.Button("Fill in", variant="primary")
             cancel = gr.Button("Cancel", variant="stop")
             status = gr.Markdown("Paint over the part to fill in.", elem_classes="status")
         with gr.Column(scale=2, min_width=320):
             editor = _editor((cols, rows))
-            completions = gallery("Completions")
+            inpainted = gallery("Inpainted slices")
 
     @show_errors
     def show(upload, number):
@@ -47,13 +47,13 @@ def inpaint_tab(engine: Engine) -> None:
         yield f"Filling in: 0 of {count}.", shown
         hidden = hidden_mask(layers, image.shape)
         for images in engine.inpaint(image, hidden, count, int(seed)):
-            shown = [(picture_file(one), f"completion {k + 1}") for k, one in enumerate(images)]
+            shown = [(picture_file(one), f"inpainted {k + 1}") for k, one in enumerate(images)]
             yield f"Filling in: {len(shown)} of {count}.", shown
-        yield f"{count} completions. Only the painted part and its codes are new.", shown
+        yield f"{count} inpainted slices. Only the painted part and its codes are new.", shown
 
     triggers = [upload.change, number.input]
     gr.on(triggers, show, [upload, number], editor, trigger_mode="always_last", **OPTIONS)
-    inputs, outputs = [upload, number, editor, count, seed], [status, completions]
+    inputs, outputs = [upload, number, editor, count, seed], [status, inpainted]
     run: Any = start.click(
         fill_in, inputs, outputs, concurrency_limit=2, concurrency_id="sample", **OPTIONS
     )

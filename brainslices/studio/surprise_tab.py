@@ -7,10 +7,11 @@ import gradio as gr
 from brainslices.studio.engine import Engine
 from brainslices.studio.pictures import overlay
 from brainslices.studio.widgets import OPTIONS, connect_cancel, pick, show_errors, source
-from brainslices.visualization.html import comparison
+from brainslices.visualization.html import comparison, picture_url
 
 __all__ = ["surprise_tab"]
 
+SLICE = '<img src="{}" alt="original" style="width: 100%">'
 HINT = "Upload a slice to see where it is unlike the slices that the prior was trained on."
 
 
@@ -28,7 +29,8 @@ def surprise_tab(engine: Engine) -> None:
     def score(upload, number):
         image = pick(upload, number)
         if not engine.has_reference:
-            yield "Scoring the validation slices first, once: about half a minute.", ""
+            original = SLICE.format(picture_url(engine.crop.cut(image[None])[0]))
+            yield "Scoring the validation slices first, once: about half a minute.", original
         result = engine.surprise(image)
         drawn = overlay(result.original, result.values, result.highest)
         yield (

@@ -247,10 +247,10 @@ def test_painted_part_is_filled_in(window):
     for step in range(6):
         page.mouse.move(middle[0] + 8 * step, middle[1] + 4 * step)
     page.mouse.up()
-    fill(panel, "number input for Completions", 3)
+    fill(panel, "number input for Count", 3)
     press(panel, "Fill in")
-    panel.get_by_text("3 completions. Only the painted part").wait_for()
-    shown = pictures(panel, "Completions")
+    panel.get_by_text("3 inpainted slices. Only the painted part").wait_for()
+    shown = pictures(panel, "Inpainted slices")
     assert len(shown) == 3
     assert len({pixels(page, url) for url in shown}) == 3
 

@@ -117,15 +117,15 @@ def test_surprise_is_that_of_the_scorer_which_is_made_once(phantom_archive, imag
     assert result.original.shape == result.values.shape == (48, 56)
 
 
-def test_completions_come_one_after_the_other_and_keep_what_is_visible(engine, image):
+def test_inpainted_slices_come_one_after_the_other_and_keep_what_is_visible(engine, image):
     hidden = np.zeros(image.shape, bool)
     hidden[20:30, 20:30] = True
     shown = list(engine.inpaint(image, hidden, 3, seed=0))
     assert [len(images) for images in shown] == [1, 2, 3]
     visible = ~CROP.cut(hidden[None])[0]
     expected = CROP.cut(image[None])[0][visible] / np.float32(255)
-    for completion in shown[-1]:
-        np.testing.assert_array_equal(completion[visible], expected)
+    for inpainted in shown[-1]:
+        np.testing.assert_array_equal(inpainted[visible], expected)
     assert (shown[-1][0] != shown[-1][1]).any()
 
 
