@@ -18,7 +18,7 @@ __all__ = ["Prediction"]
 
 # Chosen on validation slices: sigma of the Gaussian that smooths, in pixels; the standard deviation
 # that is added to the prior's; and the reconstruction error that counts as one of them.
-SIGMA, FLOOR, ERROR_SCALE = 3.0, 0.03, 0.05
+SIGMA, FLOOR, ERROR_SCALE = 3.0, 0.03, 0.025
 # Images that measure the prior's standard deviation.
 DRAWS = 4
 
