@@ -37,9 +37,9 @@ def collect_results(folders: Sequence[PathLike]) -> list[dict[str, Any]]:
         InputError: if a folder lacks one of the first two, one was made with another model, or a
             file is corrupt.
     """
-    folders = [Path(folder) for folder in folders]
-    read = [read_reconstruction(folder / "reconstruction") for folder in folders]
-    rows = [_model_row(*pair) for pair in zip(folders, read, strict=True)]
+    paths = [Path(folder) for folder in folders]
+    read = [read_reconstruction(path / "reconstruction") for path in paths]
+    rows = [_model_row(*pair) for pair in zip(paths, read, strict=True)]
     return [*rows, *_baseline_rows(read[0])]
 
 

@@ -45,7 +45,7 @@ def show_errors(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterato
     return wrapper
 
 
-def connect_cancel(button: gr.Button, runs: Sequence[Any], status: gr.Markdown) -> None:
+def connect_cancel(button: gr.Button, runs: list[Any], status: gr.Markdown) -> None:
     """Cancel runs by a button, and say so when each has ended: until then Gradio drops clicks."""
     button.click(None, cancels=runs, api_visibility="private")
     for run in runs:
