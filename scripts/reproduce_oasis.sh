@@ -3,7 +3,7 @@
 #   bash scripts/reproduce_oasis.sh [--quick] DATA OUT
 # DATA holds keras_png_slices_train, _validate and _test. OUT gets archive/, a folder for each model,
 # results.json and report.html. Run again, it continues where it was stopped.
-# --quick trains shorter and a smaller prior: the values are lower, the order of the models the same.
+# --quick trains shorter and a smaller prior: the scores are lower.
 set -euo pipefail
 default=() prior=() seed=() count=256
 if [ "${1:-}" = --quick ]; then

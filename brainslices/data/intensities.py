@@ -14,7 +14,7 @@ INTENSITY_RULE = (
 )
 # Padding fills at least this share of the volume's border, the outside of a masked head this one.
 PADDING_SHARE, MASK_SHARE = 0.05, 0.5
-# Padding, such as -1024 or 32767, is a value at least this share of the range above the brightest
+# Padding, such as -1024 or 32767, is a value at least this share of the range above the highest
 # voxels, or a negative one that far below the air or the darkest tissue, which are not negative but
 # for the second share of it, or in CT at -1000 Hounsfield units.
 PADDING_GAP, ZERO_TOLERANCE = 0.4, 0.1

@@ -10,9 +10,9 @@ from brainslices.data.archive import SliceRecord
 from brainslices.evaluation.image_metrics import SCORES
 from brainslices.tables import format_interval, format_table
 
-__all__ = ["reconstruction_summary", "write_slice_scores", "write_slice_table"]
+__all__ = ["BASELINES", "reconstruction_summary", "write_slice_scores", "write_slice_table"]
 
-ROWS = {
+BASELINES = {
     "mean training image": "floor_mean_image",
     "black image": "floor_black",
     "AVIF": "codec_avif",
@@ -69,7 +69,7 @@ def reconstruction_summary(metrics: Mapping) -> str:
         ("", "ssim", "ssim_foreground", "PSNR in dB", "bits per pixel"),
         _score_row("model", metrics, metrics["bits_per_pixel_raw"]),
     ]
-    for title, key in ROWS.items():
+    for title, key in BASELINES.items():
         if key in metrics:
             rows.append(_score_row(title, metrics[key], metrics[key].get("bits_per_pixel")))
     lines = [

@@ -6,7 +6,9 @@ from typing import Any
 
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import SCORES
+from brainslices.evaluation.reports import BASELINES
 from brainslices.report.collect import (
+    COMPARISON,
     Reconstruction,
     RunRecord,
     read_reconstruction,
@@ -21,12 +23,10 @@ __all__ = ["collect_results", "results_table", "write_results"]
 
 INTERVALS = [f"{name}{end}" for name in SCORES for end in ("", "_low", "_high")]
 COUNTS = ("subjects", "slices", "codebook_usage")
-SAMPLE_METRICS = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
-FLOORS = {"mean training image": "floor_mean_image", "black image": "floor_black"}
 
 
 def collect_results(folders: Sequence[PathLike]) -> list[dict[str, Any]]:
-    """Return one row per model, then the codecs and floors on the slices of the first.
+    """Return one row per model, then the floors and codecs on the slices of the first.
 
     Args:
         folders: folders with `vqvae` (a run) and `reconstruction` (of reconstruct.py), and
@@ -34,9 +34,11 @@ def collect_results(folders: Sequence[PathLike]) -> list[dict[str, Any]]:
             is the name of its model.
 
     Raises:
-        InputError: if a folder lacks one of the first two, one was made with another model, or a
-            file is corrupt.
+        InputError: if there is no folder, one lacks one of the first two, one was made with another
+            model, or a file is corrupt.
     """
+    if not folders:
+        raise InputError("`folders` must name at least one folder. Received: none.")
     paths = [Path(folder) for folder in folders]
     read = [read_reconstruction(path / "reconstruction") for path in paths]
     rows = [_model_row(*pair) for pair in zip(paths, read, strict=True)]
@@ -52,7 +54,7 @@ def _model_row(folder: Path, reconstruction: Reconstruction) -> dict[str, Any]:
         "split": metrics["split"],
         **_select(metrics, [*INTERVALS, *COUNTS, "bits_per_pixel_raw"]),
         "minutes": _minutes(vqvae),
-        "machine": _machine(vqvae),
+        "machine": _select(vqvae.environment, ["processor", "cores", "devices", "precision"]),
     }
     if (folder / "prior").is_dir():
         row |= _prior_row(folder, vqvae, metrics["split"])
@@ -68,8 +70,7 @@ def _prior_row(folder: Path, vqvae: RunRecord, split: str) -> dict[str, Any]:
     if (folder / "samples").is_dir():
         sampling = read_sampling(folder / "samples")
         _check_made_with(sampling.path, sampling.metrics.get("prior_hash"), prior)
-        names = [f"{name}{end}" for name in SAMPLE_METRICS for end in ("", "_real")]
-        row |= _select(sampling.metrics, ["samples", "temperature", "seed", *names])
+        row |= _select(sampling.metrics, ["samples", "temperature", "seed", *COMPARISON])
     return row
 
 
@@ -81,29 +82,19 @@ def _check_made_with(path: Path, found: str | None, run: RunRecord) -> None:
 
 
 def _baseline_rows(reconstruction: Reconstruction) -> Iterator[dict[str, Any]]:
-    metrics = reconstruction.metrics
-    for name, scores in reconstruction.codecs.items():
-        yield {
-            "name": name,
-            **_select(scores, INTERVALS),
-            "bits_per_pixel_raw": scores["bits_per_pixel"],
-        }
-    for name, key in FLOORS.items():
-        yield {"name": name, **_select(metrics[key], INTERVALS)}
+    for name, key in BASELINES.items():
+        if scores := reconstruction.metrics.get(key):
+            yield {"name": name, **_select(scores, [*INTERVALS, "bits_per_pixel"])}
 
 
 def _select(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: metrics[name] for name in names if name in metrics}
 
 
-def _minutes(run: RunRecord) -> float:
-    return round(run.metrics.get("seconds", float("nan")) / 60, 1)
-
-
-def _machine(run: RunRecord) -> str:
-    names = {"processor": "{}", "cores": "{} cores", "precision": "{}"}
-    environment = run.environment
-    return ", ".join(names[name].format(environment[name]) for name in names if name in environment)
+def _minutes(run: RunRecord) -> float | None:
+    """Minutes of training; None before its end."""
+    seconds = run.metrics.get("seconds")
+    return None if seconds is None else round(seconds / 60, 1)
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -111,7 +102,8 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     header = ("", "ssim", "ssim_foreground", "bits per pixel", "under the prior", "Frechet", "real")
     lines = [header]
     for row in rows:
-        rates = [row.get(name) for name in ("bits_per_pixel_raw", "bits_per_pixel_prior")]
+        rates = [row.get("bits_per_pixel_raw", row.get("bits_per_pixel"))]
+        rates += [row.get("bits_per_pixel_prior")]
         numbers = [*rates, *(row.get(f"frechet_distance{end}") for end in ("", "_real"))]
         cells = [None if number is None else f"{number:.4f}" for number in numbers]
         scores = [format_interval(row, name, 4) for name in ("ssim", "ssim_foreground")]

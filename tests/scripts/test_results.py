@@ -34,16 +34,27 @@ def test_rows_are_the_models_and_their_baselines(models, tmp_path, capsys):
     assert printed[1].split()[0] == "full"
     assert {"0.0790", "0.0410", "0.0200", "0.0086"} <= set(printed[1].split())
     rows = json.loads((tmp_path / "results.json").read_text())["results"]
-    names = ["full", "bare", "AVIF", "mean training image", "black image"]
+    names = ["full", "bare", "mean training image", "black image", "AVIF"]
     assert [row["name"] for row in rows] == names
-    full, bare, avif, *_ = rows
+    full, bare, *_, avif = rows
     assert (full["minutes"], full["prior_minutes"]) == (10.0, 20.0)
-    assert full["machine"] == "A, 2 cores, float32"
+    assert full["machine"] == {"processor": "A", "cores": 2, "precision": "float32"}
     assert full["ssim_foreground_low"] == 0.88
     assert (full["nats_per_code"], full["bits_per_pixel_prior"]) == (3.25, 0.041)
     assert (full["frechet_distance"], full["frechet_distance_real"]) == (0.02, 0.0086)
     assert not {"prior_minutes", "frechet_distance"} & set(bare)
-    assert avif["bits_per_pixel_raw"] == 0.08
+    assert avif["bits_per_pixel"] == 0.08
+
+
+def test_half_trained_model_has_no_minutes(models, tmp_path):
+    (models[1] / "vqvae" / "metrics.json").unlink()
+    assert run_command(COMMAND, "--folders", models[1], "--out", tmp_path / "results.json") == 0
+    assert json.loads((tmp_path / "results.json").read_text())["results"][0]["minutes"] is None
+
+
+def test_no_folder_is_refused(tmp_path, capsys):
+    assert run_command(COMMAND, "--folders", "--out", tmp_path / "results.json") == 2
+    assert "`folders` must name at least one folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["reconstruction", "samples"])

@@ -19,7 +19,7 @@ def test_grey_levels_survive():
     np.testing.assert_array_equal(np.asarray(grey(levels / 255)), levels)
 
 
-def test_similarity_is_darkest_at_0_and_brightest_at_1():
+def test_similarity_rises_from_dark_at_0_to_light_at_1():
     values = np.repeat([-1.0, 0.0, 0.5, 1.0], 200)[None]
     picture = np.asarray(similarity(values)).sum(axis=2)[0, 100::200]
     assert picture[0] == picture[1] < picture[2] < picture[3]
