@@ -43,6 +43,8 @@ MEASURES = {
     "pairwise_ms_ssim": "MS-SSIM between samples",
     "nearest_train_ssim": "SSIM to nearest training slice",
     "frechet_distance": "Frechet distance to test",
+    "density": "density among test slices",
+    "coverage": "coverage of test slices",
     "foreground_area_difference": "foreground area, difference",
     "intensity_quantile_difference": "intensity quantiles, difference",
 }

@@ -10,6 +10,7 @@ import numpy as np
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
+from brainslices.evaluation.density_coverage import density_and_coverage
 from brainslices.evaluation.frechet import MIN_SIDE, features, frechet_distance
 from brainslices.evaluation.matching import match_rows, sample_pairs
 from brainslices.evaluation.ms_ssim import pairwise_ms_ssim
@@ -83,10 +84,10 @@ def evaluate_samples(
 
     Returns:
         `pairwise_ms_ssim` (baseline: training slices of different subjects),
-        `nearest_train_ssim` (test slices), `frechet_distance`, `foreground_area_difference` and
-        `intensity_quantile_difference` (each to the test slices; baseline: as many training
-        slices as samples), each with its baseline as `_real`; `samples`, their number; and
-        `nearest`, the row and SSIM arrays of `nearest_train`.
+        `nearest_train_ssim` (test slices), `frechet_distance`, `density`, `coverage`,
+        `foreground_area_difference` and `intensity_quantile_difference` (each to the test slices;
+        baseline: as many training slices as samples), each with its baseline as `_real`;
+        `samples`, their number; and `nearest`, the row and SSIM arrays of `nearest_train`.
 
     Raises:
         InputError: if there are fewer than 2 samples, no two at one position, the shape is not
@@ -108,7 +109,7 @@ def evaluate_samples(
         "pairwise_ms_ssim_real": pairwise_ms_ssim(train, real_pairs, "pairs of real slices"),
         "nearest_train_ssim": float(nearest[1].mean()),
         "nearest_train_ssim_real": float(real_scores.mean()),
-        **_distances_to_test(images, train, test),
+        **_distances_to_test(images, train, test, unique_test),
         "samples": len(images),
         "nearest": nearest,
     }
@@ -133,12 +134,16 @@ def _choose_comparisons(positions, archive, seed):
     return train_rows, test_rows, *pairs
 
 
-def _distances_to_test(images, train, test):
-    test_features = features(test)
+def _distances_to_test(images, train, test, unique_test):
+    test_features, unique_features = features(test), features(unique_test)
     distances = {}
     for suffix, compared in (("", images), ("_real", train)):
+        compared_features = features(compared)
+        density, coverage = density_and_coverage(compared_features, unique_features)
         distances |= {
-            f"frechet_distance{suffix}": frechet_distance(features(compared), test_features),
+            f"frechet_distance{suffix}": frechet_distance(compared_features, test_features),
+            f"density{suffix}": density,
+            f"coverage{suffix}": coverage,
             f"foreground_area_difference{suffix}": foreground_area_difference(compared, test),
             f"intensity_quantile_difference{suffix}": intensity_quantile_difference(compared, test),
         }

@@ -44,6 +44,7 @@ OPTIONAL_NUMBER = (lambda value: value is None or NUMBER[0](value), "a number or
 MEASURES = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
 SAMPLING = {"samples": NATURAL, "temperature": NUMBER, "seed": INTEGER}
 COMPARISON = {f"{name}{end}": OPTIONAL_NUMBER for name in MEASURES for end in ("", "_real")}
+SPREAD = ("density", "density_real", "coverage", "coverage_real")
 SCORING = {
     f"{name}{end}": NUMBER
     for name in ("bits_per_slice", "nats_per_code", "percentile")
@@ -304,7 +305,8 @@ def read_sampling(path: PathLike) -> Sampling:
         InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
-    metrics = _read_metrics(path, "sample.py", SAMPLING | COMPARISON, COMPARISON)
+    optional = COMPARISON | dict.fromkeys(SPREAD, OPTIONAL_NUMBER)
+    metrics = _read_metrics(path, "sample.py", SAMPLING | optional, optional)
     table = path / "nearest.csv"
     with reading(table, "table of nearest slices", "Run sample.py again."):
         rows = read_rows(table).values() if table.exists() else ()

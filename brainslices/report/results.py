@@ -9,6 +9,7 @@ from brainslices.evaluation.image_metrics import SCORES
 from brainslices.evaluation.reports import BASELINES
 from brainslices.report.collect import (
     COMPARISON,
+    SPREAD,
     Reconstruction,
     RunRecord,
     read_reconstruction,
@@ -70,7 +71,7 @@ def _prior_row(folder: Path, vqvae: RunRecord, split: str) -> dict[str, Any]:
     if (folder / "samples").is_dir():
         sampling = read_sampling(folder / "samples")
         _check_made_with(sampling.path, sampling.metrics.get("prior_hash"), prior)
-        row |= _select(sampling.metrics, ["samples", "temperature", "seed", *COMPARISON])
+        row |= _select(sampling.metrics, ["samples", "temperature", "seed", *COMPARISON, *SPREAD])
     return row
 
 

@@ -42,6 +42,7 @@ def test_rows_are_the_models_and_their_baselines(models, tmp_path, capsys):
     assert full["ssim_foreground_low"] == 0.88
     assert (full["nats_per_code"], full["bits_per_pixel_prior"]) == (3.25, 0.041)
     assert (full["frechet_distance"], full["frechet_distance_real"]) == (0.02, 0.0086)
+    assert (full["density"], full["coverage"]) == (0.9, 0.8)
     assert not {"prior_minutes", "frechet_distance"} & set(bare)
     assert avif["bits_per_pixel"] == 0.08
 

@@ -42,6 +42,8 @@ SAMPLING = {
     "nearest_train_ssim_real": 0.8,
     "frechet_distance": 0.02,
     "frechet_distance_real": 0.0086,
+    "density": 0.9,
+    "coverage": 0.8,
 }
 PRIOR_METRICS = {
     "epochs": 2,

@@ -9,6 +9,7 @@ from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
 from brainslices.data.phantom import phantom_slices
 from brainslices.errors import InputError
+from brainslices.evaluation.density_coverage import density_and_coverage
 from brainslices.evaluation.frechet import features, frechet_distance
 from brainslices.evaluation.generation_metrics import (
     check_comparable,
@@ -232,10 +233,40 @@ def test_real_slices_used_as_samples_score_as_real(measured, phantom_archive):
     assert scores["nearest_train_ssim"] == pytest.approx(nearest_scores.mean())
     assert scores["frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert scores["foreground_area_difference"] == 0
+    assert scores["coverage"] == 1
     assert scores["frechet_distance_real"] > 0
     # Each is there twice: no diversity at all.
     assert scores["pairwise_ms_ssim"] == pytest.approx(1)
     assert scores["pairwise_ms_ssim_real"] < 0.99
+
+
+def test_density_and_coverage_are_those_by_brute_force():
+    rng = np.random.default_rng(0)
+    real, samples = rng.standard_normal((12, 3)), rng.standard_normal((20, 3))
+    inside = np.zeros((20, 12), bool)
+    for column, center in enumerate(real):
+        others = sorted(np.linalg.norm(real - center, axis=1))[1:]
+        inside[:, column] = [np.linalg.norm(sample - center) <= others[4] for sample in samples]
+    expected = inside.sum() / (5 * 20), np.mean([inside[:, k].any() for k in range(12)])
+    assert density_and_coverage(samples, real) == pytest.approx(expected)
+
+
+def test_samples_of_the_same_distribution_have_the_expected_density_and_coverage():
+    """Naeem et al. 2020, section 3.2: the expectations for samples of the real distribution."""
+    rng = np.random.default_rng(1)
+    real, samples = rng.standard_normal((2, 400, 8))
+    density, coverage = density_and_coverage(samples, real)
+    steps = np.arange(1, 6)
+    assert density == pytest.approx(1, abs=0.1)
+    assert coverage == pytest.approx(1 - np.prod((400 - steps) / (800 - steps)), abs=0.02)
+    assert density_and_coverage(samples[:1].repeat(400, axis=0), real)[1] < 0.05
+    assert density_and_coverage(samples + 100, real) == (0, 0)
+
+
+def test_density_and_coverage_of_few_real_images():
+    few = np.arange(3.0)[:, np.newaxis]
+    assert density_and_coverage(few, few) == (1.5, 1)  # the radii are 2, 1 and 2: all lie in all
+    assert np.isnan(density_and_coverage(few, few[:1])).all()
 
 
 def test_every_score_has_its_baseline(measured):
@@ -243,6 +274,8 @@ def test_every_score_has_its_baseline(measured):
         "pairwise_ms_ssim",
         "nearest_train_ssim",
         "frechet_distance",
+        "density",
+        "coverage",
         "foreground_area_difference",
         "intensity_quantile_difference",
     }
