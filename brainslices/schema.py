@@ -4,7 +4,7 @@ import numbers
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainslices.errors import InputError
 
@@ -16,6 +16,7 @@ __all__ = [
     "NATURAL",
     "NUMBER",
     "OBJECT",
+    "OPTIONAL_NUMBER",
     "POSITIONS",
     "POSITIVE",
     "SHA256",
@@ -27,44 +28,58 @@ __all__ = [
     "check_fields",
 ]
 
-Rule = tuple[Callable[[Any], bool], str]
-"""A predicate, and the expectation in words."""
+
+class Rule(NamedTuple):
+    """What a field must be."""
+
+    is_valid: Callable[[Any], bool]
+    expectation: str
+    """The same in words."""
+
+
 # An integer beyond 64 bits fits no array, and one of 400 digits no float.
-INTEGER: Rule = (
+INTEGER = Rule(
     lambda value: _is(value, numbers.Integral) and abs(value) < 2**63,
     "an integer",
 )
-NATURAL: Rule = (lambda value: INTEGER[0](value) and value >= 0, "an integer, at least 0")
-NUMBER: Rule = (
+NATURAL = Rule(lambda value: INTEGER.is_valid(value) and value >= 0, "an integer, at least 0")
+NUMBER = Rule(
     lambda value: (
-        INTEGER[0](value) or _is(value, numbers.Real) and abs(value) <= sys.float_info.max
+        INTEGER.is_valid(value) or _is(value, numbers.Real) and abs(value) <= sys.float_info.max
     ),
     "a finite number",
 )
-POSITIVE: Rule = (lambda value: INTEGER[0](value) and value >= 1, "a positive integer")
-STRING: Rule = (lambda value: isinstance(value, str), "a string")
-SHA256: Rule = (
+OPTIONAL_NUMBER = Rule(
+    lambda value: value is None or NUMBER.is_valid(value), "a finite number or null"
+)
+POSITIVE = Rule(lambda value: INTEGER.is_valid(value) and value >= 1, "a positive integer")
+STRING = Rule(lambda value: isinstance(value, str), "a string")
+SHA256 = Rule(
     lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)),
     "64 hexadecimal digits",
 )
 # Codes are stored as uint16; no slice has more pixels along a side.
-CODEBOOK_SIZE: Rule = (
-    lambda value: POSITIVE[0](value) and value <= 2**16,
+CODEBOOK_SIZE = Rule(
+    lambda value: POSITIVE.is_valid(value) and value <= 2**16,
     "an integer from 1 to 65,536",
 )
 MAX_SIDE = 2**15
-SIDE: Rule = (lambda value: POSITIVE[0](value) and value <= MAX_SIDE, "an integer from 1 to 32,768")
-SHAPE: Rule = (
-    lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(SIDE[0], value)),
+SIDE = Rule(
+    lambda value: POSITIVE.is_valid(value) and value <= MAX_SIDE, "an integer from 1 to 32,768"
+)
+SHAPE = Rule(
+    lambda value: (
+        isinstance(value, list | tuple) and len(value) == 2 and all(map(SIDE.is_valid, value))
+    ),
     "two integers from 1 to 32,768",
 )
-OBJECT: Rule = (lambda value: isinstance(value, dict), "an object")
-COUNTS: Rule = (OBJECT[0], "an object of counts for each split")
-POSITIONS: Rule = (
+OBJECT = Rule(lambda value: isinstance(value, dict), "an object")
+COUNTS = Rule(OBJECT.is_valid, "an object of counts for each split")
+POSITIONS = Rule(
     lambda value: (
         isinstance(value, list)
         and bool(value)
-        and all(NUMBER[0](item) and 0 <= item <= 1 for item in value)
+        and all(NUMBER.is_valid(item) and 0 <= item <= 1 for item in value)
     ),
     "a list of numbers in [0, 1]",
 )

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from brainslices.errors import InputError
 from brainslices.types import Tensor
-from pixelcnn.logits import filter_logits, guide, with_unknown
+from pixelcnn.logits import append_unconditional, apply_guidance, filter_logits
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
 
@@ -155,10 +155,10 @@ class CodePrior(tfp.distributions.Distribution):
         position, codes = self._inputs(shape), grids
         is_guided = self._sampler.guidance != 1
         if is_guided:
-            position, codes = with_unknown(position), tf.concat([grids, grids], axis=0)
+            position, codes = append_unconditional(position), tf.concat([grids, grids], axis=0)
         logits = self.model({"codes": codes, "position": position})
         if is_guided:
-            logits = guide(logits, self._sampler.guidance)
+            logits = apply_guidance(logits, self._sampler.guidance)
         logits = tf.reshape(logits, [-1, self.model.num_embeddings])
         logits = filter_logits(logits, **self._sampler.limits)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(grids, [-1]), logits)

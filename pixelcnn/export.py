@@ -1,4 +1,4 @@
-"""What the command `export` writes for a prior: its logits."""
+"""ONNX export of a prior: its logits."""
 
 import dataclasses
 import json
@@ -10,10 +10,10 @@ from brainslices.runs.run import Run
 from brainslices.types import PathLike, Tensor
 from pixelcnn.model import PixelCNN
 
-__all__ = ["exports"]
+__all__ = ["build_exports"]
 
 
-def exports(run: PathLike) -> tuple[dict[str, Export], dict[str, str]]:
+def build_exports(run: PathLike) -> tuple[dict[str, Export], dict[str, str]]:
     """Return the file that a trained prior exports, and its metadata.
 
     `prior.onnx` maps the inputs of a `PixelCNN`, by name, to float32 logits

@@ -8,19 +8,26 @@ from brainslices.types import Tensor
 from pixelcnn.conditions import UNKNOWN
 from pixelcnn.model import PixelCNN
 
-__all__ = ["check_limits", "filter_logits", "guide", "sample_from_logits", "with_unknown"]
+__all__ = [
+    "check_sampling_options",
+    "filter_logits",
+    "apply_guidance",
+    "sample_from_logits",
+    "append_unconditional",
+]
 
-# The largest fraction of a float32 sum that stays below the sum after rounding.
+# A fraction whose product with a float32 sum rounds to less than the sum.
 MAX_UNIFORM = 1 - 2**-22
 # At lower temperatures the most likely code is certain anyway, and float32 may round them to 0.
 MIN_TEMPERATURE = 1e-30
 
 
-def with_unknown(position: Tensor) -> Tensor:
-    """Append to a batch of positions with conditions the same with unknown conditions.
+def append_unconditional(position: Tensor) -> Tensor:
+    """Double a batch: append a copy of it with all conditions unknown.
 
     Args:
-        position: float32 tensor of shape (batch, 1 + conditions).
+        position: float32 tensor of shape (batch, 1 + conditions), the slice position and then the
+            conditions, as the model's input of this name.
 
     Returns:
         float32 tensor of shape (2 batch, 1 + conditions).
@@ -29,12 +36,12 @@ def with_unknown(position: Tensor) -> Tensor:
     return ops.concatenate([position, ops.concatenate([position[:, :1], unknown], axis=1)])
 
 
-def guide(logits: Tensor, guidance: float | Tensor) -> Tensor:
+def apply_guidance(logits: Tensor, guidance: float | Tensor) -> Tensor:
     """Apply classifier-free guidance: unknown + guidance * (conditional - unknown).
 
     Args:
         logits: float32 tensor of shape (2 batch, ..., num_embeddings), of a batch that
-            `with_unknown` made.
+            `append_unconditional` made.
         guidance: 1 gives the conditional logits, 0 those of unknown conditions.
 
     Returns:
@@ -58,13 +65,13 @@ def filter_logits(
     Args:
         logits: float32 tensor of shape (batch, num_embeddings).
         temperature: positive float, divides the logits; towards 0 the most likely code is certain.
-        top_k: int, how many of the most likely codes remain, ties with the last included; None for
-            all.
-        top_p: float in (0, 1]; the fewest most likely codes that reach this probability together
-            remain; None for all.
+        top_k: int, the number of most likely codes that are retained, ties with the last included;
+            None retains all.
+        top_p: float in (0, 1]; the fewest most likely codes that together reach this probability
+            are retained; None retains all.
 
     Returns:
-        float32 tensor of the same shape, at most 0, and -inf where a code does not remain.
+        float32 tensor of the same shape, at most 0, and -inf where a code is not retained.
 
     Reference:
         Holtzman et al. 2020, arXiv 1904.09751, section 3.1 (top-p) and 3.2 (top-k, temperature).
@@ -111,21 +118,21 @@ def sample_from_logits(logits: Tensor, uniform: Tensor) -> Tensor:
     return ops.cast(ops.argmax(ops.cast(is_reached, "int32"), axis=-1), "int32")
 
 
-def check_limits(
+def check_sampling_options(
     model: PixelCNN,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
     guidance: float,
 ) -> None:
-    """Check the arguments of `filter_logits` and `guide` for a built model.
+    """Check the arguments of `filter_logits` and `apply_guidance` for a built model.
 
     Raises:
         InputError: if one is out of its range, or the model has no conditions to guide by.
     """
     if not 0 < temperature < np.inf:
         raise InputError(
-            f"`temperature` must be a positive number. Received: temperature={temperature}."
+            f"`temperature` must be a finite number above 0. Received: temperature={temperature}."
         )
     if top_k is not None and not 1 <= top_k <= model.num_embeddings:
         raise InputError(
@@ -135,7 +142,9 @@ def check_limits(
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"`top_p` must be above 0 and at most 1. Received: top_p={top_p}.")
     if not 0 <= guidance < np.inf:
-        raise InputError(f"`guidance` must be at least 0. Received: guidance={guidance}.")
+        raise InputError(
+            f"`guidance` must be a finite number, at least 0. Received: guidance={guidance}."
+        )
     if guidance != 1 and not model.condition_variables:
         raise InputError(
             "`guidance` needs a prior with conditions (train_pixelcnn.py --conditions). "

@@ -35,13 +35,13 @@ class KeyValue(NamedTuple):
 class RowState(NamedTuple):
     """Cached inputs of the horizontal stack within the current row.
 
-    A window holds the `left` cells that a kernel covers left of its centre, side by side.
+    A window holds the cells that a kernel covers left of its centre, side by side.
     """
 
     codes: Tensor
-    """Window of embedded codes, (batch, left * C)."""
-    left: Tensor
-    """Window of each block's input, (blocks, batch, left * C)."""
+    """Window of embedded codes, (batch, cells * C)."""
+    windows: Tensor
+    """Window of each block's input, (blocks, batch, cells * C)."""
     attended: tuple[KeyValue, ...]
     """For each attention layer."""
 
@@ -78,11 +78,11 @@ class RowCache:
         self.channels, self.dtype = model.config.channels, model.compute_dtype
         self.condition = model.condition(position)
         first, blocks = model.first_horizontal, model.blocks
-        self.first_left = self._cast(first.matrix[: -self.channels])
+        self.first_left_kernel = self._cast(first.matrix[: -self.channels])
         # The kernel of each block: left of the centre, stacked for all blocks; and the centre.
         kernels = [self._cast(block.horizontal.matrix) for block in blocks]
-        self.left = ops.stack([kernel[: -self.channels] for kernel in kernels])
-        self.centre = [kernel[-self.channels :] for kernel in kernels]
+        self.left_kernels = ops.stack([kernel[: -self.channels] for kernel in kernels])
+        self.centre_kernels = [kernel[-self.channels :] for kernel in kernels]
         self.residual = [self._cast(block.residual.kernel) for block in blocks]
         self.skip = ops.concatenate([self._cast(block.skip.kernel) for block in blocks])
         self.skip_bias = self._cast(sum(block.skip.bias.value for block in blocks))
@@ -94,11 +94,11 @@ class RowCache:
 
     def start_row(self) -> RowState:
         """Return the state before the first code of a row."""
-        blocks, width = self.left.shape[:2]
+        blocks, width = self.left_kernels.shape[:2]
         empty = self._zeros(self.cols, self.channels)
         return RowState(
-            codes=self._zeros(self.first_left.shape[0]),
-            left=ops.zeros((blocks, self.batch, width), self.dtype),
+            codes=self._zeros(self.first_left_kernel.shape[0]),
+            windows=ops.zeros((blocks, self.batch, width), self.dtype),
             attended=tuple(KeyValue(empty, empty) for _ in self.model.attentions),
         )
 
@@ -132,7 +132,7 @@ class RowCache:
             rows = ops.concatenate([state.features[number], features], axis=1)
             vertical = block.vertical.convolve_rows(rows) + block.from_condition(condition)
             bias = self._cast(block.horizontal.bias)
-            bias += (self.biases[number] @ self.centre[number])[0]
+            bias += (self.biases[number] @ self.centre_kernels[number])[0]
             to_horizontal.append((block.from_vertical(vertical) + bias)[:, 0])
             inputs.append(rows[:, 1:])
             features = features + gate(vertical)
@@ -154,11 +154,13 @@ class RowCache:
             float32 logits of shape (batch, num_embeddings); and the state after this code, but for
             the code itself, which `append_code` adds.
         """
-        features = state.codes @ self.first_left
-        block_inputs = ops.unstack(from_vertical + state.left @ self.left)
+        features = state.codes @ self.first_left_kernel
+        block_inputs = ops.unstack(from_vertical + state.windows @ self.left_kernels)
         inputs, gated = [], []
         attended: list[KeyValue] = []
-        for number, (centre, residual) in enumerate(zip(self.centre, self.residual, strict=True)):
+        for number, (centre, residual) in enumerate(
+            zip(self.centre_kernels, self.residual, strict=True)
+        ):
             inputs.append(features)
             gated.append(gate(features @ centre + block_inputs[number]))
             features = features + gated[-1] @ residual
@@ -168,9 +170,9 @@ class RowCache:
                 features = features + outputs
                 attended.append(cached)
         skips = ops.concatenate(gated, axis=-1) @ self.skip + self.skip_bias
-        left = _shift(state.left, ops.stack(inputs) + self.biases[:-1])
+        windows = _shift(state.windows, ops.stack(inputs) + self.biases[:-1])
         logits = self.model.head(skips + features + self.biases[-1])
-        return logits, RowState(state.codes, left, tuple(attended))
+        return logits, RowState(state.codes, windows, tuple(attended))
 
     def _attend(self, number, row, col, features, cached):
         """Return the output of the attention after a block, and its new keys and values."""

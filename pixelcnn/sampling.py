@@ -16,7 +16,13 @@ from keras import ops
 from brainslices.errors import InputError
 from brainslices.progress import bar
 from brainslices.types import Tensor
-from pixelcnn.logits import check_limits, filter_logits, guide, sample_from_logits, with_unknown
+from pixelcnn.logits import (
+    append_unconditional,
+    apply_guidance,
+    check_sampling_options,
+    filter_logits,
+    sample_from_logits,
+)
 from pixelcnn.model import PixelCNN
 from pixelcnn.row_cache import RowCache, start_state
 
@@ -59,8 +65,8 @@ class Sampler:
         temperature: positive float, divides the logits.
         top_k: int from 1 to num_embeddings, or None.
         top_p: float in (0, 1], or None.
-        guidance: weight of classifier-free guidance, as in `guide`; 1 for none. Other weights need
-            a model with conditions, and sample at half the speed.
+        guidance: weight of classifier-free guidance, as in `apply_guidance`; 1 for none. Other
+            weights need a model with conditions, and sample at half the speed.
 
     Call arguments:
         position: float array of shape (batch,), in [0, 1], or with conditions.
@@ -87,7 +93,7 @@ class Sampler:
         top_p: float | None = None,
         guidance: float = 1.0,
     ):
-        check_limits(model, temperature, top_k, top_p, guidance)
+        check_sampling_options(model, temperature, top_k, top_p, guidance)
         self.model, self.guidance = model, guidance
         self.limits: dict[str, Any] = {
             "temperature": temperature,
@@ -105,7 +111,7 @@ class Sampler:
             InputError: if a limit is out of its range.
         """
         limits = {**self.limits, "temperature": temperature, "top_p": top_p}
-        check_limits(self.model, **limits, guidance=guidance)
+        check_sampling_options(self.model, **limits, guidance=guidance)
         sampler = copy.copy(self)
         sampler.limits, sampler.guidance = limits, guidance
         return sampler
@@ -230,7 +236,7 @@ class Sampler:
     def _sample_rows(self, position, uniform, observed, span, limits, guidance, state):
         """Sample the rows of the scan from `span[0]` up to `span[1]`; return the new state."""
         model = self.model
-        cache = RowCache(model, position if guidance is None else with_unknown(position))
+        cache = RowCache(model, position if guidance is None else append_unconditional(position))
         uniform, observed = model.to_scan(uniform), model.to_scan(observed)
 
         def sample_row(row, loop_state):
@@ -265,7 +271,7 @@ class Sampler:
             cell_input = ops.take(from_vertical, col, axis=2)
             logits, row_state = cache.advance_horizontal_stack(row, col, cell_input, row_state)
             noise = ops.take(uniform, col, axis=1)
-            guided = logits if guidance is None else guide(logits, guidance)
+            guided = logits if guidance is None else apply_guidance(logits, guidance)
             filtered = filter_logits(guided, top_k=self.limits["top_k"], **limits)
             sampled = sample_from_logits(filtered, noise)
             fixed = ops.take(observed, col, axis=1)

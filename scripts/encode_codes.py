@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.suppress_backend_logs():
         from brainslices.data.code_grids import CodeGrids
         from brainslices.runs.run import Run
-        from vqvae.encode import code_grids, summary
+        from vqvae.encode import load_or_encode, summary
 
-    code_grids(arguments.run, arguments.data, arguments.variants, path=arguments.codes)
+    load_or_encode(arguments.run, arguments.data, arguments.variants, path=arguments.codes)
     path = arguments.codes or Run(arguments.run).code_grids_path
     print_lines(summary(CodeGrids.load(path)))
     print_lines(path)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         module = importlib.import_module(f"{kind}.export")
 
-    files = write_exports(arguments.out, *module.exports(arguments.run))
+    files = write_exports(arguments.out, *module.build_exports(arguments.run))
     rows = [
         (file, name, f"(batch, {', '.join(map(str, shape))})".replace(", )", ")"))
         for file, shapes in files.items()

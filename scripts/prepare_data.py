@@ -4,12 +4,12 @@
     python scripts/prepare_data.py --source phantom --out data/phantoms
     python scripts/prepare_data.py --source /data/volumes --out data/volumes --slices 32
 
-The source is the public PNG release (with or without its split folders), a folder of greyscale
-images, NIfTI or Analyze 7.5 volumes, or the word `phantom`. About 10 seconds for 6,000 images.
+The source is the OASIS-1 PNG release (with or without its split folders), a folder of greyscale
+images, NIfTI or Analyze 7.5 volumes, or the word `phantom`.
 
 Writes OUT/slices.npy (pixels), OUT/index.csv (one row per slice), OUT/archive.json (counts, crop
 box, intensity rule, content hash) and, with --subject-table or phantoms, OUT/subjects.csv (age, sex
-and other columns of each subject), all or none of them.
+and other columns of each subject). The files are written together or not at all.
 """
 
 import sys

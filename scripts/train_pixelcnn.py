@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.distributed.multihost import distributed_session
         from brainslices.training.stage import check_resumable
         from pixelcnn.training import summary, train
-        from vqvae.encode import code_grids
+        from vqvae.encode import load_or_encode
 
     with distributed_session():
         model, training, path = arguments.model, arguments.training, arguments.codes
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         run_on_primary(check_resumable, arguments.run, "pixelcnn", model, training)
         subjects = run_on_primary(_subjects, arguments)
         grids = run_on_primary(
-            partial(code_grids, arguments.vqvae, arguments.data, training.variants, path=path)
+            partial(load_or_encode, arguments.vqvae, arguments.data, training.variants, path=path)
         )
         metrics = train(grids, arguments.run, model, training, subjects)
     print_lines(summary(metrics))

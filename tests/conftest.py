@@ -85,11 +85,11 @@ def trained_vqvae(phantom_archive, make_once) -> Path:
 def trained_prior(trained_vqvae, make_once) -> Path:
     """Run of a tiny prior on that VQ-VAE's codes; tests that change it work on copies."""
 
-    from vqvae.encode import code_grids
+    from vqvae.encode import load_or_encode
 
     training = tiny_prior_training()
     # Outside of `make`: also this process's copy of the VQ-VAE's run gets its code grids.
-    grids = code_grids(trained_vqvae, variants=training.variants)
+    grids = load_or_encode(trained_vqvae, variants=training.variants)
 
     def make(path):
         from pixelcnn.training import train

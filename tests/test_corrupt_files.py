@@ -71,12 +71,12 @@ def trained_sources(sources, tmp_path_factory):
     """A search that has run, and a prior with conditions."""
     from brainslices.data.subject_table import load_subjects
     from pixelcnn.training import train
-    from vqvae.encode import code_grids
+    from vqvae.encode import load_or_encode
 
     root = tmp_path_factory.mktemp("trained")
     config = tiny_prior_config(conditions=("age", "sex"))
     training = tiny_prior_training(epochs=1)
-    grids = code_grids(sources["vqvae"], variants=training.variants)
+    grids = load_or_encode(sources["vqvae"], variants=training.variants)
     train(grids, root / "conditional", config, training, load_subjects(sources["archive"]))
     search = ("--data", sources["archive"], "--out", root / "search", *SEARCH)
     done = python(ROOT / "scripts" / "tune.py", *search, timeout=400)

@@ -1,4 +1,4 @@
-"""The only module that uses private names of keras-tuner: oracles and a tuner that survive kills.
+"""The only module that uses private names of keras-tuner: a crash-safe tuner and its oracles.
 
 The algorithms themselves are unchanged. tests/tuning/test_compat.py exercises every hook, so an
 upgrade of keras-tuner that changes one fails there.
@@ -58,8 +58,8 @@ class _CrashSafeOracle(keras_tuner.Oracle):
         # folder: upstream also reads copies of such folders.
         paths = {name: Path(self._get_trial_dir(name)) / "trial.json" for name in self.start_order}
         self.trials = {name: Trial.load(path) for name, path in paths.items()}
-        # After a kill while a trial ends, the oracle's file lists it both as ended (or queued for a
-        # retry) and as running, and upstream queues all that are running.
+        # After a kill while a trial's end is recorded, the oracle's file lists it both as ended (or
+        # queued for a retry) and as running, and upstream queues all that are running.
         pending = dict.fromkeys(self._retry_queue)
         self._retry_queue = [name for name in pending if name not in self.end_order]
 
@@ -106,7 +106,7 @@ class CrashSafeTuner(BaseTuner):
             self.oracle.reload()
 
     def _run_and_update_trial(self, trial, *arguments, **options):
-        """Run a trial; a fault of the chief or of the disk ends the tuner and fails no trial."""
+        """Run a trial; if the chief or the disk fails, end the tuner and record no failed trial."""
         import grpc
 
         try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from brainslices.distributed.devices import gpus
+from brainslices.distributed.devices import list_gpus
 from brainslices.errors import InputError
 from tuning.compat import set_client_timeout
 from tuning.config import SearchConfig
@@ -135,7 +135,7 @@ def last_line(log: Path) -> str:
 
 
 def _count_gpus() -> int:
-    return len(gpus())
+    return len(list_gpus())
 
 
 def _free_port():

@@ -12,7 +12,7 @@ from brainslices.reading import reading
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.json_files import read_json
 from brainslices.runs.run import Run
-from brainslices.schema import INTEGER, NUMBER, OBJECT, STRING, check_fields
+from brainslices.schema import INTEGER, NUMBER, OBJECT, OPTIONAL_NUMBER, STRING, Rule, check_fields
 from brainslices.types import PathLike
 from tuning.config import METRICS
 
@@ -39,9 +39,11 @@ STATE = {
     "status": STRING,
     "metrics": OBJECT,
     "hyperparameters": OBJECT,
-    "score": (lambda value: value is None or NUMBER[0](value), "a number or null"),
+    "score": OPTIONAL_NUMBER,
 }
-NAMES = (lambda value: isinstance(value, list) and all(map(STRING[0], value)), "a list of strings")
+NAMES = Rule(
+    lambda value: isinstance(value, list) and all(map(STRING.is_valid, value)), "a list of strings"
+)
 # The fields of oracle.json whose types keras-tuner does not check.
 ORACLE = {"start_order": NAMES, "end_order": NAMES, "retry_queue": NAMES, "tried_so_far": NAMES}
 ORACLE |= {"seed": INTEGER, "seed_state": INTEGER}

@@ -15,7 +15,7 @@ from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path, check_output_dir
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import FORMAT_VERSION
-from brainslices.schema import OBJECT, STRING
+from brainslices.schema import OBJECT, STRING, Rule
 from brainslices.types import PathLike
 from tuning.config import OBJECTIVES, SearchConfig
 from tuning.records import REPAIR, check_records, read_trials
@@ -28,12 +28,12 @@ __all__ = ["locked_search", "read_description", "resumed_config"]
 DESCRIPTION_FILE, SPACE_FILE = "search.json", "space.py"
 DESCRIPTION = {
     "archive_hash": STRING,
-    "search": (
-        lambda value: OBJECT[0](value) and value.get("objective") in OBJECTIVES,
+    "search": Rule(
+        lambda value: OBJECT.is_valid(value) and value.get("objective") in OBJECTIVES,
         f"an object with an objective of {', '.join(OBJECTIVES)}",
     ),
-    "space": (lambda value: isinstance(value, dict | list), "the dimensions of the space"),
-    "precision": (PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
+    "space": Rule(lambda value: isinstance(value, dict | list), "the dimensions of the space"),
+    "precision": Rule(PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
 }
 
 

@@ -12,7 +12,7 @@ import pixelcnn.training
 import vqvae.training
 from brainslices.data.archive import SliceArchive
 from brainslices.data.code_grids import CodeGrids, entropy
-from brainslices.distributed.devices import device_count
+from brainslices.distributed.devices import count_devices
 from brainslices.errors import InputError
 from brainslices.runs.provenance import file_hash
 from brainslices.training.precision import resolve_precision
@@ -23,7 +23,7 @@ from pixelcnn.model import PixelCNN
 from tuning.config import METRICS, SearchConfig
 from tuning.spaces import SPACES, build_config, declare, load_space
 from vqvae.config import VQVAEConfig, VQVAETraining
-from vqvae.encode import code_grids
+from vqvae.encode import load_or_encode
 
 __all__ = ["describe_search", "run_trial", "trial_config", "trial_folder"]
 
@@ -97,18 +97,23 @@ def run_trial(
     )
     with FileLock(folder / ".lock"):  # another worker may run the same configuration
         vqvae_metrics = vqvae.training.train(data, folder / "vqvae", model, training)
-        grids = code_grids(folder / "vqvae", data, 0)
+        grids = load_or_encode(folder / "vqvae", data, 0)
         metrics = _vqvae_metrics(vqvae_metrics, grids)
         if config.objective == "val_rate_distortion":
             prior_metrics = _train_prior(folder, grids, config)
             seconds = metrics["seconds"] + prior_metrics["seconds"]
             metrics |= {**prior_metrics, "seconds": seconds}
-            distortion = 1 - metrics["val_ssim_foreground"]
-            rate = metrics["bits_per_pixel_prior"]
-            metrics["val_rate_distortion"] = distortion + config.rate_weight * rate
+            metrics["val_rate_distortion"] = rate_distortion(
+                metrics["val_ssim_foreground"], metrics["bits_per_pixel_prior"], config.rate_weight
+            )
     if not math.isfinite(metrics[config.objective]):
         raise InputError(f"{config.objective} is {metrics[config.objective]}.")
     return {name: float(metrics[name]) for name in METRICS if name in metrics}
+
+
+def rate_distortion(ssim_foreground: float, bits_per_pixel: float, rate_weight: float) -> float:
+    """Return the score of a search: 1 - ssim_foreground + rate_weight * bits_per_pixel."""
+    return 1 - ssim_foreground + rate_weight * bits_per_pixel
 
 
 def _shared_options(config):
@@ -166,7 +171,7 @@ def describe_search(
     built = vqvae.training.build_model(archive, archive.indices("train")[:1], model, config.seed)
     PixelCNN(built.code_grid_shape, model.num_embeddings, **dataclasses.asdict(PRIOR)).build()
     for batch_size in (training.batch_size, PRIOR_TRAINING.batch_size):
-        check_batch_divides(batch_size, devices or device_count())
+        check_batch_divides(batch_size, devices or count_devices())
     precision, _ = resolve_precision(config.precision, max(model.channels))
     fixed_names = sorted(item.partition("=")[0] for item in config.fix)
     description = {

@@ -97,7 +97,7 @@ class Searcher(CrashSafeTuner):
             # keras-tuner drops the message of a worker's trial on the way to the chief.
             path = Path(self.get_trial_dir(trial.trial_id)) / FAILURE_FILE
             write_json(path, {"reason": reason})
-            if isinstance(error, CallFailed) and error.killed:
+            if isinstance(error, CallFailed) and error.is_killed:
                 raise
             raise keras_tuner.errors.FailedTrialError(reason) from error
 

@@ -1,4 +1,4 @@
-"""Functions called in fresh Python processes, so that their memory and crashes stay there.
+"""Functions called in fresh Python processes: their memory is freed, and a crash stays theirs.
 
 `multiprocessing` with pickled arguments and results, not `subprocess` with JSON: configurations,
 paths and arrays pass unchanged, and each side notices the death of the other without a protocol of
@@ -39,12 +39,12 @@ class CallFailed(RuntimeError):
 
     Args:
         reason: one line.
-        killed: whether the process died (a signal, an exit) instead of raising an exception.
+        is_killed: whether the process died (a signal, an exit) instead of raising an exception.
     """
 
-    def __init__(self, reason: str, killed: bool = False):
+    def __init__(self, reason: str, is_killed: bool = False):
         super().__init__(reason)
-        self.killed = killed
+        self.is_killed = is_killed
 
 
 def call(
@@ -62,12 +62,13 @@ def call(
         environment: as in `spawn`.
 
     Raises:
-        InputError: raised by the function, as is `OSError`.
+        InputError: if the function raised it.
+        OSError: if the function raised it.
         CallFailed: if the function raised anything else, or its process died.
         KeyboardInterrupt: if this process is interrupted; the child is stopped first.
     """
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    path = _import_path(function)
+    path = _module_and_name(function)
     process = spawn(_send_result, sender, *path, arguments, log=log, environment=environment)
     sender.close()
     try:
@@ -80,7 +81,7 @@ def call(
     process.join(GRACE_S)
     stop([process], grace=0)  # the reply has arrived: nothing is lost
     if reply is None:
-        raise CallFailed(_describe_exit(process.exitcode), killed=True)
+        raise CallFailed(_describe_exit(process.exitcode, log), is_killed=True)
     error, result = reply
     if error is not None:
         raise error
@@ -105,7 +106,7 @@ def spawn(
         environment: variables set before the function's module is imported.
     """
     options = (log, dict(environment or {}))
-    path = _import_path(function)
+    path = _module_and_name(function)
     process = CONTEXT.Process(target=_child_main, args=(options, *path, arguments))
     process.start()
     return process
@@ -124,7 +125,7 @@ def stop(processes: Sequence[BaseProcess], grace: float = GRACE_S) -> None:
             process.join()
 
 
-def _import_path(function):
+def _module_and_name(function):
     # Pickled by name: unpickling the function itself would import its module too early.
     return function.__module__, function.__qualname__
 
@@ -187,9 +188,10 @@ def _one_line(error):
     return textwrap.shorten(message, MAX_REASON_LENGTH, placeholder=" ...")
 
 
-def _describe_exit(exit_code):
+def _describe_exit(exit_code, log):
+    see = f"; its output is in {log}" if log else ""
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"its process was killed by {name}{hint}"
-    return f"its process ended with status {exit_code} and no result"
+        return f"its process was killed by {name}{hint}{see}"
+    return f"its process ended with status {exit_code} and no result{see}"

@@ -19,17 +19,17 @@ from brainslices.runs.run import Run
 from brainslices.types import PathLike
 from vqvae.model import VQVAE
 
-__all__ = ["augment", "code_grids", "linked_archive", "summary"]
+__all__ = ["augment", "linked_archive", "load_or_encode", "summary"]
 
 
-def code_grids(
+def load_or_encode(
     run: PathLike,
     data: PathLike | None = None,
     variants: int = 0,
     batch_size: int = 64,
     path: PathLike | None = None,
 ) -> CodeGrids:
-    """Return the codes of every slice of the archive that a VQ-VAE was trained on.
+    """Load the codes of every slice of the archive that a VQ-VAE was trained on, or encode it.
 
     The file of code grids is read if the same model wrote it with at least as many variants;
     otherwise all slices are encoded and the file is written.

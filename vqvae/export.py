@@ -1,4 +1,4 @@
-"""What the command `export` writes for a VQ-VAE: encoder and decoder."""
+"""ONNX export of a VQ-VAE: encoder and decoder."""
 
 import numpy as np
 from keras import ops
@@ -7,10 +7,10 @@ from brainslices.runs.export import Export
 from brainslices.types import PathLike, Tensor
 from vqvae.model import VQVAE
 
-__all__ = ["exports"]
+__all__ = ["build_exports"]
 
 
-def exports(run: PathLike) -> tuple[dict[str, Export], dict[str, str]]:
+def build_exports(run: PathLike) -> tuple[dict[str, Export], dict[str, str]]:
     """Return the files that a trained VQ-VAE exports, and their metadata.
 
     `encoder.onnx` maps float32 images (batch, rows, cols, 1) in [0, 1] to int32 codes
@@ -24,8 +24,8 @@ def exports(run: PathLike) -> tuple[dict[str, Export], dict[str, str]]:
     """
     model = VQVAE.from_run(run, "float32")
     rng, count = np.random.default_rng(0), model.config.num_embeddings
-    images = rng.random((2, *model.image_shape, 1), "float32")
-    codes = rng.integers(0, count, (2, *model.code_grid_shape), "int32")
+    example_images = rng.random((2, *model.image_shape, 1), "float32")
+    example_codes = rng.integers(0, count, (2, *model.code_grid_shape), "int32")
 
     def encode(image: Tensor) -> Tensor:
         # ONNX knows neither the loop over blocks of `nearest_codes` nor Keras's argmax.
@@ -33,7 +33,7 @@ def exports(run: PathLike) -> tuple[dict[str, Export], dict[str, str]]:
         return ops.cast(ops.top_k(scores, 1)[1][..., 0], "int32")
 
     files = {
-        "encoder.onnx": Export(encode, {"image": images}, "codes"),
-        "decoder.onnx": Export(model.decode_codes, {"codes": codes}, "image"),
+        "encoder.onnx": Export(encode, {"image": example_images}, "codes"),
+        "decoder.onnx": Export(model.decode_codes, {"codes": example_codes}, "image"),
     }
     return files, {"vqvae_hash": model.file_hash}

@@ -14,7 +14,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
 from brainslices.evaluation.ssim import SMALLEST_SIDE, ssim_scores
 from brainslices.runs.loading import load_model
-from brainslices.schema import INTEGER, NATURAL, NUMBER, SHAPE, check_arguments
+from brainslices.schema import INTEGER, NATURAL, NUMBER, SHAPE, Rule, check_arguments
 from brainslices.types import PathLike, Tensor
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import VQVAEConfig
@@ -28,12 +28,14 @@ __all__ = ["VQVAE"]
 RANGE_TOLERANCE = 1e-3
 ARGUMENTS = {
     "image_shape": SHAPE,
-    "crop": (
-        lambda crop: len(crop) == 4 and all(map(INTEGER[0], crop)) and SHAPE[0](tuple(crop[2:])),
+    "crop": Rule(
+        lambda crop: (
+            len(crop) == 4 and all(map(INTEGER.is_valid, crop)) and SHAPE.is_valid(tuple(crop[2:]))
+        ),
         "four integers, top, left, rows and cols, with positive sides",
     ),
-    "mean": (lambda mean: NUMBER[0](mean) and 0 <= mean <= 1, "in [0, 1]"),
-    "std": (lambda std: NUMBER[0](std) and 0 < std <= 1, "positive, at most 1"),
+    "mean": Rule(lambda mean: NUMBER.is_valid(mean) and 0 <= mean <= 1, "in [0, 1]"),
+    "std": Rule(lambda std: NUMBER.is_valid(std) and 0 < std <= 1, "positive, at most 1"),
     "seed": NATURAL,
 }
 

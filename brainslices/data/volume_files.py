@@ -1,8 +1,8 @@
 """Read volume files: NIfTI and Analyze 7.5, by nibabel.
 
 The header reorients a volume to canonical axes: x to the subject's right, y to the front, z up.
-Analyze 7.5 has no reliable orientation; its axes are taken as nibabel takes them: voxels stored
-from right to left, back to front, feet to head, unless an SPM `.mat` file beside it differs.
+Analyze 7.5 stores no reliable orientation; nibabel's default applies: voxels stored from right to
+left, back to front, feet to head, unless an SPM `.mat` file beside it differs.
 A NIfTI file with neither qform nor sform is read the same way. Oblique volumes are not resampled:
 slices follow the volume's own planes.
 """
@@ -47,9 +47,13 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     with reading(path, "volume", _HINT):
         image = nib.load(path)
         if not isinstance(image, nib.spatialimages.SpatialImage):
-            raise ValueError(f"it is a {type(image).__name__}")
+            raise InputError(
+                f"{path} must be a NIfTI, MGH or Analyze volume. Received: {type(image).__name__}. "
+                "Convert or remove it."
+            )
         _check_header(path, image)
         _check_size(image)
+        # A two-dimensional file becomes a volume of one plane.
         voxels = np.asarray(image.dataobj, dtype=np.float32)
         shape = (*voxels.shape[:3], 1)[:3]
         volume = nib.Nifti1Image(voxels.reshape(shape), _affine_in_mm(image))
@@ -66,27 +70,34 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
 def _affine_in_mm(image: Any) -> np.ndarray:
     """The affine scaled to millimetres, by the units of a NIfTI header."""
     has_units = isinstance(image, nib.Nifti1Pair)
-    unit = int(image.header["xyzt_units"]) % 8 if has_units else 0
+    unit = int(image.header["xyzt_units"]) % 8 if has_units else 0  # the low three bits are length
     if unit not in MM_PER_UNIT:
-        raise ValueError(f"its unit of length has the unknown code {unit}")
+        raise InputError(
+            f"{image.get_filename()} must have a unit of length from 0 to 3 in `xyzt_units`. "
+            f"Received: {unit}. Repair its header."
+        )
     return image.affine * np.array([*[MM_PER_UNIT[unit]] * 3, 1.0])[:, np.newaxis]
 
 
 def _check_header(path: Path, image: Any) -> None:
     """Check shape, orientation and data type before the voxels are read."""
     shape = tuple(map(int, image.shape))
-    sides = sorted((*shape, 1)[:3])
-    if len(shape) < 2 or sides[0] < 1 or sides[1] < 2 or not set(shape[3:]) <= {1}:
+    sides = (*shape, 1)[:3]
+    has_plane = len(shape) >= 2 and min(sides) >= 1 and sum(side > 1 for side in sides) >= 2
+    if not has_plane or not set(shape[3:]) <= {1}:
         raise InputError(
-            f"{path} must hold one three-dimensional volume. Received: shape {shape}. Save one "
-            "volume in a separate file, for example `nibabel.four_to_three(image)[0]`."
+            f"{path} must hold one volume or one axial plane. Received: shape {shape}. Split a "
+            "file of several volumes with `nibabel.four_to_three(image)`; remove an empty one."
         )
     zooms = image.header.get_zooms()
     if not np.isfinite(zooms).all():
         raise InputError(f"{path} must have finite voxel sizes. Received: {zooms}. Repair pixdim.")
     affine = _affine_in_mm(image)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError(f"{path} has a header whose affine is singular. Repair its sform.")
+        raise InputError(
+            f"{path} must have a finite, invertible affine. Received: {affine.tolist()}. Repair "
+            "the orientation in its header (NIfTI: sform or qform)."
+        )
     is_analyze = isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair)
     orient = image.header["orient"].item() if is_analyze else b""
     # Values 1 to 5 mean coronal, sagittal or flipped; nibabel ignores them.

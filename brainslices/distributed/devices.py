@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import keras
 
-__all__ = ["data_parallel", "device_count", "gpus", "single_device"]
+__all__ = ["data_parallel", "count_devices", "list_gpus", "single_device"]
 
 
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """List the names of the GPUs that the backend sees, on all hosts."""
     with contextlib.suppress(RuntimeError):  # JAX without a GPU
         return keras.distribution.list_devices("gpu")
@@ -17,11 +17,11 @@ def gpus() -> list[str]:
 
 
 def _training_devices() -> list[str]:
-    """All GPUs, or else all CPUs (one, unless virtual ones are configured)."""
-    return gpus() or keras.distribution.list_devices("cpu")
+    """List all GPUs, or all CPUs without a GPU (one, unless virtual ones are configured)."""
+    return list_gpus() or keras.distribution.list_devices("cpu")
 
 
-def device_count() -> int:
+def count_devices() -> int:
     """Count the devices that share each training batch, on all hosts."""
     return len(_training_devices())
 

@@ -16,7 +16,15 @@ from brainslices.reading import reading
 from brainslices.runs.json_files import read_json
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
-from brainslices.schema import INTEGER, NATURAL, NUMBER, OBJECT, POSITIVE, check_fields
+from brainslices.schema import (
+    INTEGER,
+    NATURAL,
+    NUMBER,
+    OBJECT,
+    OPTIONAL_NUMBER,
+    POSITIVE,
+    check_fields,
+)
 from brainslices.types import PathLike
 from brainslices.visualization.examples import read_examples
 from brainslices.visualization.figures import ReconstructionRow
@@ -40,7 +48,6 @@ RECONSTRUCTION = SCORES | INTERVAL | {"codebook_usage": NUMBER, "bits_per_pixel_
 RECONSTRUCTION |= {"subjects": NATURAL, "slices": NATURAL, "num_embeddings": POSITIVE}
 RECONSTRUCTION |= {"floor_black": OBJECT, "floor_mean_image": OBJECT}
 CODEC = SCORES | {"bits_per_pixel": NUMBER}
-OPTIONAL_NUMBER = (lambda value: value is None or NUMBER[0](value), "a number or null")
 MEASURES = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
 SAMPLING = {"samples": NATURAL, "temperature": NUMBER, "seed": INTEGER}
 COMPARISON = {f"{name}{end}": OPTIONAL_NUMBER for name in MEASURES for end in ("", "_real")}

@@ -13,7 +13,7 @@ from brainslices.errors import InputError
 from brainslices.reading import reading
 from brainslices.runs.arrays import read_array
 from brainslices.runs.json_files import read_json
-from brainslices.schema import NATURAL, NUMBER, OBJECT, POSITIONS, STRING, check_fields
+from brainslices.schema import NATURAL, NUMBER, OBJECT, POSITIONS, STRING, Rule, check_fields
 from brainslices.types import PathLike
 
 __all__ = ["FORMAT_VERSION", "REPAIR", "Run"]
@@ -30,12 +30,15 @@ ENVIRONMENT = {
     "archive": STRING,
     "command": STRING,
     "versions": OBJECT,
-    "precision": (lambda value: value in PRECISIONS[1:], f"one of {', '.join(PRECISIONS[1:])}"),
+    "precision": Rule(lambda value: value in PRECISIONS[1:], f"one of {', '.join(PRECISIONS[1:])}"),
     "precision_reason": STRING,
-    "earlier": (lambda value: isinstance(value, list), "a list"),
+    "earlier": Rule(lambda value: isinstance(value, list), "a list"),
 }
 RATES = dict.fromkeys(("nats_per_code", "bits_per_slice", "bits_per_pixel_prior"), NUMBER)
-METRICS = {"epochs": NATURAL, "splits": (lambda value: _are_rates(value), "rates of each split")}
+METRICS = {
+    "epochs": NATURAL,
+    "splits": Rule(lambda value: _are_rates(value), "rates of each split"),
+}
 
 
 class Run:
@@ -213,4 +216,4 @@ class Run:
 
 
 def _are_rates(splits):
-    return OBJECT[0](splits) and all(check_fields(rates, RATES) for rates in splits.values())
+    return OBJECT.is_valid(splits) and all(check_fields(rates, RATES) for rates in splits.values())

@@ -23,7 +23,7 @@ from brainslices.distributed.devices import single_device
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
-from brainslices.training.checkpoint import TrainingProgress, is_finite, save_checkpoint
+from brainslices.training.checkpoint import TrainingProgress, has_finite_variables, save_checkpoint
 from brainslices.training.compat import sync_variables
 from brainslices.training.optimizer import assign, ema_swap
 from brainslices.visualization.figures import training_figure
@@ -137,7 +137,7 @@ class FiniteCheck(TrainingCallback):
             InputError: if one is NaN or infinite.
         """
         self._check_logs(logs)
-        if not is_finite(self.model):
+        if not has_finite_variables(self.model):
             self._abort("weight")
 
     def _check_logs(self, logs):

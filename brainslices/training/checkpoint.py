@@ -15,20 +15,20 @@ from brainslices.reading import reading
 from brainslices.runs.arrays import read_arrays
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
-from brainslices.schema import NATURAL, NUMBER, check_fields
+from brainslices.schema import NATURAL, NUMBER, Rule, check_fields
 from brainslices.training.compat import sync_variables
 from brainslices.types import PathLike
 
-__all__ = ["TrainingProgress", "is_finite", "load_checkpoint", "save_checkpoint"]
+__all__ = ["TrainingProgress", "has_finite_variables", "load_checkpoint", "save_checkpoint"]
 
-PROGRESS = {
+PROGRESS_RULES: dict[str, Rule] = {
     "epoch": NATURAL,
     "step": NATURAL,
-    "history": (
-        lambda value: all(NUMBER[0](score) for scores in value.values() for score in scores),
+    "history": Rule(
+        lambda value: all(NUMBER.is_valid(score) for scores in value.values() for score in scores),
         "lists of finite numbers",
     ),
-    "seconds": (lambda value: NUMBER[0](value) and value >= 0, "a number, at least 0"),
+    "seconds": Rule(lambda value: NUMBER.is_valid(value) and value >= 0, "a number, at least 0"),
 }
 
 
@@ -50,7 +50,7 @@ class TrainingProgress:
 
 
 def save_checkpoint(run: PathLike, model: keras.Model, progress: TrainingProgress) -> None:
-    """Write weights, optimizer, random generators, metrics and progress of a compiled model.
+    """Write weights, optimizer, RNG states, metrics and progress of a compiled model.
 
     The previous checkpoint is kept as `state.previous.npz`.
     """
@@ -74,7 +74,7 @@ def load_checkpoint(run: PathLike, model: keras.Model) -> TrainingProgress:
         The progress of the training; of a new run, an empty one.
 
     Raises:
-        InputError: if both checkpoints are corrupt, or belong to another architecture.
+        InputError: if both checkpoints are corrupt, or belong to another model or optimizer.
     """
     run = Run(run)
     checkpoint = run_on_primary(_read_latest, run)
@@ -83,18 +83,22 @@ def load_checkpoint(run: PathLike, model: keras.Model) -> TrainingProgress:
     arrays, progress = checkpoint
     variables = _variables(model)
     shapes = {key: tuple(value.shape) for key, value in variables.items()}
-    if shapes != {key: value.shape for key, value in arrays.items()}:
+    stored = {key: array.shape for key, array in arrays.items()}
+    keys = sorted(shapes | stored)
+    if different := [key for key in keys if shapes.get(key) != stored.get(key)]:
+        key = different[0]
         raise InputError(
-            f"{run.checkpoint_path} is a checkpoint of another architecture than "
-            f"{run.config_path} describes. Restore both files together, or use a new --run."
+            f"{run.checkpoint_path} does not fit the model and optimizer of {run.config_path}: "
+            f"variable {key} must have shape {shapes.get(key)}. Received: {stored.get(key)}, and "
+            f"{len(different)} such variables. Restore both files together, or use a new --run."
         )
     for key, variable in variables.items():
         variable.assign(arrays[key])
     return progress
 
 
-def is_finite(model: keras.Model) -> bool:
-    """Whether a compiled model's weights and its optimizer's variables are all finite."""
+def has_finite_variables(model: keras.Model) -> bool:
+    """Return whether a compiled model's weights and its optimizer's variables are all finite."""
     sync_variables(model)
     return all(
         np.isfinite(np.asarray(variable)).all()
@@ -121,7 +125,7 @@ def _read_latest(run):
             arrays, progress = _read(run, run.previous_checkpoint_path)
         except CorruptFileError as previous:
             raise CorruptFileError(
-                f"{corrupt} The previous checkpoint too: {previous}"
+                f"{corrupt} The previous checkpoint is corrupt as well: {previous}"
             ) from previous
         print_lines(
             f"warning: {corrupt} Resuming from the previous checkpoint, "
@@ -138,11 +142,11 @@ def _read(run, path):
     )
     with reading(path, "checkpoint", hint):
         arrays = read_arrays(path)
-        progress = check_fields(json.loads(arrays.pop("progress").item()), PROGRESS)
+        progress = check_fields(json.loads(arrays.pop("progress").item()), PROGRESS_RULES)
         if any(len(values) != progress["epoch"] for values in progress["history"].values()):
-            raise ValueError("its history lacks values of an epoch")
+            raise ValueError(f"its history must have {progress['epoch']} values of each metric")
         if not all(array.dtype.kind in "biuf" for array in arrays.values()):
-            raise ValueError("it holds arrays that are not numeric")
+            raise ValueError("all of its arrays must be numeric")
     return arrays, TrainingProgress(**progress)
 
 

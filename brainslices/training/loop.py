@@ -7,7 +7,7 @@ import keras
 from brainslices.config import TrainingConfig
 from brainslices.data.batches import Batches
 from brainslices.distributed.collectives import is_primary
-from brainslices.distributed.devices import gpus
+from brainslices.distributed.devices import list_gpus
 from brainslices.runs.run import Run
 from brainslices.training.callbacks import (
     CheckpointCallback,
@@ -131,7 +131,7 @@ def enable_determinism() -> None:
 
     The cost on a CPU is negligible; on a GPU it is not, and some operations are not supported.
     """
-    if keras.backend.backend() != "tensorflow" or gpus():
+    if keras.backend.backend() != "tensorflow" or list_gpus():
         return
     import tensorflow as tf
 

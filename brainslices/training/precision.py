@@ -4,7 +4,7 @@ from pathlib import Path
 
 import keras
 
-from brainslices.distributed.devices import gpus
+from brainslices.distributed.devices import list_gpus
 from brainslices.errors import InputError
 
 __all__ = ["resolve_precision", "trainable_policies"]
@@ -49,12 +49,12 @@ def resolve_precision(precision: str, width: int) -> tuple[str, str]:
 def trainable_policies() -> list[str]:
     """Return the dtype policies in which this device trains at a useful speed."""
     policies = ["float32", "mixed_bfloat16"]
-    return [*policies, "mixed_float16"] if gpus() else policies  # no CPU computes in float16
+    return [*policies, "mixed_float16"] if list_gpus() else policies  # no CPU computes in float16
 
 
 def _gpu_capability() -> tuple[int, int] | None:
     """Return the first GPU's compute capability, (0, 0) if unknown; None without a GPU."""
-    if not gpus():
+    if not list_gpus():
         return None
     if keras.backend.backend() == "jax":
         import jax

@@ -15,7 +15,7 @@ from brainslices.distributed.collectives import (
     process_index_and_count,
     run_on_primary,
 )
-from brainslices.distributed.devices import data_parallel, device_count
+from brainslices.distributed.devices import count_devices, data_parallel
 from brainslices.errors import CorruptFileError, InputError
 from brainslices.progress import print_lines
 from brainslices.runs.json_files import write_json
@@ -123,7 +123,7 @@ def run_training(run: PathLike, stage: Stage, training: TrainingConfig) -> dict:
 
 def _count_devices(stage, training):
     """Count the devices that share a batch, and check that each gets samples."""
-    devices = device_count()
+    devices = count_devices()
     check_batch_divides(training.batch_size, devices)
     for count in stage.sample_counts:
         largest_even_count(count, devices)

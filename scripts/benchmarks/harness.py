@@ -241,9 +241,9 @@ def peak_gpu_memory() -> float:
     """Return the highest memory of the first GPU used by this process, in GB; 0 without one."""
     import keras
 
-    from brainslices.distributed.devices import gpus
+    from brainslices.distributed.devices import list_gpus
 
-    if not gpus():
+    if not list_gpus():
         return 0.0
     if keras.backend.backend() == "jax":
         import jax

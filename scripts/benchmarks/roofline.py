@@ -11,7 +11,7 @@ from benchmarks.harness import GIGABYTE, Row, Setting, interleaved_medians, time
 from keras import ops
 
 from brainslices.data.batches import Batches
-from brainslices.distributed.devices import gpus
+from brainslices.distributed.devices import list_gpus
 from brainslices.training.loop import enable_determinism
 from brainslices.training.pipeline import input_pipeline
 from brainslices.training.precision import trainable_policies
@@ -49,8 +49,8 @@ def matrix_multiplication(policy: str, quick: bool = False) -> Callable[[], floa
     Returns:
         Function that measures their TFLOP/s once.
     """
-    side = QUICK_SIDE if quick else GPU_SIDE if gpus() else SIDE
-    count = GPU_PRODUCTS if gpus() else PRODUCTS
+    side = QUICK_SIDE if quick else GPU_SIDE if list_gpus() else SIDE
+    count = GPU_PRODUCTS if list_gpus() else PRODUCTS
     # On the device before the clock starts.
     matrix = ops.full((1, side, side), 1 / side, "float32")
 
@@ -77,7 +77,7 @@ def measure_machine(setting: Setting) -> Iterator[Row]:
 
     candidates = {policy: matrix_multiplication(policy, setting.quick) for policy in policies}
     rates = interleaved_medians({**candidates, "copy": measure_copy}, setting.rounds)
-    note = "in TensorFloat-32 where TensorFlow has a GPU for it" if gpus() else ""
+    note = "in TensorFloat-32 where TensorFlow has a GPU for it" if list_gpus() else ""
     yield Row("matrix products, float32", "TFLOP/s", rates["float32"], note=note)
     for policy in policies[1:]:
         name = f"matrix products, {keras.DTypePolicy(policy).compute_dtype}"

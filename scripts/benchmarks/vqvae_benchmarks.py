@@ -45,10 +45,10 @@ __all__ = ["MEASUREMENTS"]
 
 LATENTS, LATENT_WIDTH, CODES = 1_000_000, 64, 4096
 QUICK_LATENTS, QUICK_CODES, QUICK_BATCH = 20_000, 512, 8
-# The one-hot quantiser gets this share of the latents: all of them would take 16 GB per matrix.
-ONE_HOT_SHARE = 10
-# Growth is measured at these shares of the training slices, and with these codebooks.
-SHARES = (8, 4, 2, 1)
+# The one-hot quantiser gets one tenth of the latents: all would take 16 GB per matrix.
+ONE_HOT_DIVISOR = 10
+# Growth is measured on the training slices divided by these, and with these codebooks.
+TRAINING_DIVISORS = (8, 4, 2, 1)
 CODEBOOK_SIZES, GROWTH_LATENTS = (64, 256, 1024, 4096), 100_000
 SCORED_SLICES = 64
 TUTORIAL = "tutorial form, all float32 images in memory"
@@ -135,7 +135,7 @@ def measure_seed(setting: Setting) -> Iterator[Row]:
 def measure_default(setting: Setting) -> Iterator[Row]:
     """Measure the training of the `default` preset in each precision, and its input pipeline."""
     model, batches = _prepare_training(setting, "default", "float32")
-    rows = list(training_rows("train default", setting, _training_rate, _operations(model)))
+    rows = list(training_rows("train default", setting, _training_rate, _count_operations(model)))
     yield from rows
     steps = 2 if setting.quick else 20
 
@@ -149,7 +149,7 @@ def measure_default(setting: Setting) -> Iterator[Row]:
     yield Row(name, "slices/s", rate, fastest, "training, the fastest precision")
 
 
-def _operations(model):
+def _count_operations(model):
     """Return the floating-point operations of training on one slice: those of the convolutions."""
     weights = 0
     for layer in (*model.encoder.layers, *model.decoder.layers):
@@ -198,8 +198,8 @@ def measure_slices(setting: Setting) -> Iterator[Row]:
     """Measure time and memory of training `seed` as the archive grows, in separate processes."""
     total = len(SliceArchive.open(setting.archive).indices("train"))
     baseline = ()
-    for share in SHARES[-1:] if setting.quick else SHARES:
-        count = total // share
+    for divisor in TRAINING_DIVISORS[-1:] if setting.quick else TRAINING_DIVISORS:
+        count = total // divisor
         rate, memory = call(_measure_epoch, setting, count)
         growth = {"x_label": "training slices", "x": count}
         name = f"train seed on {count} slices"
@@ -242,15 +242,15 @@ def measure_codes(setting: Setting) -> Iterator[Row]:
 def measure_quantizer(setting: Setting) -> Iterator[Row]:
     """Compare time and memory of quantising many latents with the one-hot form."""
     count, codes = (QUICK_LATENTS, QUICK_CODES) if setting.quick else (LATENTS, CODES)
-    share = count // ONE_HOT_SHARE
+    one_hot_count = count // ONE_HOT_DIVISOR
     candidates = {
         "search": lambda: call(_measure_quantization, count, codes, False),
-        "one-hot": lambda: call(_measure_quantization, share, codes, True),
+        "one-hot": lambda: call(_measure_quantization, one_hot_count, codes, True),
     }
     medians = interleaved_medians(candidates, setting.few_rounds)
     (seconds, memory), one_hot = medians["search"], medians["one-hot"]
-    one_hot_seconds, one_hot_memory = (ONE_HOT_SHARE * value for value in one_hot)
-    baseline_name = f"one-hot form on {share:,} latents, times {ONE_HOT_SHARE}"
+    one_hot_seconds, one_hot_memory = (ONE_HOT_DIVISOR * value for value in one_hot)
+    baseline_name = f"one-hot form on {one_hot_count:,} latents, times {ONE_HOT_DIVISOR}"
     name = f"quantise {count:,} x {LATENT_WIDTH} latents, {codes:,} codes"
     yield Row(name, "s", seconds, one_hot_seconds, baseline_name)
     note = "includes the quantised latents, not the input"

@@ -94,13 +94,13 @@ def test_archive_of_an_earlier_release_opens():
 def test_interrupted_vqvae_resumes_to_the_same_scores(interrupted):
     """Stopped after the first step of epoch 2."""
     from vqvae.config import VQVAEConfig, VQVAETraining
-    from vqvae.encode import code_grids
+    from vqvae.encode import load_or_encode
     from vqvae.model import VQVAE
     from vqvae.training import train
 
     run, archive = interrupted / "vqvae_run", SliceArchive.open(interrupted / "archive")
     images = archive.load(archive.indices("train"))
-    grids = code_grids(run)  # of the model of epoch 1, read from the file
+    grids = load_or_encode(run)  # of the model of epoch 1, read from the file
     codes = VQVAE.from_run(run).encode_to_codes(images)
     np.testing.assert_array_equal(grids.splits["train"].codes, codes)
 

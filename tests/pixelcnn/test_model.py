@@ -15,7 +15,7 @@ from pixelcnn.model import PixelCNN
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
-def dependence(model):
+def logit_sensitivity(model):
     """Sensitivity of the logits of each cell (rows) to the code of each cell (columns).
 
     Both in scan order, by the gradient through the embedded codes.
@@ -24,19 +24,19 @@ def dependence(model):
 
     inputs = tiny_inputs(1)
     embedded = tf.Variable(model.embedding(model.to_scan(inputs["codes"])))
-    looked_up, model.embedding = model.embedding, lambda codes: embedded
+    embedding, model.embedding = model.embedding, lambda codes: embedded
     try:
         with tf.GradientTape() as tape:
             logits = model.to_scan(ops.sum(ops.abs(model(inputs)), axis=-1))
             flat = ops.reshape(logits, (-1,))
         jacobian = tape.jacobian(flat, embedded)
     finally:
-        model.embedding = looked_up
+        model.embedding = embedding
     cells = GRID[0] * GRID[1]
     return np.abs(np.asarray(jacobian).reshape(cells, cells, -1)).sum(axis=-1)
 
 
-def trained_a_step(model):
+def train_one_step(model):
     model.compile("adam")
     model.fit(tiny_inputs(8), batch_size=8, verbose=0)
     return model
@@ -53,14 +53,14 @@ def trained_a_step(model):
 def test_logits_depend_on_all_codes_before_and_on_no_others(scan, attention_layers, after_a_step):
     model = tiny_pixelcnn(scan=scan, attention_layers=attention_layers, fill=False)
     if after_a_step:
-        trained_a_step(model)
-    depends = dependence(model)
-    behind = np.tri(len(depends), k=-1, dtype=bool)
-    assert (depends[~behind] == 0).all(), (
+        train_one_step(model)
+    depends = logit_sensitivity(model)
+    is_earlier = np.tri(len(depends), k=-1, dtype=bool)
+    assert (depends[~is_earlier] == 0).all(), (
         "the receptive field includes the code itself or a later one"
     )
     # Cells up-right included: there is no blind spot.
-    assert (depends[behind] > 0).all(), "the receptive field has a blind spot"
+    assert (depends[is_earlier] > 0).all(), "the receptive field has a blind spot"
 
 
 @pytest.mark.parametrize("scan", SCANS)

@@ -22,15 +22,15 @@ def test_restorations_keep_the_observed_codes_of_each_slice():
     sampler = Sampler(tiny_pixelcnn(layers=1, attention_layers=0))
     observed = np.random.default_rng(0).integers(0, CODES, (3, *GRID), "int32")
     observed[0, :2] = observed[2, 3, 1:] = MASKED
-    given = sampler, PixelDecoder(), observed, np.float32([0.1, 0.5, 0.9]), 5
-    restored = list(restore(*given, seed=1, batch_size=4))
+    arguments = sampler, PixelDecoder(), observed, np.float32([0.1, 0.5, 0.9]), 5
+    restored = list(restore(*arguments, seed=1, batch_size=4))
     assert [images.shape for images in restored] == [(5, *GRID)] * 3
     for codes, images in zip(observed, restored, strict=True):
-        kept = codes != MASKED
-        expected = np.broadcast_to(codes[kept] / (CODES - 1), (5, kept.sum()))
-        np.testing.assert_allclose(images[:, kept], expected, atol=1e-6)
+        is_observed = codes != MASKED
+        expected = np.broadcast_to(codes[is_observed] / (CODES - 1), (5, is_observed.sum()))
+        np.testing.assert_allclose(images[:, is_observed], expected, atol=1e-6)
     assert len(np.unique(restored[0].reshape(5, -1), axis=0)) > 1
-    np.testing.assert_array_equal(restored, list(restore(*given, seed=1, batch_size=15)))
+    np.testing.assert_array_equal(restored, list(restore(*arguments, seed=1, batch_size=15)))
 
 
 def test_nearer_restorations_count_more():

@@ -6,7 +6,7 @@ from brainslices import cli
 from brainslices.data.code_grids import CodeGrids
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import Run
-from vqvae.encode import code_grids
+from vqvae.encode import load_or_encode
 
 CONFIG = tiny_prior_config(first_kernel_size=3)
 
@@ -46,7 +46,7 @@ def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypat
     assert read_json(run.config_path)["vqvae_run"] == str(vqvae.path)
     # The stored code grids name the new folder of a run that was moved.
     moved = vqvae.path.rename(tmp_path / "moved")
-    assert code_grids(moved, variants=1).vqvae_run == str(moved)
+    assert load_or_encode(moved, variants=1).vqvae_run == str(moved)
     moved.rename(vqvae.path)
     assert command(*arguments, "--layers", "3") == 2
     assert "layers=2" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def use_virtual_devices(count):
 def main(archive, out, devices):
     use_virtual_devices(int(devices))
     from pixelcnn.training import train as train_pixelcnn
-    from vqvae.encode import code_grids
+    from vqvae.encode import load_or_encode
     from vqvae.training import train as train_vqvae
 
     with distributed_session():
@@ -39,7 +39,7 @@ def main(archive, out, devices):
         config = tiny_config(encoder_blocks=0, decoder_blocks=0)
         train_vqvae(Path(archive), vqvae, config, training)
         training = tiny_prior_training(epochs=EPOCHS, gradient_clip=0.05)
-        grids = run_on_primary(code_grids, vqvae, None, training.variants)
+        grids = run_on_primary(load_or_encode, vqvae, None, training.variants)
         # Dropout masks depend on the number of devices.
         config = tiny_prior_config(dropout=0.0, layers=1, attention_layers=1)
         train_pixelcnn(grids, prior, config, training)

@@ -1,4 +1,4 @@
-"""The folder of a search; the models of its space are not built."""
+"""Lock and resume a search folder; `describe_search` is replaced, so no models are built."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ DESCRIPTION = {
 
 
 @pytest.fixture
-def described(monkeypatch):
+def search_description(monkeypatch):
     """What the description of a search holds; tests change it."""
     description = dict(DESCRIPTION)
 
@@ -37,17 +37,17 @@ def described(monkeypatch):
     return description
 
 
-def run(out, config=CONFIG):
+def start_search(out, config=CONFIG):
     with locked_search(Path("data"), out, config, None) as resumed:
         return resumed
 
 
-def test_search_resumes_with_its_precision_and_its_copy_of_the_space(tmp_path, described):
-    first = run(tmp_path / "out")
+def test_search_resumes_with_its_precision_and_its_copy_of_the_space(tmp_path, search_description):
+    first = start_search(tmp_path / "out")
     assert first.space == str(tmp_path / "out" / "space.py")
     assert Path(first.space).read_text() == SPACE.read_text()
-    described["precision"] = "mixed_bfloat16"
-    assert run(tmp_path / "out", replace(CONFIG, trials=9)) == replace(first, trials=9)
+    search_description["precision"] = "mixed_bfloat16"
+    assert start_search(tmp_path / "out", replace(CONFIG, trials=9)) == replace(first, trials=9)
     description = read_json(tmp_path / "out" / "search.json")
     assert (description["kind"], description["precision"]) == ("search", "float32")
     assert description["search"]["trials"] == 9
@@ -68,44 +68,44 @@ def test_search_resumes_with_its_precision_and_its_copy_of_the_space(tmp_path, d
         (replace(CONFIG, trials=4), {}, "`trials`.*Received: trials=4"),
     ],
 )
-def test_another_search_is_refused(tmp_path, described, config, description, message):
-    run(tmp_path)
+def test_another_search_is_refused(tmp_path, search_description, config, description, message):
+    start_search(tmp_path)
     for trial in TRIALS:
         write_trial(tmp_path, trial)
     before = (tmp_path / "search.json").read_bytes()
-    described.update(description)
+    search_description.update(description)
     with pytest.raises(InputError, match=message):
-        run(tmp_path, config)
+        start_search(tmp_path, config)
     assert (tmp_path / "search.json").read_bytes() == before
 
 
-def test_folder_with_other_files_is_left_alone(tmp_path, described):
+def test_folder_with_other_files_is_left_alone(tmp_path, search_description):
     (tmp_path / "thesis.txt").write_text("words")
     with pytest.raises(InputError, match="thesis.txt"):
-        run(tmp_path)
+        start_search(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(InputError, match="is a file"):
-        run(tmp_path / "thesis.txt")
+        start_search(tmp_path / "thesis.txt")
 
 
-def test_search_in_use_is_refused(tmp_path, described):
-    run(tmp_path)
+def test_search_in_use_is_refused(tmp_path, search_description):
+    start_search(tmp_path)
     before = (tmp_path / "search.json").read_bytes()
     with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="in use"):
-        run(tmp_path, replace(CONFIG, trials=9))
+        start_search(tmp_path, replace(CONFIG, trials=9))
     assert (tmp_path / "search.json").read_bytes() == before
 
 
-def test_incomplete_description_is_refused(tmp_path, described):
-    run(tmp_path)
+def test_incomplete_description_is_refused(tmp_path, search_description):
+    start_search(tmp_path)
     write_json(tmp_path / "search.json", {"archive_hash": "a"})
     with pytest.raises(InputError, match="search.json .*lacks precision, search, space"):
-        run(tmp_path)
+        start_search(tmp_path)
 
 
 @pytest.mark.parametrize("settings", [{}, {"objective": "loss"}, {"objective": []}, 3])
-def test_description_without_a_known_objective_is_refused(tmp_path, described, settings):
-    run(tmp_path)
+def test_description_without_a_known_objective_is_refused(tmp_path, search_description, settings):
+    start_search(tmp_path)
     path = tmp_path / "search.json"
     write_json(path, {**read_json(path), "search": settings})
     with pytest.raises(InputError, match=r"search\.json.*`search` must be .*objective"):

@@ -36,7 +36,7 @@ def test_description_identifies_a_search(describe, phantom_archive):
 
 
 def test_batches_that_the_devices_do_not_divide_are_refused(describe, monkeypatch):
-    monkeypatch.setattr(tuning.trial, "device_count", lambda: 3)
+    monkeypatch.setattr(tuning.trial, "count_devices", lambda: 3)
     with pytest.raises(InputError, match="multiple of 3"):
         describe()
     describe(devices=1)  # one of several workers has one device

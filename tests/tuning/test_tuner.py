@@ -121,7 +121,7 @@ def test_killed_trial_is_retried_and_the_search_stays_the_same(
         def outcome(values):
             runs.append(values)
             if len(runs) in kills:
-                raise CallFailed("its process was killed by SIGKILL", killed=True)
+                raise CallFailed("its process was killed by SIGKILL", is_killed=True)
             return fake_score(values)
 
         out = tmp_path / folder
@@ -139,7 +139,7 @@ def test_trial_killed_again_and_again_fails_with_its_reason(phantom_archive, tmp
 
     def outcome(values):
         runs.append(values)
-        raise CallFailed("its process was killed by SIGKILL", killed=True)
+        raise CallFailed("its process was killed by SIGKILL", is_killed=True)
 
     make_searcher(phantom_archive.path, tmp_path, monkeypatch, outcome, trials=1).search()
     (trial,) = read_trials(tmp_path)
@@ -151,7 +151,7 @@ def test_trial_that_waits_for_its_retry_is_not_finished(phantom_archive, tmp_pat
     def outcome(values):
         (trial,) = read_trials(tmp_path)
         assert (trial.status, finished_trials([trial])) == ("running", [])
-        raise CallFailed("its process was killed by SIGKILL", killed=True)
+        raise CallFailed("its process was killed by SIGKILL", is_killed=True)
 
     make_searcher(phantom_archive.path, tmp_path, monkeypatch, outcome, trials=1).search()
     assert len(finished_trials(read_trials(tmp_path))) == 1

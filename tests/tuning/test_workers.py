@@ -69,11 +69,11 @@ def test_errors_of_the_child_are_raised_in_the_parent(tmp_path):
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "state.npz")
     with pytest.raises(CallFailed, match="^ZeroDivisionError: too long$") as failed:
         call(fail, "bug", log=log)
-    assert not failed.value.killed
+    assert not failed.value.is_killed
     assert "Traceback" in log.read_text()
     with pytest.raises(CallFailed, match="killed by SIGKILL") as failed:
         call(fail, "kill")
-    assert failed.value.killed
+    assert failed.value.is_killed
 
 
 @pytest.mark.slow

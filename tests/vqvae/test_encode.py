@@ -13,7 +13,7 @@ from brainslices.errors import InputError
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
-from vqvae.encode import augment, code_grids, summary
+from vqvae.encode import augment, load_or_encode, summary
 from vqvae.model import VQVAE
 
 COMMAND = ROOT / "scripts" / "encode_codes.py"
@@ -35,7 +35,7 @@ def run(trained_vqvae, tmp_path) -> Run:
 def encoded(trained_vqvae, tmp_path_factory):
     """A run with its code grids of 3 variants, and those code grids."""
     path = shutil.copytree(trained_vqvae, tmp_path_factory.mktemp("runs") / "encoded")
-    return path, code_grids(path, variants=3)
+    return path, load_or_encode(path, variants=3)
 
 
 @pytest.fixture
@@ -125,13 +125,13 @@ def test_variants_are_the_codes_of_augmented_slices(encoded, model, phantom_arch
         images = augment(originals, number, rows, max_shift)
         expected = np.asarray(model.encode_to_codes(images))
         np.testing.assert_array_equal(variants[number - 1], expected)
-    flat = [encoded[1].splits["train"].codes, *variants]
-    assert len({codes.tobytes() for codes in flat}) == 4
+    all_codes = [encoded[1].splits["train"].codes, *variants]
+    assert len({codes.tobytes() for codes in all_codes}) == 4
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_codes_do_not_depend_on_the_batches(run, encoded, batch_size):
-    assert_same_codes(code_grids(run.path, variants=3, batch_size=batch_size), encoded[1])
+    assert_same_codes(load_or_encode(run.path, variants=3, batch_size=batch_size), encoded[1])
 
 
 def test_archive_without_test_slices_has_no_such_split(run, encoded, phantom_archive, tmp_path):
@@ -140,7 +140,7 @@ def test_archive_without_test_slices_has_no_such_split(run, encoded, phantom_arc
     archive = write_archive(tmp_path / "archive", slices, intensity_rule="phantom")
     config = read_json(run.config_path) | {"archive_hash": archive.content_hash}
     write_json(run.config_path, config)
-    grids = code_grids(run.path, archive.path)
+    grids = load_or_encode(run.path, archive.path)
     assert list(grids.splits) == ["train", "validate"]
     for name, split in grids.splits.items():
         np.testing.assert_array_equal(split.codes, encoded[1].splits[name].codes)
@@ -154,27 +154,27 @@ def test_as_many_variants_or_fewer_are_read_from_the_file(
     encoded_run, encoded, no_encoding, variants
 ):
     before = encoded_run.code_grids_path.read_bytes()
-    grids = code_grids(encoded_run.path, variants=variants)
+    grids = load_or_encode(encoded_run.path, variants=variants)
     np.testing.assert_array_equal(grids.variants, encoded[1].variants[:variants])
     assert encoded_run.code_grids_path.read_bytes() == before
 
 
 def test_existing_codes_need_no_archive(encoded_run, no_encoding):
     encoded_run.environment_path.unlink()
-    assert len(code_grids(encoded_run.path).splits["train"]) == 40
+    assert len(load_or_encode(encoded_run.path).splits["train"]) == 40
 
 
 def test_more_variants_start_with_the_same_ones(run):
-    few = code_grids(run.path, variants=1)
+    few = load_or_encode(run.path, variants=1)
     assert len(CodeGrids.load(run.code_grids_path).variants) == 1
-    many = code_grids(run.path, variants=3)
+    many = load_or_encode(run.path, variants=3)
     np.testing.assert_array_equal(many.variants[:1], few.variants)
     assert len(CodeGrids.load(run.code_grids_path).variants) == 3
 
 
 def test_another_model_encodes_again(encoded_run, encoded, phantom_archive):
     model = replace_model(encoded_run, seed=1)
-    grids = code_grids(encoded_run.path)
+    grids = load_or_encode(encoded_run.path)
     assert grids.vqvae_hash == file_hash(encoded_run.model_path) != encoded[1].vqvae_hash
     rows = phantom_archive.indices("test")
     expected = np.asarray(model.encode_to_codes(phantom_archive.load(rows)))
@@ -186,7 +186,7 @@ def test_another_model_encodes_again(encoded_run, encoded, phantom_archive):
 def test_corrupt_file_is_written_again(encoded_run, encoded):
     whole = encoded_run.code_grids_path.read_bytes()
     encoded_run.code_grids_path.write_bytes(whole[:1000])
-    assert_same_codes(code_grids(encoded_run.path, variants=3), encoded[1])
+    assert_same_codes(load_or_encode(encoded_run.path, variants=3), encoded[1])
     assert_same_codes(CodeGrids.load(encoded_run.code_grids_path), encoded[1])
 
 
@@ -197,7 +197,7 @@ def test_interruption_does_not_change_the_run(run, monkeypatch):
     before = sorted(item.name for item in run.path.iterdir())
     monkeypatch.setattr("vqvae.encode.augment", stop)
     with pytest.raises(KeyboardInterrupt):
-        code_grids(run.path)
+        load_or_encode(run.path)
     assert sorted(item.name for item in run.path.iterdir()) == before
 
 
@@ -213,7 +213,7 @@ def error_message(path, *arguments, **options):
     """The message of the error, after a check that nothing was written."""
     before = sorted(path.rglob("*"))
     with pytest.raises(InputError) as caught:
-        code_grids(path, *arguments, **options)
+        load_or_encode(path, *arguments, **options)
     assert sorted(path.rglob("*")) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -241,7 +241,8 @@ def test_another_archive_is_refused_naming_both(run, phantom_archive, tmp_path, 
     if not is_argument:
         environment = read_json(run.environment_path) | {"archive": str(other.path)}
         write_json(run.environment_path, environment)
-    message = error_message(run.path, *[other.path] * is_argument)
+    arguments = [other.path] if is_argument else []
+    message = error_message(run.path, *arguments)
     for named in (other.path, run.path, other.content_hash[:12], phantom_archive.content_hash[:12]):
         assert str(named) in message
     assert "--data" in message
@@ -264,7 +265,7 @@ def test_archive_that_cannot_be_located_must_be_passed(run, phantom_archive, tmp
     assert "--data" in error_message(run.path)
     run.environment_path.unlink()
     assert "--data" in error_message(run.path)
-    assert len(code_grids(run.path, phantom_archive.path).splits) == 3
+    assert len(load_or_encode(run.path, phantom_archive.path).splits) == 3
 
 
 def test_run_in_use_is_refused(run):
@@ -355,15 +356,15 @@ def test_command_writes_the_file_and_describes_it(run, encoded, capsys):
     assert_same_codes(CodeGrids.load(run.code_grids_path), encoded[1])
 
 
-def test_codes_of_a_run_that_cannot_be_written_lie_elsewhere(run, encoded, tmp_path, monkeypatch):
+def test_codes_of_a_read_only_run_are_saved_to_path(run, encoded, tmp_path, monkeypatch):
     def refuse(self):
         raise InputError("read-only")
 
     monkeypatch.setattr(Run, "lock", refuse)
     path = tmp_path / "elsewhere.npz"
     with pytest.raises(InputError, match="read-only"):
-        code_grids(run.path, variants=3)
-    assert_same_codes(code_grids(run.path, variants=3, path=path), encoded[1])
+        load_or_encode(run.path, variants=3)
+    assert_same_codes(load_or_encode(run.path, variants=3, path=path), encoded[1])
     assert_same_codes(CodeGrids.load(path), encoded[1])
     assert not run.code_grids_path.exists()
 
@@ -374,10 +375,10 @@ def test_codes_do_not_replace_a_file_of_something_else(run, encoded, tmp_path, n
     if name == "other.npz":
         dataclasses.replace(encoded[1], vqvae_hash="0" * 64).save(path)
     else:
-        path.write_bytes(b"sound")
+        path.write_bytes(b"other content")
     content = path.read_bytes()
     with pytest.raises(InputError, match=rf"`path` .*Received: .*{name}"):
-        code_grids(run.path, path=path)
+        load_or_encode(run.path, path=path)
     assert path.read_bytes() == content
 
 
@@ -405,8 +406,8 @@ def test_jax_gives_the_same_codes(run, encoded):
         "import sys\n"
         "sys.modules['tensorflow'] = None  # importing it fails, as where it is not installed\n"
         "import json, keras\n"
-        "from vqvae.encode import code_grids\n"
-        f"grids = code_grids({str(run.path)!r}, variants=3)\n"
+        "from vqvae.encode import load_or_encode\n"
+        f"grids = load_or_encode({str(run.path)!r}, variants=3)\n"
         "print(json.dumps(keras.backend.backend()))\n"
     )
     process = python("-c", code, timeout=300, KERAS_BACKEND="jax")

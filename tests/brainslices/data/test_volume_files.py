@@ -153,7 +153,7 @@ def save_with_header(path, **fields):
         ({"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1]}, "nan"),
         ({"pixdim": [1, 1, np.inf, 1, 1, 1, 1, 1]}, "inf"),
         ({"datatype": 9999}, "not a readable volume"),
-        ({"xyzt_units": 7}, "unknown code 7"),
+        ({"xyzt_units": 7}, "unit of length from 0 to 3.*Received: 7"),
     ],
 )
 def test_false_claims_of_a_header_are_refused(tmp_path, suffix, fields, message):

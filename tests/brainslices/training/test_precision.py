@@ -69,7 +69,7 @@ def test_auto_on_a_gpu_follows_its_compute_capability(monkeypatch, capability, p
     ],
 )
 def test_auto_on_a_cpu_follows_its_instructions_and_the_width(monkeypatch, flags, width, policy):
-    monkeypatch.setattr(precision, "gpus", list)
+    monkeypatch.setattr(precision, "list_gpus", list)
     monkeypatch.setattr(precision.Path, "read_text", lambda self: f"flags : {flags}\n")
     assert resolve_precision("auto", width)[0] == policy
 
@@ -80,7 +80,7 @@ def test_auto_on_a_cpu_follows_its_instructions_and_the_width(monkeypatch, flags
 def trained(request, phantom_archive, tmp_path_factory):
     """Runs of both stages in a mixed policy: the policy, and the runs."""
     from pixelcnn.training import train as train_pixelcnn
-    from vqvae.encode import code_grids
+    from vqvae.encode import load_or_encode
     from vqvae.training import train as train_vqvae
 
     folder = tmp_path_factory.mktemp(request.param)
@@ -89,7 +89,7 @@ def trained(request, phantom_archive, tmp_path_factory):
     config = tiny_config(encoder_blocks=0, decoder_blocks=0)
     train_vqvae(phantom_archive.path, vqvae, config, tiny_training(**short))
     training = tiny_prior_training(**short)
-    grids = code_grids(vqvae, variants=training.variants)
+    grids = load_or_encode(vqvae, variants=training.variants)
     train_pixelcnn(grids, prior, tiny_prior_config(layers=1, attention_layers=1), training)
     return request.param, Run(vqvae), Run(prior)
 
