@@ -171,6 +171,8 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _are_probabilities(values: np.ndarray) -> bool:
     """Whether values in [0, 1] are mostly certain, which intensities that are clipped are not."""
+    if values.dtype.kind in "iu":  # whole numbers have no probabilities between
+        return False
     finite = values[np.isfinite(values)]
     if finite.min() < 0 or finite.max() > 1 + 1e-3:
         return False
@@ -180,12 +182,8 @@ def _are_probabilities(values: np.ndarray) -> bool:
 def _equal_neighbours(values: np.ndarray, background: float) -> float:
     """Fraction of equal pairs among the neighbours in the plane that are not all background."""
     equal = pairs = 0
-    for axis in (0, 1):
-        length = values.shape[axis]
-        first, second = (
-            np.take(values, range(length - 1), axis),
-            np.take(values, range(1, length), axis),
-        )
+    neighbours = (values[:-1], values[1:]), (values[:, :-1], values[:, 1:])
+    for first, second in neighbours:
         inside = (first != background) | (second != background)
         pairs += int(inside.sum())
         equal += int((inside & (first == second)).sum())
