@@ -3,13 +3,12 @@
 #   bash scripts/reproduce_oasis.sh [--quick] DATA OUT
 # DATA holds keras_png_slices_train, _validate and _test. OUT gets archive/, a folder for each model,
 # results.json and report.html. Run again, it continues where it was stopped.
-# --quick trains shorter and a smaller prior: the scores are lower.
+# --quick trains the small presets instead of the default ones: the scores are lower.
 set -euo pipefail
-default=() prior=() seed=() count=256
+model=default seed=() count=256
 if [ "${1:-}" = --quick ]; then
     shift
-    default=(--epochs 6) seed=(--epochs 6) count=64
-    prior=(--epochs 4 --channels 64 --layers 8 --variants 1)
+    model=small seed=(--epochs 6) count=64
 fi
 [ $# = 2 ] || { echo "usage: bash scripts/reproduce_oasis.sh [--quick] DATA OUT" >&2; exit 2; }
 data="$(realpath "$1")" out="$(realpath -m "$2")"
@@ -25,10 +24,10 @@ train() { # NAME FLAG...
 
 [ -e "$out/archive/archive.json" ] || run scripts/prepare_data.py --source "$data" --out "$out/archive"
 train seed --preset seed "${seed[@]}"
-train default "${default[@]}"
-run scripts/train_pixelcnn.py --vqvae "$out/default/vqvae" --run "$out/default/prior" "${prior[@]}"
-[ -e "$out/default/samples/metrics.json" ] || run scripts/sample.py --run "$out/default/prior" \
-    --count $count --evaluate --nearest --out "$out/default/samples"
-run scripts/report.py --runs "$out/default/vqvae" "$out/default/prior" --samples "$out/default/samples" \
-    --reconstruction "$out/default/reconstruction" --out "$out/report.html"
-run scripts/results.py --folders "$out/default" "$out/seed" --out "$out/results.json"
+train $model --preset $model
+run scripts/train_pixelcnn.py --vqvae "$out/$model/vqvae" --run "$out/$model/prior" --preset $model
+[ -e "$out/$model/samples/metrics.json" ] || run scripts/sample.py --run "$out/$model/prior" \
+    --count $count --evaluate --nearest --out "$out/$model/samples"
+run scripts/report.py --runs "$out/$model/vqvae" "$out/$model/prior" --samples "$out/$model/samples" \
+    --reconstruction "$out/$model/reconstruction" --out "$out/report.html"
+run scripts/results.py --folders "$out/$model" "$out/seed" --out "$out/results.json"
