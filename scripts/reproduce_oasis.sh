@@ -23,11 +23,11 @@ train() { # NAME FLAG...
 }
 
 [ -e "$out/archive/archive.json" ] || run scripts/prepare_data.py --source "$data" --out "$out/archive"
-train seed --preset seed "${seed[@]}"
 train $model --preset $model
 run scripts/train_pixelcnn.py --vqvae "$out/$model/vqvae" --run "$out/$model/prior" --preset $model
 [ -e "$out/$model/samples/metrics.json" ] || run scripts/sample.py --run "$out/$model/prior" \
     --count $count --evaluate --nearest --out "$out/$model/samples"
+train seed --preset seed "${seed[@]}"
 run scripts/report.py --runs "$out/$model/vqvae" "$out/$model/prior" --samples "$out/$model/samples" \
     --reconstruction "$out/$model/reconstruction" --out "$out/report.html"
 run scripts/results.py --folders "$out/$model" "$out/seed" --out "$out/results.json"
