@@ -23,7 +23,7 @@ from brainslices.progress import print_lines
 from brainslices.runs.selection import Selection
 from pixelcnn.config import PRESETS, PixelCNNConfig, PixelCNNTraining
 
-PresetSelection = Selection[Literal["default"]]
+PresetSelection = Selection[Literal["default", "small"]]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from brainslices.progress import print_lines
 from brainslices.runs.selection import Selection
 from vqvae.config import PRESETS, VQVAEConfig, VQVAETraining
 
-PresetSelection = Selection[Literal["default", "seed"]]
+PresetSelection = Selection[Literal["default", "small", "seed"]]
 
 
 @dataclass(frozen=True)

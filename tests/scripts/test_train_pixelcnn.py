@@ -6,6 +6,7 @@ from brainslices import cli
 from brainslices.data.code_grids import CodeGrids
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import Run
+from pixelcnn.config import PRESETS
 from vqvae.encode import load_or_encode
 
 CONFIG = tiny_prior_config(first_kernel_size=3)
@@ -50,6 +51,14 @@ def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypat
     moved.rename(vqvae.path)
     assert command(*arguments, "--layers", "3") == 2
     assert "layers=2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_accepted(command, tmp_path, capsys, preset):
+    """Another preset is refused by the parser, before the missing run."""
+    assert "missing" in error_of(
+        command, capsys, "--vqvae", tmp_path / "missing", "--run", tmp_path, "--preset", preset
+    )
 
 
 def error_of(command, capsys, *arguments):
