@@ -5,7 +5,7 @@
 
 Writes OUT/encoder.onnx (image -> codes) and OUT/decoder.onnx (codes -> image in [0, 1]) of a
 VQ-VAE, or OUT/prior.onnx (codes, position -> logits) of a prior. Every file is compared with its
-model in ONNX Runtime. Needs `pip install -e .[export]`.
+model in ONNX Runtime. Needs `pip install --editable ".[export]"`.
 """
 
 import importlib

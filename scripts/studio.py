@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
-            "The studio needs Gradio, which is not installed. Run: pip install "
-            "'brainslices[studio]'."
+            "The studio needs Gradio, which is not installed. In the clone, run: pip install "
+            '--editable ".[studio]".'
         )
     # Before Gradio is imported: no statistics, no request of its own to the network.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}

@@ -76,7 +76,10 @@ def _check_packages() -> None:
     import keras
 
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise InputError(f"Missing packages: {', '.join(missing)}. Run `pip install -e .[export]`.")
+        raise InputError(
+            f"Missing packages: {', '.join(missing)}. In the clone, run: pip install "
+            '--editable ".[export]".'
+        )
     if keras.config.backend() != "tensorflow":
         raise InputError(
             "Models are converted through TensorFlow, whichever backend trained them. Received: "

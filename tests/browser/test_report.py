@@ -18,7 +18,7 @@ from brainslices.report.page import write_report
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip(
-    "playwright.sync_api", reason="needs Playwright: pip install playwright axe-playwright-python"
+    "playwright.sync_api", reason='needs Playwright: pip install --editable ".[test]"'
 )
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
 pytestmark = [

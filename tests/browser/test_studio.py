@@ -15,7 +15,7 @@ import pytest
 from fake_prior import HELD_SEED
 from helpers import ROOT, environment, save_image
 
-pytest.importorskip("gradio", reason="needs Gradio: pip install 'brainslices[studio]'")
+pytest.importorskip("gradio", reason='needs Gradio: pip install --editable ".[studio]"')
 httpx = pytest.importorskip("httpx")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")

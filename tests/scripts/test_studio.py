@@ -12,5 +12,5 @@ def test_missing_gradio_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find(name)
     )
-    with pytest.raises(InputError, match=r"pip install 'brainslices\[studio\]'"):
+    with pytest.raises(InputError, match=r'pip install --editable "\.\[studio\]"'):
         main(["--run", str(tmp_path)])

@@ -16,7 +16,7 @@ GOLDEN = ROOT / "tests" / "golden"
 pytestmark = pytest.mark.slow
 
 if any(importlib.util.find_spec(name) is None for name in PACKAGES):
-    pytest.skip("needs the extra `export`: pip install -e .[export]", allow_module_level=True)
+    pytest.skip('needs ONNX: pip install --editable ".[export]"', allow_module_level=True)
 
 
 def run_onnx(path, **inputs):

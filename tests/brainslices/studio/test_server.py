@@ -1,6 +1,6 @@
 import pytest
 
-pytest.importorskip("gradio", reason="needs Gradio: pip install 'brainslices[studio]'")
+pytest.importorskip("gradio", reason='needs Gradio: pip install --editable ".[studio]"')
 
 from starlette.datastructures import Headers
 
