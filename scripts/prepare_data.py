@@ -5,7 +5,7 @@
     python scripts/prepare_data.py --source /data/volumes --out data/volumes --slices 32
 
 The source is the OASIS-1 PNG release (with or without its split folders), a folder of greyscale
-images, NIfTI or Analyze 7.5 volumes, or the word `phantom`.
+images, of NIfTI, Analyze 7.5 or MGH volumes, or the word `phantom`.
 
 Writes OUT/slices.npy (pixels), OUT/index.csv (one row per slice), OUT/archive.json (counts, crop
 box, intensity rule, content hash) and, with --subject-table or phantoms, OUT/subjects.csv (age, sex

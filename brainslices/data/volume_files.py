@@ -1,4 +1,4 @@
-"""Read volume files: NIfTI and Analyze 7.5, by nibabel.
+"""Read volume files: NIfTI, Analyze 7.5 and MGH (.mgh, .mgz), by nibabel.
 
 The header reorients a volume to canonical axes: x to the subject's right, y to the front, z up.
 Analyze 7.5 stores no reliable orientation; nibabel's default applies: voxels stored from right to
