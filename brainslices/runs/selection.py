@@ -2,7 +2,7 @@
 
 `Selection` reads files, so it cannot live in `brainslices.config`, which must not import `runs`.
 A command subscripts it with the names of its presets, so that `--help` lists them:
-`Selection[Literal["default", "seed"]]`.
+`Selection[Literal["default", "small"]]`.
 """
 
 from collections.abc import Mapping

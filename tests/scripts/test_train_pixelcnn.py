@@ -26,6 +26,13 @@ def training_flags(config=CONFIG, training=None):
     return [*flags(config), *flags(training)]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_can_be_selected(preset, command, tmp_path, capsys):
+    arguments = ["--vqvae", tmp_path / "missing", "--run", tmp_path / "run", "--preset", preset]
+    assert command(*arguments) == 2
+    assert "missing is not a run folder" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypatch, capsys):
     vqvae = linked[1]
