@@ -20,11 +20,13 @@ html_title = "brainslices"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "images/README.md"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["brainslices.css"]
@@ -49,10 +51,19 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True}
+# TensorFlow Probability copies these two methods, in Markdown, into its subclasses.
+autodoc_default_options = {"members": True, "exclude-members": "cross_entropy, kl_divergence"}
+# Of the extra studio, which is not installed everywhere.
+autodoc_mock_imports = ["gradio", "starlette"]
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Call arguments", "params_style"), ("Reference", "References")]
+
+# autosummary writes a page for each module; one of a module that was removed would not build.
+for page in (ROOT / "docs" / "api" / "modules").glob("*.rst"):
+    module = ROOT / page.stem.replace(".", "/")
+    if not module.is_dir() and not module.with_suffix(".py").is_file():
+        page.unlink()
 
 
 def escape_markup(app, what, name, obj, options, lines):
