@@ -60,14 +60,6 @@ def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypat
     assert "layers=2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_accepted(command, tmp_path, capsys, preset):
-    """Another preset is refused by the parser, before the missing run."""
-    assert "missing" in error_of(
-        command, capsys, "--vqvae", tmp_path / "missing", "--run", tmp_path, "--preset", preset
-    )
-
-
 def error_of(command, capsys, *arguments):
     """Run a command that must fail; return its one-line message."""
     capsys.readouterr()
