@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, python
 
+import brainslices
+
 PACKAGES = ("brainslices", "vqvae", "pixelcnn", "tuning")
 MAY_IMPORT = {
     "brainslices": {"brainslices"},
@@ -27,6 +29,8 @@ MAY_IMPORT_INSIDE = {
     "training": {"", "runs", "distributed", "data", "evaluation", "visualization"},
     "report": {"", "runs", "data", "evaluation", "visualization"},
 }
+# Besides scripts/: the package of a run's kind, and what a child process is to call.
+IMPORT_BY_NAME = {"brainslices/runs/loading.py", "tuning/workers.py"}
 # Only inside functions: the JAX backend works without TensorFlow, and --help stays fast.
 NEVER_AT_TOP = {"tensorflow", "tensorflow_probability", "jax", "tensorboard"}
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
@@ -34,12 +38,13 @@ SCRIPTS = sorted(path for path in (ROOT / "scripts").glob("*.py") if path.stem !
 
 
 def imported(nodes):
-    """Yield the full names of the modules in import statements."""
+    """Yield the full names of the modules and members in import statements."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
+            module = "." * node.level + (node.module or "")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def import_time_nodes(tree):
@@ -82,9 +87,23 @@ def subpackage(parts):
 @pytest.mark.parametrize("path", sorted((ROOT / "brainslices").rglob("*.py")), ids=name)
 def test_imports_inside_brainslices_point_one_way(path):
     own = subpackage(path.relative_to(ROOT).parts)
-    modules = [module.split(".") for module in imported(ast.walk(ast.parse(path.read_text())))]
-    used = {subpackage(parts) for parts in modules if parts[0] == "brainslices"}
+    modules = set(imported(ast.walk(ast.parse(path.read_text()))))
+    parts = [module.split(".") for module in modules]
+    used = {subpackage(names) for names in parts if names[0] == "brainslices"}
     assert used - {own} <= MAY_IMPORT_INSIDE[own]
+    lazy = {f"brainslices.{exported}" for exported in (*brainslices.__all__, "*")}
+    assert not modules & {"brainslices", *lazy}, "import from the module that defines the name"
+
+
+def test_modules_are_imported_by_a_computed_name_only_where_listed():
+    """The other tests of this file do not see such imports."""
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            used = {getattr(node, field, None) for field in ("id", "attr", "name")}
+            if used & {"import_module", "__import__"} and path.parent.name != "scripts":
+                found.add(name(path))
+    assert found == IMPORT_BY_NAME
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
@@ -160,7 +179,6 @@ def test_configurations_and_packages_import_no_backend():
 
 
 def test_names_of_the_packages_exist():
-    import brainslices
     import pixelcnn
     import tuning
     import vqvae
