@@ -1,6 +1,7 @@
 """The import directions of the architecture, read from the sources."""
 
 import ast
+import contextlib
 import sys
 from pathlib import Path
 
@@ -31,6 +32,8 @@ MAY_IMPORT_INSIDE = {
 }
 # Besides scripts/: the package of a run's kind, and what a child process is to call.
 IMPORT_BY_NAME = {"brainslices/runs/loading.py", "tuning/workers.py"}
+# Documented in spite of their underscore: named tuples, leaving a process, typeshed's stubs.
+DOCUMENTED_PRIVATE = {"_replace", "_asdict", "_fields", "os._exit", "_typeshed"}
 # Only inside functions: the JAX backend works without TensorFlow, and --help stays fast.
 NEVER_AT_TOP = {"tensorflow", "tensorflow_probability", "jax", "tensorboard"}
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
@@ -93,6 +96,89 @@ def test_imports_inside_brainslices_point_one_way(path):
     assert used - {own} <= MAY_IMPORT_INSIDE[own]
     lazy = {f"brainslices.{exported}" for exported in (*brainslices.__all__, "*")}
     assert not modules & {"brainslices", *lazy}, "import from the module that defines the name"
+
+
+def is_private(identifier):
+    return identifier.startswith("_") and not identifier.startswith("__")
+
+
+def annotation_strings(tree):
+    """Yield the syntax trees of annotations that are strings."""
+    for node in ast.walk(tree):
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            for part in ast.walk(annotation) if annotation else ():
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    with contextlib.suppress(SyntaxError):  # a member of a Literal
+                        yield ast.parse(part.value)
+
+
+def defined_names(tree):
+    """Yield the names and attributes that a module defines or assigns."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def private_names(tree, own):
+    """Yield the private names of other packages that a module uses; `own` are those of ours."""
+    nodes = [node for part in (tree, *annotation_strings(tree)) for node in ast.walk(part)]
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            owner = ast.unparse(node.value)
+            is_own = owner in ("self", "cls", "super()") and node.attr in own
+            if not is_own and not {node.attr, f"{owner}.{node.attr}"} & DOCUMENTED_PRIVATE:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
+            attribute = node.args[1]
+            if isinstance(attribute, ast.Constant) and is_private(attribute.value):
+                yield ast.unparse(node)
+    for module in imported(nodes):
+        package, *parts = module.split(".")
+        parts += [] if package in DOCUMENTED_PRIVATE else [package]
+        if any(is_private(part) or part == "src" for part in parts):
+            yield module
+
+
+@pytest.fixture(scope="module")
+def own_names():
+    """Names that the sources outside `compat` modules define."""
+    trees = (ast.parse(path.read_text()) for path in SOURCES if path.name != "compat.py")
+    return {defined for tree in trees for defined in defined_names(tree)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_private_names_of_other_packages_are_used_in_compat_modules_only(path, own_names):
+    """An upgrade of a package may change them; the `compat` modules have tests for each."""
+    names = list(private_names(ast.parse(path.read_text()), own_names))
+    assert not names or path.name == "compat.py"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "optimizer._slots",
+        "self._trainable_variables",
+        "self.model._tracker",
+        "getattr(model, '_layers')",
+        "def save(digest: 'hashlib._Hash'): ...",
+        "def save() -> 'list[hashlib._Hash]': ...",
+        "from keras.src import backend",
+        "from keras import src",
+        "import keras.src.backend",
+        "def build():\n    from numpy import _core",
+    ],
+)
+def test_private_name_is_found(source):
+    assert list(private_names(ast.parse(source), {"_own"}))
+
+
+@pytest.mark.parametrize(
+    "source", ["self._own", "super()._own()", "state._replace(row=1)", "os._exit(1)", "f.__name__"]
+)
+def test_own_and_documented_names_are_not_private_names_of_other_packages(source):
+    assert not list(private_names(ast.parse(source), {"_own"}))
 
 
 def test_modules_are_imported_by_a_computed_name_only_where_listed():

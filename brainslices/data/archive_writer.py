@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,8 @@ def write_archive(
     check_writable(folder, overwrite=overwrite)
     with atomic_folder(folder) as partial:
         digest = hashlib.sha256()
-        index, max_projections = _write_pixels(partial / "slices.npy", slices, digest)
-        _write_index(partial / "index.csv", index, digest)
+        index, max_projections = _write_pixels(partial / "slices.npy", slices, digest.update)
+        _write_index(partial / "index.csv", index, digest.update)
         if subjects:
             known, _ = select_subjects(subjects, (record.subject for record in index))
             save_subjects(partial / "subjects.csv", known)
@@ -111,7 +111,9 @@ def check_writable(folder: PathLike, *, overwrite: bool = False) -> None:
 
 
 def _write_pixels(
-    path: Path, slices: Iterable[tuple[SliceRecord, np.ndarray]], digest: "hashlib._Hash"
+    path: Path,
+    slices: Iterable[tuple[SliceRecord, np.ndarray]],
+    update_hash: Callable[[bytes | memoryview], None],
 ) -> tuple[list[SliceRecord], dict[str, np.ndarray]]:
     """Stream the pixels to `path`; return the index and each split's maximum projection."""
     index: list[SliceRecord] = []
@@ -139,7 +141,7 @@ def _write_pixels(
             np.maximum(projection, image, out=projection)
             peaks[record.subject] = max(peaks.get(record.subject, 0), int(image.max()))
             pixels = np.ascontiguousarray(image).data
-            digest.update(pixels)
+            update_hash(pixels)
             file.write(pixels)
         if first is None:
             raise InputError("`slices` must hold at least one slice. Received: none.")
@@ -223,11 +225,13 @@ def _content_box(max_projection: np.ndarray, multiple: int) -> CropBox:
     return CropBox(top, left, rows, cols)
 
 
-def _write_index(path: Path, index: list[SliceRecord], digest: "hashlib._Hash") -> None:
+def _write_index(
+    path: Path, index: list[SliceRecord], update_hash: Callable[[bytes], None]
+) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(SliceRecord))
     writer.writerows(astuple(record) for record in index)
     content = text.getvalue().encode("utf-8", "backslashreplace")
-    digest.update(content)
+    update_hash(content)
     path.write_bytes(content)
