@@ -16,7 +16,7 @@ from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import Run
 
 SUBJECTS, SLICES, SIDE = 8, 8, 64
-PRIOR_FIXTURES = {"trained_prior", "watched"}
+PRIOR_FIXTURES = {"trained_prior", "recorded_training"}
 SPLIT_OF = ["train"] * 5 + ["validate"] * 2 + ["test"]
 
 
