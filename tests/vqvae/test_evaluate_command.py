@@ -1,0 +1,46 @@
+"""The command that reconstructs slices."""
+
+import resource
+
+import pytest
+from helpers import ROOT, python, run_command
+from reconstruction_helpers import FILES, WRITTEN
+
+from brainslices.evaluation.reports import reconstruction_summary
+
+COMMAND = ROOT / "scripts" / "reconstruct.py"
+
+
+@pytest.mark.slow
+def test_command_writes_and_prints_the_table(
+    run, phantom_archive, reconstruction, tmp_path, capsys
+):
+    arguments = ["--run", run.path, "--data", phantom_archive.path, "--split", "test"]
+    capsys.readouterr()
+    assert run_command(COMMAND, *arguments, "--out", tmp_path / "out", "--pictures") == 0
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    summary = reconstruction_summary(reconstruction[1])
+    assert out == f"{summary}\n{tmp_path / 'out'}: {', '.join(FILES)}\n"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN | {"pictures"}
+
+
+def test_command_reports_an_error_in_one_line_with_status_2(phantom_archive, tmp_path, capsys):
+    arguments = ["--run", tmp_path, "--data", phantom_archive.path, "--out", tmp_path / "out"]
+    capsys.readouterr()
+    assert run_command(COMMAND, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {tmp_path} is not a run folder")
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_help_is_fast_and_lists_every_flag():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    ran = python(COMMAND, "--help")
+    # Time on the CPU, whatever else the machine does.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
+    assert ran.returncode == 0
+    for flag in ("--run", "--data", "--out", "--split", "--batch-size", "--pictures", "--codecs"):
+        assert flag in ran.stdout
