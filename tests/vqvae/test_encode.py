@@ -27,8 +27,8 @@ def model(trained_vqvae):
 @pytest.fixture
 def run(trained_vqvae, tmp_path) -> Run:
     # Without code grids, which the fixture of a prior may have written.
-    without = shutil.ignore_patterns("code_grids.npz")
-    return Run(shutil.copytree(trained_vqvae, tmp_path / "run", ignore=without))
+    ignore = shutil.ignore_patterns("code_grids.npz")
+    return Run(shutil.copytree(trained_vqvae, tmp_path / "run", ignore=ignore))
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +74,10 @@ def assert_same_codes(one, other):
     np.testing.assert_array_equal(one.variants, other.variants)
 
 
-# What is encoded
+# Codes and metadata
 
 
-def test_codes_are_the_models_own(encoded, model, phantom_archive):
+def test_codes_are_those_of_the_model(encoded, model, phantom_archive):
     grids = encoded[1]
     assert {name: len(split) for name, split in grids.splits.items()} == {
         "train": 40,
@@ -92,7 +92,7 @@ def test_codes_are_the_models_own(encoded, model, phantom_archive):
         assert len(np.unique(split.codes)) > 3
 
 
-def test_metadata_are_those_of_the_archive(encoded, phantom_archive):
+def test_metadata_match_the_archive(encoded, phantom_archive):
     for name, split in encoded[1].splits.items():
         records = [phantom_archive.index[row] for row in phantom_archive.indices(name)]
         assert split.slice_ids.tolist() == [record.slice_id for record in records]
@@ -134,7 +134,7 @@ def test_codes_do_not_depend_on_the_batches(run, encoded, batch_size):
     assert_same_codes(load_or_encode(run.path, variants=3, batch_size=batch_size), encoded[1])
 
 
-def test_archive_without_test_slices_has_no_such_split(run, encoded, phantom_archive, tmp_path):
+def test_archive_without_test_slices_has_no_test_codes(run, encoded, phantom_archive, tmp_path):
     rows = [row for row, record in enumerate(phantom_archive.index) if record.split != "test"]
     slices = [(phantom_archive.index[row], phantom_archive.images[row]) for row in rows]
     archive = write_archive(tmp_path / "archive", slices, intensity_rule="phantom")
@@ -146,13 +146,11 @@ def test_archive_without_test_slices_has_no_such_split(run, encoded, phantom_arc
         np.testing.assert_array_equal(split.codes, encoded[1].splits[name].codes)
 
 
-# An existing file
+# Existing code grids
 
 
 @pytest.mark.parametrize("variants", [0, 1, 3])
-def test_as_many_variants_or_fewer_are_read_from_the_file(
-    encoded_run, encoded, no_encoding, variants
-):
+def test_existing_variants_are_read_from_the_file(encoded_run, encoded, no_encoding, variants):
     before = encoded_run.code_grids_path.read_bytes()
     grids = load_or_encode(encoded_run.path, variants=variants)
     np.testing.assert_array_equal(grids.variants, encoded[1].variants[:variants])
@@ -164,15 +162,15 @@ def test_existing_codes_need_no_archive(encoded_run, no_encoding):
     assert len(load_or_encode(encoded_run.path).splits["train"]) == 40
 
 
-def test_more_variants_start_with_the_same_ones(run):
-    few = load_or_encode(run.path, variants=1)
+def test_more_variants_extend_the_existing_ones(run):
+    one = load_or_encode(run.path, variants=1)
     assert len(CodeGrids.load(run.code_grids_path).variants) == 1
-    many = load_or_encode(run.path, variants=3)
-    np.testing.assert_array_equal(many.variants[:1], few.variants)
+    three = load_or_encode(run.path, variants=3)
+    np.testing.assert_array_equal(three.variants[:1], one.variants)
     assert len(CodeGrids.load(run.code_grids_path).variants) == 3
 
 
-def test_another_model_encodes_again(encoded_run, encoded, phantom_archive):
+def test_codes_of_another_model_are_encoded_again(encoded_run, encoded, phantom_archive):
     model = replace_model(encoded_run, seed=1)
     grids = load_or_encode(encoded_run.path)
     assert grids.vqvae_hash == file_hash(encoded_run.model_path) != encoded[1].vqvae_hash
@@ -183,14 +181,14 @@ def test_another_model_encodes_again(encoded_run, encoded, phantom_archive):
     assert CodeGrids.load(encoded_run.code_grids_path).vqvae_hash == grids.vqvae_hash
 
 
-def test_corrupt_file_is_written_again(encoded_run, encoded):
-    whole = encoded_run.code_grids_path.read_bytes()
-    encoded_run.code_grids_path.write_bytes(whole[:1000])
+def test_corrupt_file_is_replaced(encoded_run, encoded):
+    content = encoded_run.code_grids_path.read_bytes()
+    encoded_run.code_grids_path.write_bytes(content[:1000])
     assert_same_codes(load_or_encode(encoded_run.path, variants=3), encoded[1])
     assert_same_codes(CodeGrids.load(encoded_run.code_grids_path), encoded[1])
 
 
-def test_interruption_does_not_change_the_run(run, monkeypatch):
+def test_interrupted_encoding_does_not_change_the_run(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -210,7 +208,7 @@ def test_training_accepts_an_existing_code_grid_file(run, tmp_path):
 
 
 def error_message(path, *arguments, **options):
-    """The message of the error, after a check that nothing was written."""
+    """Return the message of the error; check that nothing was written."""
     before = sorted(path.rglob("*"))
     with pytest.raises(InputError) as caught:
         load_or_encode(path, *arguments, **options)
@@ -224,7 +222,7 @@ def test_numbers_out_of_range_are_refused(run):
     assert "batch_size=0" in error_message(run.path, batch_size=0)
 
 
-def test_other_folders_and_unfinished_runs_are_refused(run, tmp_path):
+def test_folders_without_a_trained_vqvae_are_refused(run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in error_message(tmp_path / "empty")
     run.model_path.unlink()
@@ -236,7 +234,7 @@ def test_other_folders_and_unfinished_runs_are_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize("is_argument", [True, False])
-def test_another_archive_is_refused_naming_both(run, phantom_archive, tmp_path, is_argument):
+def test_error_about_another_archive_names_both(run, phantom_archive, tmp_path, is_argument):
     other = other_archive(tmp_path / "other")
     if not is_argument:
         environment = read_json(run.environment_path) | {"archive": str(other.path)}
@@ -248,12 +246,12 @@ def test_another_archive_is_refused_naming_both(run, phantom_archive, tmp_path, 
     assert "--data" in message
 
 
-def test_another_archive_is_refused_even_if_the_codes_exist(encoded_run, tmp_path):
+def test_another_archive_is_refused_even_if_codes_exist(encoded_run, tmp_path):
     other = other_archive(tmp_path / "other")
     assert str(other.path) in error_message(encoded_run.path, other.path)
 
 
-def test_archive_that_cannot_be_located_must_be_passed(run, phantom_archive, tmp_path):
+def test_missing_archive_must_be_passed(run, phantom_archive, tmp_path):
     environment = read_json(run.environment_path)
     assert environment["archive"] == str(phantom_archive.path.resolve())
     write_json(run.environment_path, environment | {"archive": str(tmp_path / "gone")})
@@ -268,79 +266,9 @@ def test_archive_that_cannot_be_located_must_be_passed(run, phantom_archive, tmp
     assert len(load_or_encode(run.path, phantom_archive.path).splits) == 3
 
 
-def test_run_in_use_is_refused(run):
+def test_locked_run_is_refused(run):
     with run.lock():
         assert str(run.path) in error_message(run.path)
-
-
-# Augmentation
-
-
-IMAGES = np.random.default_rng(0).random((30, 9, 7, 1), "float32") + 0.1
-ROWS = np.arange(100, 130)
-
-
-def shift(image, down, right):
-    """Shift by a loop over the pixels."""
-    shifted = np.zeros_like(image)
-    for row in range(image.shape[0]):
-        for col in range(image.shape[1]):
-            if 0 <= row + down < image.shape[0] and 0 <= col + right < image.shape[1]:
-                shifted[row + down, col + right] = image[row, col]
-    return shifted
-
-
-@pytest.mark.parametrize("variant", [2, 3, 4])
-@pytest.mark.parametrize("max_shift", [(1, 2), (3, 0), (12, 8)])
-def test_shifts_are_whole_pixels_with_zeros_moving_in(variant, max_shift):
-    """Brute force: one of the shifts within max_shift gives the slice."""
-    originals = IMAGES[:, ::-1] if variant % 2 else IMAGES
-    shifts = set()
-    for original, image in zip(originals, augment(IMAGES, variant, ROWS, max_shift), strict=True):
-        matches = [
-            (down, right)
-            for down in range(-max_shift[0], max_shift[0] + 1)
-            for right in range(-max_shift[1], max_shift[1] + 1)
-            if np.array_equal(image, shift(original, down, right))
-        ]
-        assert matches
-        if len(matches) == 1:
-            shifts.add(matches[0])
-    for axis, limit in enumerate(max_shift):
-        along_axis = {match[axis] for match in shifts}
-        assert not limit or min(along_axis) < 0 < max(along_axis)
-        assert max(max_shift) >= 4 or limit in map(abs, along_axis)
-
-
-def test_first_variant_is_flipped():
-    flipped = augment(IMAGES, 1, ROWS, (3, 3))
-    np.testing.assert_array_equal(flipped, np.flip(IMAGES, axis=1))
-    np.testing.assert_array_equal(augment(flipped, 1, ROWS, (3, 3)), IMAGES)
-    np.testing.assert_array_equal(augment(IMAGES, 0, ROWS, (3, 3)), IMAGES)
-
-
-def test_augmentation_copies_and_keeps_the_dtype():
-    for dtype in ("float32", "uint8"):
-        images = (255 * IMAGES).astype(dtype)
-        before = images.copy()
-        for variant in range(4):
-            augmented = augment(images, variant, ROWS, (2, 2))
-            assert (augmented.dtype, augmented.shape) == (images.dtype, images.shape)
-            augmented[:] = 0
-            np.testing.assert_array_equal(images, before)
-
-
-@pytest.mark.parametrize("variant", [1, 2, 3])
-def test_augmentation_depends_on_the_row_and_the_variant_only(variant):
-    whole = augment(IMAGES, variant, ROWS, (3, 2))
-    np.testing.assert_array_equal(augment(IMAGES, variant, ROWS, (3, 2)), whole)
-    for part in (slice(4, 5), slice(7, 30, 3), slice(None, None, -1)):
-        np.testing.assert_array_equal(
-            augment(IMAGES[part], variant, ROWS[part], (3, 2)), whole[part]
-        )
-    if variant > 1:
-        assert (augment(IMAGES, variant, ROWS + 1, (3, 2)) != whole).any()
-        assert (augment(IMAGES, variant + 2, ROWS, (3, 2)) != whole).any()
 
 
 # The command
@@ -370,7 +298,7 @@ def test_codes_of_a_read_only_run_are_saved_to_path(run, encoded, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "arrays.npz", "other.npz"])
-def test_codes_do_not_replace_a_file_of_something_else(run, encoded, tmp_path, name):
+def test_codes_do_not_replace_an_unrelated_file(run, encoded, tmp_path, name):
     path = tmp_path / name
     if name == "other.npz":
         dataclasses.replace(encoded[1], vqvae_hash="0" * 64).save(path)
@@ -391,7 +319,7 @@ def test_command_reports_an_error_in_one_line_with_status_2(run, capsys):
     assert not run.code_grids_path.exists()
 
 
-def test_help_has_every_flag():
+def test_help_lists_every_flag():
     process = python(COMMAND, "--help")
     assert process.returncode == 0
     for flag in ("--run", "--data", "--variants", "--codes"):
