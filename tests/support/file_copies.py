@@ -116,57 +116,76 @@ READERS = {
 
 def commands(folder, copies, search_flags):
     """The command lines that read the files of a folder."""
+    read = {**_commands_of_inputs(copies, search_flags), **_commands_of_priors(copies)}
+    return read[folder]
+
+
+def _commands_of_inputs(copies, search_flags):
+    """The command lines that read an archive, a VQ-VAE, results or a search, by folder."""
     out, archive, vqvae, prior = copies.root / "out", copies.archive, copies.vqvae, copies.prior
     conditional, results, search = copies.conditional, copies.results, copies.search
     report = ("report", "--out", copies.root / "report.html")
     tune = ("tune", "--data", archive, "--out", search, *search_flags)
-    score = ("score", "--data", archive, "--out", out, "--run")
-    resume = ("train_pixelcnn", "--vqvae", vqvae, "--run")
-    reads = {
+    train_vqvae = ("train_vqvae", "--data", archive)
+    reconstruct = ("reconstruct", "--run", vqvae, "--data", archive, "--out")
+    score = ("score", "--data", archive, "--out")
+    return {
         "archive": [
-            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
+            (*reconstruct, out),
             ("encode_codes", "--run", vqvae, "--data", archive),
-            ("train_vqvae", "--run", vqvae, "--data", archive, "--config", vqvae / "config.json"),
+            (*train_vqvae, "--run", vqvae, "--config", vqvae / "config.json"),
             ("prepare_data", "--source", archive, "--out", out),
-            (*score, conditional),
-            (*resume, conditional, "--config", conditional / "config.json"),
+            (*score, out, "--run", conditional),
+            _resume(copies, conditional),
             tune,
         ],
         "vqvae": [
-            ("reconstruct", "--run", vqvae, "--data", archive, "--out", out),
+            (*reconstruct, out),
             ("encode_codes", "--run", vqvae),
             ("export", "--run", vqvae, "--out", out),
-            ("train_vqvae", "--run", vqvae, "--data", archive, "--config", vqvae / "config.json"),
-            (*resume, prior, "--config", prior / "config.json"),
-            (*score, conditional),
+            (*train_vqvae, "--run", vqvae, "--config", vqvae / "config.json"),
+            _resume(copies, prior),
+            (*score, out, "--run", conditional),
             (*report, "--runs", vqvae, prior),
-        ],
-        "prior": [
-            ("sample", "--run", prior, "--count", "1", "--out", out),
-            ("export", "--run", prior, "--out", out),
-            (*resume, prior, "--config", prior / "config.json"),
-        ],
-        "conditional": [
-            ("sample", "--run", conditional, "--count", 1, "--out", out, "--condition", "age=42"),
-            ("export", "--run", conditional, "--out", out),
-            (*score, conditional),
-            (*resume, conditional, "--config", conditional / "config.json"),
-            (*report, "--runs", vqvae, conditional),
         ],
         "results": [
             (*report, "--reconstruction", results / "reconstruction"),
             (*report, "--samples", results / "samples", "--scores", results / "scores"),
-            ("reconstruct", "--run", vqvae, "--data", archive, "--out", results / "reconstruction"),
-            (*score[:-2], results / "scores", "--run", prior),
+            (*reconstruct, results / "reconstruction"),
+            (*score, results / "scores", "--run", prior),
         ],
         "search": [
             tune,
             (*report, "--search", search),
-            ("train_vqvae", "--run", out, "--data", archive, "--epochs", 1, "--config")
-            + (search / "best_config.json",),
+            (*train_vqvae, "--run", out, "--epochs", 1, "--config", search / "best_config.json"),
         ],
     }
-    return reads[folder]
+
+
+def _commands_of_priors(copies):
+    """The command lines that read a prior with or without conditions, by folder."""
+    out, archive = copies.root / "out", copies.archive
+    vqvae, prior, conditional = copies.vqvae, copies.prior, copies.conditional
+    return {
+        "prior": [
+            ("sample", "--run", prior, "--count", "1", "--out", out),
+            ("export", "--run", prior, "--out", out),
+            _resume(copies, prior),
+        ],
+        "conditional": [
+            ("sample", "--run", conditional, "--count", 1, "--out", out, "--condition", "age=42"),
+            ("export", "--run", conditional, "--out", out),
+            ("score", "--data", archive, "--out", out, "--run", conditional),
+            _resume(copies, conditional),
+            ("report", "--out", copies.root / "report.html", "--runs", vqvae, conditional),
+        ],
+    }
+
+
+def _resume(copies, prior):
+    """The command line that resumes the training of a prior."""
+    config = prior / "config.json"
+    return ("train_pixelcnn", "--vqvae", copies.vqvae, "--run", prior, "--config", config)
 
 
 def hashes(root):
