@@ -37,6 +37,7 @@ DOCUMENTED_PRIVATE = {"_replace", "_asdict", "_fields", "os._exit", "_typeshed"}
 # Only inside functions: the JAX backend works without TensorFlow, and --help stays fast.
 NEVER_AT_TOP = {"tensorflow", "tensorflow_probability", "jax", "tensorboard"}
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "scripts").glob("*.py") if path.stem != "__init__")
 
 
@@ -219,19 +220,18 @@ def test_modules_have_a_docstring_and_all(path):
 
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 400, 45, 7
-# Set by the base class: Keras's layers and models, and distributions of TensorFlow Probability.
-INHERITED_ARGUMENTS = {"self", "dtype", "name", "validate_args", "allow_nan_stats"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name)
 def test_files_functions_and_argument_lists_are_short(path):
     text = path.read_text()
     assert len(text.splitlines()) <= MAX_FILE_LINES
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
-            arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-            assert len(arguments - INHERITED_ARGUMENTS) <= MAX_ARGUMENTS, node.name
+            lists = node.args.posonlyargs, node.args.args, node.args.kwonlyargs
+            arguments = {argument.arg for arguments in lists for argument in arguments}
+            assert len(arguments - {"self"}) <= MAX_ARGUMENTS, node.name
 
 
 HELP = """
