@@ -163,7 +163,7 @@ def test_other_guidance_samples_as_a_new_sampler_and_compiles_nothing(model):
 
 @pytest.mark.parametrize("guidance", [-1.0, np.nan, np.inf])
 def test_guidance_must_be_a_number_and_needs_conditions(model, guidance):
-    with pytest.raises(InputError, match="`guidance` must be at least 0"):
+    with pytest.raises(InputError, match="`guidance` must be a finite number, at least 0"):
         Sampler(model).with_limits(guidance=guidance)
     with pytest.raises(InputError, match="needs a prior with conditions"):
         Sampler(tiny_pixelcnn(), guidance=2.0)
