@@ -16,6 +16,7 @@ from skimage.metrics import structural_similarity
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
 from brainslices.evaluation.pooling import RADIUS, SIGMA, SMALLEST_SIDE
+from brainslices.evaluation.scores import SCORES
 from brainslices.progress import track
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 Images = Sequence[np.ndarray] | np.ndarray
-SCORES = ("ssim", "ssim_foreground", "psnr_db")
 CHUNK = 256
 # The rounding of an 8-bit source has variance 1 / 12 grey level^2; no smaller error is real.
 PSNR_CEILING_DB = 10 * math.log10(12 * 255**2)

@@ -7,7 +7,7 @@ import numpy as np
 
 from brainslices.csv_files import write_rows
 from brainslices.data.archive import SliceRecord
-from brainslices.evaluation.image_metrics import SCORES
+from brainslices.evaluation.scores import SCORES
 from brainslices.tables import format_interval, format_table
 
 __all__ = ["BASELINES", "reconstruction_summary", "write_slice_scores", "write_slice_table"]
@@ -36,7 +36,7 @@ def write_slice_scores(
     """
     columns = dict(scores)
     for name, floor in floors.items():
-        columns |= {f"{name}_{key}": floor[key] for key in ("ssim", "ssim_foreground")}
+        columns |= {f"{name}_{key}": floor[key] for key in SCORES if SCORES[key].has_floor_columns}
     write_slice_table(path, records, columns)
 
 
@@ -66,7 +66,7 @@ def reconstruction_summary(metrics: Mapping) -> str:
         metrics: as `vqvae.evaluate.reconstruct` returns them.
     """
     rows = [
-        ("", "ssim", "ssim_foreground", "PSNR in dB", "bits per pixel"),
+        ("", *(score.title for score in SCORES.values()), "bits per pixel"),
         _score_row("model", metrics, metrics["bits_per_pixel_raw"]),
     ]
     for title, key in BASELINES.items():
@@ -85,7 +85,7 @@ def reconstruction_summary(metrics: Mapping) -> str:
 
 
 def _score_row(title, scores, rate):
-    cells = [format_interval(scores, name, 2 if name == "psnr_db" else 4) for name in SCORES]
+    cells = [format_interval(scores, name, score.digits) for name, score in SCORES.items()]
     return (title, *cells, None if rate is None else f"{rate:.4f}")
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from brainslices.csv_files import read_rows
 from brainslices.data.archive import SliceArchive
 from brainslices.errors import CorruptFileError, InputError
+from brainslices.evaluation import scores
 from brainslices.reading import reading
 from brainslices.runs.json_files import read_json
 from brainslices.runs.provenance import file_hash
@@ -42,7 +43,7 @@ __all__ = [
     "read_scoring",
 ]
 
-SCORES = dict.fromkeys(("ssim", "ssim_foreground", "psnr_db"), NUMBER)
+SCORES = dict.fromkeys(scores.SCORES, NUMBER)
 INTERVAL = dict.fromkeys(("ssim_foreground_low", "ssim_foreground_high"), NUMBER)
 RECONSTRUCTION = SCORES | INTERVAL | {"codebook_usage": NUMBER, "bits_per_pixel_raw": NUMBER}
 RECONSTRUCTION |= {"subjects": NATURAL, "slices": NATURAL, "num_embeddings": POSITIVE}

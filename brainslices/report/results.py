@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from brainslices.errors import InputError
-from brainslices.evaluation.image_metrics import SCORES
 from brainslices.evaluation.reports import BASELINES
+from brainslices.evaluation.scores import SCORES
 from brainslices.report.collect import (
     COMPARISON,
     SPREAD,
