@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from brainslices.errors import InputError
 from brainslices.progress import escape
 
@@ -25,6 +27,7 @@ __all__ = [
     "parse_known",
     "print_error",
     "print_wrapped",
+    "printable_output",
     "run",
     "suppress_backend_logs",
 ]
@@ -124,7 +127,7 @@ def run(main: Callable[[], None]) -> int:
         130 interrupted.
     """
     try:
-        with _sigterm_as_interrupt(), _printable_output():
+        with _sigterm_as_interrupt(), printable_output():
             main()
     except (InputError, OSError) as error:
         return print_error(error)
@@ -140,18 +143,28 @@ class _WarningFormatter(logging.Formatter):
         return _wrapped(escape(f"{record.levelname.lower()}: {record.message}"), sys.stderr)
 
 
+class _WarningHandler(logging.StreamHandler):
+    """Print to stderr, above the progress bars."""
+
+    def emit(self, record):
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
 @contextlib.contextmanager
-def _printable_output():
-    """Print warnings as lines, and what the terminal's encoding lacks as escapes."""
+def printable_output() -> Iterator[None]:
+    """Print warnings as lines to stderr, and what the terminal's encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    handler = logging.lastResort
-    previous, handler.formatter = handler.formatter, _WarningFormatter()
+    handler = _WarningHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_WarningFormatter())
+    previous, logging.lastResort = logging.lastResort, handler
     try:
         yield
     finally:
-        handler.formatter = previous
+        logging.lastResort = previous
 
 
 @contextlib.contextmanager

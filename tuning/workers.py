@@ -139,7 +139,8 @@ def _child_main(options, module, name, arguments):
     if log is not None:
         _redirect_output(log)
     try:
-        _import(module, name)(*arguments)
+        with cli.printable_output():
+            _import(module, name)(*arguments)
     except KeyboardInterrupt:  # requested by the parent: no traceback
         sys.exit(cli.INTERRUPTED)
 

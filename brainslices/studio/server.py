@@ -1,9 +1,9 @@
 """The server of the browser app: access, login and refused requests."""
 
 import ipaddress
+import logging
 import os
 import secrets
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from brainslices.studio.uploads import MAX_BYTES
 
 __all__ = ["USER", "OriginGuard", "check_host", "is_loopback", "serve"]
 
+logger = logging.getLogger(__name__)
 USER = "studio"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 NO_API_PAGES = {"docs_url": None, "redoc_url": None, "openapi_url": None}
@@ -62,9 +63,9 @@ def check_host(host: str, password: str | None) -> None:
             "`host` other than 127.0.0.1 lets others in, so it needs a password. Received: "
             f"host={host}. Add --password, or leave --host out."
         )
-    sys.stderr.write(
-        f"warning: other machines can reach {host}, unencrypted. Whoever has the password can use "
-        "this app and see what it shows.\n"
+    logger.warning(
+        f"other machines can reach {host}, unencrypted. Whoever has the password can use "
+        "this app and see what it shows."
     )
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: everything that a training needs to resume, in one file."""
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from brainslices.distributed.collectives import run_on_primary
 from brainslices.errors import CorruptFileError, InputError
-from brainslices.progress import print_lines
 from brainslices.reading import reading
 from brainslices.runs.arrays import read_arrays
 from brainslices.runs.atomic import atomic_path
@@ -20,6 +20,8 @@ from brainslices.training.compat import sync_variables
 from brainslices.types import PathLike
 
 __all__ = ["TrainingProgress", "has_finite_variables", "load_checkpoint", "save_checkpoint"]
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_RULES: dict[str, Rule] = {
     "epoch": NATURAL,
@@ -127,8 +129,8 @@ def _read_latest(run):
             raise CorruptFileError(
                 f"{corrupt} The previous checkpoint is corrupt as well: {previous}"
             ) from previous
-        print_lines(
-            f"warning: {corrupt} Resuming from the previous checkpoint, "
+        logger.warning(
+            f"{corrupt} Resuming from the previous checkpoint, "
             f"epoch {progress.epoch + 1}, step {progress.step}."
         )
         # The next save would move the corrupt file over the only good one.

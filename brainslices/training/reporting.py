@@ -1,5 +1,6 @@
 """Callbacks that print: the progress of a training, and a warning of codebook collapse."""
 
+import logging
 import time
 
 from tqdm import tqdm
@@ -10,6 +11,7 @@ from brainslices.training.callbacks import TrainingCallback
 
 __all__ = ["CollapseWarning", "ProgressReport"]
 
+logger = logging.getLogger(__name__)
 # The codebook has collapsed if a smaller share of it was used for so many epochs.
 COLLAPSED_USAGE, COLLAPSED_EPOCHS = 0.1, 3
 # The scores in an epoch's line, short enough for 100 columns; the history has all of them.
@@ -27,10 +29,12 @@ class CollapseWarning(TrainingCallback):
     """Warn if hardly any code of the codebook was used for some epochs."""
 
     def on_epoch_end(self, epoch, logs=None):
+        if not is_primary():
+            return
         usage = self.progress.history.get("codebook_usage", [])[-COLLAPSED_EPOCHS:]
         if len(usage) == COLLAPSED_EPOCHS and max(usage) < COLLAPSED_USAGE:
-            print_lines(
-                f"warning: codebook collapse: {usage[-1]:.1%} of the codes were used, and under "
+            logger.warning(
+                f"codebook collapse: {usage[-1]:.1%} of the codes were used, and under "
                 f"{COLLAPSED_USAGE:.0%} for {COLLAPSED_EPOCHS} epochs. Try --codebook ema, "
                 "--kmeans-init, a --restart-threshold of 0.5, a lower --learning-rate, or fewer "
                 "--num-embeddings."

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from brainslices.training.precision import resolve_precision
 from brainslices.types import PathLike
 
 __all__ = ["Objective", "Stage", "check_batch_divides", "check_resumable", "run_training"]
+
+logger = logging.getLogger(__name__)
 
 # Hash in config.json -> what it identifies, and the flag that selects that.
 PROVENANCE = {
@@ -230,7 +233,7 @@ def _write_run_metadata(run, config, metadata):
     try:
         before = run.read_environment()
     except CorruptFileError as error:  # no training needs the file
-        print_lines(f"warning: {error} It is overwritten.")
+        logger.warning(f"{error} It is overwritten.")
         before = {}
     earlier = before.pop("earlier", [])
     changed = {key: value for key, value in before.items() if value != metadata.get(key)}

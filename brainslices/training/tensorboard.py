@@ -1,5 +1,6 @@
 """TensorBoard logs of a training, which never stop it."""
 
+import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import keras
 
 from brainslices.cli import suppress_backend_logs
-from brainslices.progress import print_lines
 from brainslices.runs.run import Run
 
 __all__ = ["TensorBoard", "tensorboard_callbacks"]
+
+logger = logging.getLogger(__name__)
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
@@ -33,8 +35,8 @@ def _stop_at_error(name: str) -> Callable[..., None]:
         except (OSError, tf.errors.OpError) as error:
             self.is_stopped = True
             reason = getattr(error, "message", str(error)).partition("}} ")[2] or str(error)
-            print_lines(
-                f"warning: the TensorBoard logs in {self.log_dir} cannot be written "
+            logger.warning(
+                f"the TensorBoard logs in {self.log_dir} cannot be written "
                 f"({reason.splitlines()[0][:300]}). The training continues without them."
             )
 

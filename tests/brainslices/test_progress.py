@@ -17,6 +17,16 @@ progress.PLAIN_INTERVAL_S = 0.1
 for _ in progress.track(range(8), 8, "encoding", "slices"):
     time.sleep(0.08)
 """
+WARNING_PROGRAM = """
+import logging
+from brainslices import cli, progress
+
+def main():
+    for _ in progress.track(range(8), 8, "encoding", "slices"):
+        logging.getLogger("brainslices").warning("late")
+
+cli.run(main)
+"""
 
 
 def test_piped_progress_is_lines_with_rate_and_eta_without_control_characters():
@@ -39,10 +49,11 @@ def test_short_piped_work_prints_nothing(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_terminal_progress_is_one_line_redrawn():
+def drawn_on_terminal(program):
+    """What a program writes to a terminal as its stderr."""
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
-    process = start("-c", PROGRAM, stderr=follower)
+    process = start("-c", program, stderr=follower)
     out, _ = process.communicate(timeout=60)
     os.close(follower)
     text = b""
@@ -54,9 +65,22 @@ def test_terminal_progress_is_one_line_redrawn():
     os.close(leader)
     drawn = text.decode()
     assert process.returncode == 0, drawn
+    return drawn
+
+
+def test_terminal_progress_is_one_line_redrawn():
+    drawn = drawn_on_terminal(PROGRAM)
     assert "100%" in drawn
     assert drawn.count("\r") > 3
     assert drawn.count("\n") == 1
+
+
+def test_warning_is_a_line_of_its_own_above_the_bar():
+    drawn = drawn_on_terminal(WARNING_PROGRAM)
+    before, line, after = drawn.partition("warning: late\r\n")
+    assert line
+    assert before.endswith("\r")  # the bar was erased
+    assert "100%" in after
 
 
 def test_silent_bar_prints_nothing(monkeypatch):

@@ -174,17 +174,17 @@ def test_signal_stops_after_the_step_with_a_checkpoint(shared, model, number):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-def test_codebook_collapse_is_reported_with_remedies(shared, capsys):
+def test_codebook_collapse_is_reported_with_remedies(shared, caplog):
     callback, progress = CollapseWarning(*shared), shared[-1]
     for usage in (0.5, 0.09, 0.05):
         progress.history.setdefault("codebook_usage", []).append(usage)
         callback.on_epoch_end(0, {})
-    assert capsys.readouterr().out == ""
+    assert not caplog.messages
     progress.history["codebook_usage"].append(0.02)
     callback.on_epoch_end(0, {})
-    printed = capsys.readouterr().out
-    assert printed.startswith("warning: codebook collapse: 2.0% of the codes")
-    assert "--restart-threshold" in printed
+    (message,) = caplog.messages
+    assert message.startswith("codebook collapse: 2.0% of the codes")
+    assert "--restart-threshold" in message
 
 
 def test_report_is_a_line_for_each_epoch(shared, capsys):

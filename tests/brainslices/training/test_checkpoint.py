@@ -102,16 +102,17 @@ def test_flipped_bit_is_detected(model, run):
         load_checkpoint(run, model)
 
 
-def test_corrupt_checkpoint_is_replaced_by_the_previous_one(model, run, capsys):
+def test_corrupt_checkpoint_is_replaced_by_the_previous_one(model, run, caplog):
     """Replaced at once: killed before its next save, the run must not lose the good one."""
     truncate(run.checkpoint_path)
     assert load_checkpoint(run, model).epoch == 1
-    printed = capsys.readouterr().out
-    assert f"warning: {run.checkpoint_path} is not a readable checkpoint" in printed
-    assert "epoch 2, step 0" in printed
+    (message,) = caplog.messages
+    assert message.startswith(f"{run.checkpoint_path} is not a readable checkpoint")
+    assert "epoch 2, step 0" in message
     assert run.checkpoint_path.read_bytes() == run.previous_checkpoint_path.read_bytes()
+    caplog.clear()
     assert load_checkpoint(run, model).epoch == 1
-    assert capsys.readouterr().out == ""
+    assert not caplog.messages
 
 
 def test_checkpoint_of_another_architecture_is_rejected(run):

@@ -180,9 +180,9 @@ def test_batches_reach_the_model_in_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_training_resumes_from_the_previous_checkpoint(whole, run, capsys):
+def test_training_resumes_from_the_previous_checkpoint(whole, run, caplog):
     content = run.checkpoint_path.read_bytes()
     run.checkpoint_path.write_bytes(content[: len(content) // 2])
     model, progress = fit_tiny(run)
-    assert "Resuming from the previous checkpoint, epoch 3, step 0." in capsys.readouterr().out
+    assert "Resuming from the previous checkpoint, epoch 3, step 0." in caplog.text
     assert_same_training(whole, model, progress, run)

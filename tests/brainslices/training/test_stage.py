@@ -114,12 +114,12 @@ def test_environment_records_earlier_values(tmp_path):
         assert read_json(run.environment_path) == expected
 
 
-def test_corrupt_environment_is_overwritten(tmp_path, capsys):
+def test_corrupt_environment_is_overwritten(tmp_path, caplog):
     run, metadata = Run(tmp_path), {"devices": ["cpu:0"]}
     run.environment_path.write_text("{")
     _write_run_metadata(run, {}, metadata)
     assert read_json(run.environment_path) == {**metadata, "earlier": []}
-    assert "environment.json is not a readable JSON file" in capsys.readouterr().out
+    assert "environment.json is not a readable JSON file" in caplog.text
 
 
 def test_resumed_run_keeps_its_precision(run):
