@@ -8,7 +8,7 @@ import numpy as np
 from brainslices.csv_files import write_rows
 from brainslices.data.code_grids import CodeGrids
 from brainslices.data.crop import CropBox
-from brainslices.data.slices import Slices, open_slices
+from brainslices.data.slices import Slices
 from brainslices.data.subject_table import load_subjects
 from brainslices.evaluation.image_metrics import with_interval
 from brainslices.evaluation.reports import write_slice_table
@@ -41,20 +41,18 @@ LABELS = {"best": "most", "median": "median", "worst": "least"}
 
 def score(
     run: PathLike,
-    data: PathLike | Slices,
+    slices: Slices,
     out: PathLike,
-    split: str | None = None,
     config: ScoringConfig | None = None,
 ) -> dict:
     """Score slices under a prior; the folder appears complete or not at all.
 
     Args:
         run: run folder of a trained prior.
-        data: a slice archive, a folder of grey images, or opened slices.
+        slices: the slices, as `open_slices` returns them.
         out: folder to write, new, empty or an earlier scoring: `metrics.json`, `slices.csv` (a row
             a slice), `surprise_maps.npy` (float16 of shape (slices, rows, cols), nats) and
             `surprise.png` (the most, the median and the least surprising slices).
-        split: as in `open_slices`; unused for opened slices.
         config: options; None for the defaults. With `predict`, `prediction_maps.npy` is written
             too, with `restore`, `restoration_maps.npy`, float16 of the same shape; with `lesions`,
             `lesions.csv`.
@@ -67,7 +65,6 @@ def score(
     """
     out, config = Path(out).resolve(), config or ScoringConfig()
     check_output_dir(out, FILES, "scoring")
-    slices = data if isinstance(data, Slices) else open_slices(Path(data), split)
     prior = SlicePrior.from_run(run, config.vqvae)
     slices.check_shape(tuple(prior.decoder.image_shape), prior.provenance.run.path)
     _check_needed(prior, len(slices), out, config)

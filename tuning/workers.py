@@ -51,7 +51,6 @@ def call(
     function: Callable[..., Result],
     *arguments: object,
     log: Path | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> Result:
     """Call a module-level function in a fresh Python process and return its result.
 
@@ -59,7 +58,6 @@ def call(
         function: a module-level function; its arguments and its result are pickled.
         *arguments: arguments of the function.
         log: as in `spawn`.
-        environment: as in `spawn`.
 
     Raises:
         InputError: if the function raised it.
@@ -69,7 +67,7 @@ def call(
     """
     receiver, sender = CONTEXT.Pipe(duplex=False)
     path = _module_and_name(function)
-    process = spawn(_send_result, sender, *path, arguments, log=log, environment=environment)
+    process = spawn(_send_result, sender, *path, arguments, log=log)
     sender.close()
     try:
         reply = receiver.recv()

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from brainslices.data.crop import CropBox
-from brainslices.data.slices import Slices, open_slices
+from brainslices.data.slices import Slices
 from brainslices.errors import InputError
 from brainslices.evaluation.codecs import codec_scores
 from brainslices.evaluation.image_metrics import (
@@ -46,10 +46,9 @@ FILES = (
 
 def reconstruct(
     run: PathLike,
-    data: PathLike | Slices,
+    slices: Slices,
     out: PathLike,
     *,
-    split: str | None = None,
     batch_size: int = 32,
     pictures: bool = False,
     codecs: bool = False,
@@ -58,12 +57,11 @@ def reconstruct(
 
     Args:
         run: run folder of a trained VQ-VAE.
-        data: a slice archive, a folder of grey images, or opened slices.
+        slices: the slices, as `open_slices` returns them.
         out: folder to write: `metrics.json`, `slices.csv` (one row per slice),
             `reconstruction.png` and `examples.npz` (the best, the median and the worst slices) and
             optionally `pictures/`. It is written completely or not at all, and replaces an earlier
             reconstruction.
-        split: as in `open_slices`; unused for opened slices.
         batch_size: number of slices reconstructed at a time.
         pictures: write the reconstructions too, as 8-bit grey PNGs of the source size.
         codecs: code the same slices with AVIF and JPEG 2000 too, as `codec_scores` does.
@@ -79,7 +77,6 @@ def reconstruct(
     check_output_dir(out, FILES, "reconstruction")
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
-    slices = data if isinstance(data, Slices) else open_slices(Path(data), split)
     model = VQVAE.from_run(run)
     slices.check_shape(model.image_shape, run.path)
     with atomic_folder(out) as folder:

@@ -1,9 +1,9 @@
 """Find the image or volume files below a source folder.
 
-Every file is a `Candidate`. One that is not read carries the reason: it is hidden, has the name of
-a mask, is of an unsupported format, is no regular file, or `include` and `exclude` leave it out. A
-file that should be read but cannot be reached is an error: a link without a target, a file that
-git-annex or Git LFS has not fetched, a folder without read permission.
+A file that is not read carries the reason: it is hidden, has the name of a mask, is of an
+unsupported format, is no regular file, or `include` and `exclude` leave it out. A file that should
+be read but cannot be reached is an error: a link without a target, a file that git-annex or Git LFS
+has not fetched, a folder without read permission.
 """
 
 import fnmatch
@@ -20,10 +20,8 @@ from brainslices.errors import InputError
 from brainslices.types import PathLike
 
 __all__ = [
-    "Candidate",
     "SourceFiles",
     "describe_excluded",
-    "find_candidates",
     "find_files",
     "only_label_maps",
     "strip_suffixes",
@@ -48,7 +46,7 @@ _POINTERS = {b"/annex/objects/": "git annex get", b"version https://git-lfs": "g
 
 
 @dataclass(frozen=True)
-class Candidate:
+class _Candidate:
     """A file below the source.
 
     Args:
@@ -93,7 +91,7 @@ def find_files(source: PathLike, selection: FileSelection | None = None) -> Sour
     source, selection = Path(source), selection or FileSelection()
     if not source.exists():
         raise InputError(f"{source} does not exist. Give a folder of images or volumes.")
-    candidates = find_candidates(source, selection)
+    candidates = _find_candidates(source, selection)
     excluded = defaultdict(list)
     for item in candidates:
         if item.excluded:
@@ -142,16 +140,11 @@ def describe_excluded(excluded: Mapping[str, Sequence[Path]], root: Path) -> lis
     ]
 
 
-def find_candidates(source: PathLike, selection: FileSelection | None = None) -> list[Candidate]:
-    """List every file below a folder, at any depth, with the reason if it is not to be read.
-
-    Raises:
-        InputError: if a folder cannot be read, or a file that is to be read cannot be reached.
-    """
-    source, selection = Path(source), selection or FileSelection()
+def _find_candidates(source: Path, selection: FileSelection) -> list[_Candidate]:
+    """List every file below a folder, at any depth, with the reason if it is not to be read."""
     if not source.is_dir():  # the user named it: only its format counts
         kind = _file_kind(source.name)
-        candidates = [Candidate(source, kind, _format_reason(source, kind, set()))]
+        candidates = [_Candidate(source, kind, _format_reason(source, kind, set()))]
     else:
         files = sorted(_walk(source, selection.exclude))
         headers = {_stem(path) for path, _ in files if ".hdr" in path.suffixes[-2:]}
@@ -159,7 +152,7 @@ def find_candidates(source: PathLike, selection: FileSelection | None = None) ->
         for path, reason in files:
             kind = _file_kind(path.name)
             reason = reason or _reason(path, path.relative_to(source), kind, selection, headers)
-            candidates.append(Candidate(path, kind, reason))
+            candidates.append(_Candidate(path, kind, reason))
     _check_reachable(candidates)
     return candidates
 
@@ -246,7 +239,7 @@ def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
     return False
 
 
-def _check_reachable(candidates: Sequence[Candidate]) -> None:
+def _check_reachable(candidates: Sequence[_Candidate]) -> None:
     """Refuse links without a target and files whose content was not fetched."""
     lost = defaultdict(list)
     for item in candidates:

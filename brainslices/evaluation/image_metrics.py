@@ -37,6 +37,7 @@ __all__ = [
 
 Images = Sequence[np.ndarray] | np.ndarray
 CHUNK = 256
+RESAMPLES = 2000
 # The rounding of an 8-bit source has variance 1 / 12 grey level^2; no smaller error is real.
 PSNR_CEILING_DB = 10 * math.log10(12 * 255**2)
 
@@ -146,7 +147,7 @@ def mean_image(archive: SliceArchive) -> np.ndarray:
 
 
 def subject_bootstrap_interval(
-    values: np.ndarray, subjects: Sequence[str], seed: int, resamples: int = 2000
+    values: np.ndarray, subjects: Sequence[str], seed: int
 ) -> tuple[float, float, float]:
     """Compute the mean over slices with its 95 % percentile bootstrap interval by subject.
 
@@ -156,7 +157,6 @@ def subject_bootstrap_interval(
         values: float array of shape (slices,); NaN is left out.
         subjects: subject of each slice.
         seed: seed of the resampling.
-        resamples: number of resamples.
 
     Returns:
         The mean, the 2.5 and the 97.5 % percentile; NaN without values. One subject: width 0.
@@ -185,7 +185,7 @@ def subject_bootstrap_interval(
         (sums, counts),
         lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
         paired=True,
-        n_resamples=resamples,
+        n_resamples=RESAMPLES,
         method="percentile",
         rng=seed,
     ).confidence_interval

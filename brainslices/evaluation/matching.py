@@ -11,6 +11,7 @@ __all__ = ["match_rows", "sample_pairs"]
 
 # Half the distance of neighbouring slices where a brain has 32, and an eighth of it.
 MAX_PAIR_DISTANCE, POSITION_TOLERANCE = 1 / 64, 1 / 256
+MAX_PAIRS = 1000
 
 
 def match_rows(
@@ -54,15 +55,13 @@ def sample_pairs(
     positions: Sequence[float],
     subjects: Sequence[str] | None = None,
     *,
-    count: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Sample pairs of slices at the same position, at most 1 / 64 apart.
+    """Sample at most 1000 pairs of slices at the same position, at most 1 / 64 apart.
 
     Args:
         positions: float array of shape (n,) in [0, 1].
         subjects: subject of each slice: the two of a pair differ in it. None allows any pair.
-        count: number of pairs at most.
         seed: seed of the sampling.
 
     Returns:
@@ -86,4 +85,4 @@ def sample_pairs(
             f"Diversity needs at least two slices{of_subjects} at one position (at most 1/64 "
             f"apart). Received: {len(positions)} slices without such a pair. {repair}."
         )
-    return np.random.default_rng(seed).permutation(pairs)[:count]
+    return np.random.default_rng(seed).permutation(pairs)[:MAX_PAIRS]

@@ -21,23 +21,21 @@ def nearest_train(
     images: np.ndarray,
     archive: SliceArchive,
     *,
-    candidates: int = CANDIDATES,
     description: str = "nearest training slices",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the training slice most like each image; arguments and results as of `NearestTrain`."""
     _check_shape(images, archive)
-    return NearestTrain(archive, candidates)(images, description)
+    return NearestTrain(archive)(images, description)
 
 
 class NearestTrain:
     """Find the training slice most like an image: a memorised sample is one.
 
-    The `candidates` training slices nearest by the L2 distance of 64 x 64 thumbnails are compared
-    by SSIM. The thumbnails take 16 kB of memory for each training slice.
+    The 32 training slices nearest by the L2 distance of 64 x 64 thumbnails are compared by SSIM.
+    The thumbnails take 16 kB of memory for each training slice.
 
     Args:
         archive: the slice archive.
-        candidates: number of slices compared by SSIM for each image.
 
     Call arguments:
         images: float array of shape (n, rows, cols) in [0, 1], of the archive's size.
@@ -51,7 +49,7 @@ class NearestTrain:
         InputError: if the images are not of the archive's size, or it has no training slices.
     """
 
-    def __init__(self, archive: SliceArchive, candidates: int = CANDIDATES):
+    def __init__(self, archive: SliceArchive):
         from sklearn.neighbors import NearestNeighbors  # slow to import, and few commands need it
 
         self.archive, self.rows = archive, archive.indices("train")
@@ -60,7 +58,7 @@ class NearestTrain:
             _thumbnails(archive.load(chunk)[..., 0])
             for chunk in track(chunks, len(chunks), "thumbnails", "chunks")
         ]
-        count = min(candidates, len(self.rows))
+        count = min(CANDIDATES, len(self.rows))
         self.search = NearestNeighbors(n_neighbors=count, algorithm="brute")
         self.search.fit(np.concatenate(thumbnails))
 

@@ -17,7 +17,7 @@ from tuning.workers import CallFailed, call, spawn, stop
 
 def square(number):
     sys.stdout.write(f"squares {number}\n")
-    return {"square": number**2, "pid": os.getpid(), "word": os.environ.get("WORD")}
+    return {"square": number**2, "pid": os.getpid()}
 
 
 def fail(how):
@@ -28,6 +28,10 @@ def fail(how):
     if how == "bug":
         raise ZeroDivisionError("too\nlong")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def print_word():
+    sys.stdout.write(os.environ.get("WORD", "no word"))
 
 
 def sleep(path):
@@ -49,14 +53,22 @@ def wait_for_text(path, timeout=60):
 
 
 @pytest.mark.slow
-def test_result_comes_from_a_process_with_its_own_environment_and_log(tmp_path):
+def test_result_comes_from_a_process_with_its_own_log(tmp_path):
     log = tmp_path / "logs" / "log.txt"
-    result = call(square, 7, log=log, environment={"WORD": "value"})
-    assert (result["square"], result["word"]) == (49, "value")
+    result = call(square, 7, log=log)
+    assert result["square"] == 49
     assert result["pid"] != os.getpid()
-    assert "WORD" not in os.environ
-    assert call(square, 8, log=log)["word"] is None
+    assert call(square, 8, log=log)["square"] == 64
     assert log.read_text() == "squares 7\nsquares 8\n"
+
+
+@pytest.mark.slow
+def test_process_has_its_own_environment(tmp_path):
+    log = tmp_path / "log.txt"
+    process = spawn(print_word, log=log, environment={"WORD": "value"})
+    process.join(60)
+    assert (process.exitcode, log.read_text()) == (0, "value")
+    assert "WORD" not in os.environ
 
 
 @pytest.mark.slow

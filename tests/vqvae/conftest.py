@@ -3,6 +3,7 @@
 import pytest
 from reconstruction_helpers import write_pngs
 
+from brainslices.data.slices import open_slices
 from brainslices.runs.run import Run
 from vqvae import VQVAE
 from vqvae.evaluate import reconstruct
@@ -30,7 +31,8 @@ def preloaded_model(model, monkeypatch):
 def reconstruction(run, phantom_archive, tmp_path_factory):
     """Folder and metrics of the test split's reconstruction; its batches do not divide it."""
     out = tmp_path_factory.mktemp("out") / "test"
-    metrics = reconstruct(run, phantom_archive.path, out, batch_size=3, pictures=True)
+    slices = open_slices(phantom_archive.path)
+    metrics = reconstruct(run, slices, out, batch_size=3, pictures=True)
     return out, metrics
 
 

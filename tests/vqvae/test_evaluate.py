@@ -160,7 +160,7 @@ def test_pictures_are_the_reconstructions_at_the_source_size(
 def test_scores_of_an_image_folder_equal_those_of_its_archive(
     reconstruction, run, png_folder, tmp_path
 ):
-    metrics = reconstruct(run, png_folder, tmp_path / "out")
+    metrics = reconstruct(run, open_slices(png_folder), tmp_path / "out")
     assert (metrics["split"], metrics["archive_hash"]) == (None, None)
     for key, value in reconstruction[1].items():
         if isinstance(value, float):
@@ -169,7 +169,7 @@ def test_scores_of_an_image_folder_equal_those_of_its_archive(
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
 
 
-def test_opened_slices_are_reconstructed(run, png_folder, tmp_path):
+def test_selected_slices_are_reconstructed(run, png_folder, tmp_path):
     slices = open_slices(png_folder, selection=FileSelection(include=("*_slice_[01].png",)))
     metrics = reconstruct(run, slices, tmp_path / "out")
     assert metrics["slices"] == len(slices) == 2
@@ -209,7 +209,8 @@ def test_codecs_are_scored_at_the_models_rate(run, phantom_archive, tmp_path, mo
         }
 
     monkeypatch.setattr("vqvae.evaluate.codec_scores", codec_scores)
-    metrics = reconstruct(run, phantom_archive.path, tmp_path / "out", codecs=True)
+    slices = open_slices(phantom_archive.path)
+    metrics = reconstruct(run, slices, tmp_path / "out", codecs=True)
     codec = metrics["codec_avif"]
     assert (codec["slices"], codec["ssim"]) == (8, 1)
     assert codec["rate"] == metrics["bits_per_pixel_raw"]
@@ -221,7 +222,8 @@ def test_earlier_reconstruction_is_replaced_entirely(
     reconstruction, run, phantom_archive, tmp_path
 ):
     out = shutil.copytree(reconstruction[0], tmp_path / "out")
-    metrics = reconstruct(run, phantom_archive.path, out, split="validation", batch_size=8)
+    slices = open_slices(phantom_archive.path, "validation")
+    metrics = reconstruct(run, slices, out, batch_size=8)
     assert metrics["split"] == "validate"
     assert {path.name for path in out.iterdir()} == WRITTEN
     assert {row["split"] for row in read_table(out)} == {"validate"}
@@ -240,7 +242,7 @@ def test_failure_keeps_the_earlier_reconstruction(
 
     monkeypatch.setattr("vqvae.evaluate.reconstruction_figure", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        reconstruct(run, phantom_archive.path, out, split="validate")
+        reconstruct(run, open_slices(phantom_archive.path, "validate"), out)
     assert (out / "metrics.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -250,7 +252,7 @@ def test_images_are_never_written_outside_the_folder(run, phantom_archive, tmp_p
     image = phantom_archive.images[0]
     record = SliceRecord("../../escaped", "case_000", "test", 0.5, "../../escaped.png")
     write_archive(tmp_path / "archive", [(record, image)], intensity_rule="phantom")
-    reconstruct(run, tmp_path / "archive", tmp_path / "out", pictures=True)
+    reconstruct(run, open_slices(tmp_path / "archive"), tmp_path / "out", pictures=True)
     assert [path.name for path in (tmp_path / "out" / "pictures").iterdir()] == ["escaped.png"]
     assert {path.name for path in tmp_path.iterdir()} == {"archive", "out"}
 

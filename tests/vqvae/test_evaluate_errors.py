@@ -9,6 +9,7 @@ from PIL import Image
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
+from brainslices.data.slices import open_slices
 from brainslices.errors import InputError
 from vqvae.evaluate import reconstruct
 
@@ -20,16 +21,11 @@ def error_message(run, phantom_archive, tmp_path):
     It checks that nothing is written.
     """
 
-    def call(**wrong):
-        arguments = {
-            "run": run,
-            "data": phantom_archive.path,
-            "out": tmp_path / "out",
-            **wrong,
-        }
+    def call(data=phantom_archive.path, split=None, **wrong):
+        arguments = {"run": run, "out": tmp_path / "out", **wrong}
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(InputError) as caught:
-            reconstruct(**arguments)
+            reconstruct(slices=open_slices(data, split), **arguments)
         assert sorted(tmp_path.rglob("*")) == before
         return str(caught.value)
 

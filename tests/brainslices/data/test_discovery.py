@@ -5,7 +5,7 @@ import pytest
 from helpers import save_image
 
 from brainslices.data import discovery
-from brainslices.data.discovery import find_candidates, find_files
+from brainslices.data.discovery import find_files
 from brainslices.data.file_selection import FileSelection
 from brainslices.errors import InputError
 
@@ -22,19 +22,17 @@ def test_visible_files_of_any_depth_are_read_and_masks_are_excluded(tmp_path):
     assert sorted(map(len, files.excluded.values())) == [1, 2, 3]
 
 
-def test_every_file_is_a_candidate_with_a_reason_unless_it_is_read(tmp_path):
-    for name in ("case_1.png", "seg_1.png", ".case_2.png", "table.csv", "a.hdr", "a.img"):
+def test_every_file_is_read_or_has_a_reason(tmp_path):
+    for name in ("seg_1.nii", ".case_2.nii", "table.csv", "a.hdr", "a.img"):
         (tmp_path / name).write_bytes(b"x")
-    candidates = {item.path.name: item for item in find_candidates(tmp_path)}
-    assert len(candidates) == 6
-    assert {name for name, item in candidates.items() if not item.excluded} == {
-        "case_1.png",
-        "a.hdr",
-    }
-    assert "mask" in candidates["seg_1.png"].excluded
-    assert "hidden" in candidates[".case_2.png"].excluded
-    assert "format" in candidates["table.csv"].excluded
-    assert ".hdr" in candidates["a.img"].excluded
+    files = find_files(tmp_path)
+    assert [path.name for path in files.paths] == ["a.hdr"]
+    reasons = {path.name: reason for reason, paths in files.excluded.items() for path in paths}
+    assert len(reasons) == 4
+    assert "mask" in reasons["seg_1.nii"]
+    assert "hidden" in reasons[".case_2.nii"]
+    assert "format" in reasons["table.csv"]
+    assert ".hdr" in reasons["a.img"]
 
 
 def test_single_file_is_read_relative_to_its_folder(tmp_path):

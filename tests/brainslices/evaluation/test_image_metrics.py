@@ -170,7 +170,7 @@ def test_interval_agrees_with_resampling_by_hand():
     generator = np.random.default_rng(5)
     subjects = np.repeat(list("abcdefgh"), [3, 1, 4, 2, 6, 5, 3, 2])
     values = generator.random(len(subjects)) + (subjects > "d")
-    mean, low, high = subject_bootstrap_interval(values, subjects, seed=1, resamples=20000)
+    mean, low, high = subject_bootstrap_interval(values, subjects, seed=1)
     resampled = []
     for _ in range(5000):
         drawn = generator.choice(np.unique(subjects), 8)
