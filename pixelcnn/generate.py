@@ -16,7 +16,7 @@ from brainslices.data.subject_table import is_numeric
 from brainslices.errors import InputError
 from brainslices.evaluation.condition_slopes import condition_slopes, known_values
 from brainslices.evaluation.generation_metrics import check_comparable, evaluate_samples
-from brainslices.evaluation.nearest import nearest_train
+from brainslices.evaluation.nearest import NearestTrain
 from brainslices.resources import check_needed
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
@@ -202,7 +202,7 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
         metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
         neighbours = metrics.pop("nearest")
     elif nearest:
-        neighbours = nearest_train(images, archive)
+        neighbours = NearestTrain(archive)(images, "nearest training slices")
     if neighbours:
         _write_nearest(folder, [names[index] for index in kept], archive, *neighbours)
         sheet = np.isin(kept, shown)

@@ -14,7 +14,7 @@ from brainslices.evaluation.density_coverage import density_and_coverage
 from brainslices.evaluation.frechet import MIN_SIDE, features, frechet_distance
 from brainslices.evaluation.matching import match_rows, sample_pairs
 from brainslices.evaluation.ms_ssim import pairwise_ms_ssim
-from brainslices.evaluation.nearest import nearest_train
+from brainslices.evaluation.nearest import NearestTrain
 
 __all__ = [
     "check_comparable",
@@ -87,7 +87,7 @@ def evaluate_samples(
         `nearest_train_ssim` (test slices), `frechet_distance`, `density`, `coverage`,
         `foreground_area_difference` and `intensity_quantile_difference` (each to the test slices;
         baseline: as many training slices as samples), each with its baseline as `_real`;
-        `samples`, their number; and `nearest`, the row and SSIM arrays of `nearest_train`.
+        `samples`, their number; and `nearest`, the row and SSIM arrays of `NearestTrain`.
 
     Raises:
         InputError: if there are fewer than 2 samples, no two at one position, the shape is not
@@ -102,8 +102,9 @@ def evaluate_samples(
     train_rows, test_rows, pairs, real_pairs = _choose_comparisons(positions, archive, seed)
     train, test = (archive.load(rows)[..., 0] for rows in (train_rows, test_rows))
     unique_test = archive.load(np.unique(test_rows))[..., 0]
-    nearest = nearest_train(images, archive, description="nearest of samples")
-    _, real_scores = nearest_train(unique_test, archive, description="nearest of test slices")
+    find_nearest = NearestTrain(archive)
+    nearest = find_nearest(images, "nearest of samples")
+    _, real_scores = find_nearest(unique_test, "nearest of test slices")
     return {
         "pairwise_ms_ssim": pairwise_ms_ssim(images, pairs, "pairs of samples"),
         "pairwise_ms_ssim_real": pairwise_ms_ssim(train, real_pairs, "pairs of real slices"),

@@ -12,20 +12,9 @@ from brainslices.errors import InputError
 from brainslices.evaluation.pooling import RADIUS, SIGMA, cell_means
 from brainslices.progress import track
 
-__all__ = ["NearestTrain", "nearest_train"]
+__all__ = ["NearestTrain"]
 
 CANDIDATES, THUMBNAIL_SIDE, CHUNK = 32, 64, 256
-
-
-def nearest_train(
-    images: np.ndarray,
-    archive: SliceArchive,
-    *,
-    description: str = "nearest training slices",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the training slice most like each image; arguments and results as of `NearestTrain`."""
-    _check_shape(images, archive)
-    return NearestTrain(archive)(images, description)
 
 
 class NearestTrain:

@@ -20,7 +20,7 @@ from brainslices.evaluation.generation_metrics import (
 from brainslices.evaluation.image_metrics import reconstruction_scores
 from brainslices.evaluation.matching import match_rows, sample_pairs
 from brainslices.evaluation.ms_ssim import ms_ssim, pairwise_ms_ssim
-from brainslices.evaluation.nearest import nearest_train
+from brainslices.evaluation.nearest import NearestTrain
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_some_of_many_pairs_are_sampled_by_seed():
 
 def test_nearest_training_slice_is_that_of_brute_force(phantom_archive):
     images = split_images(phantom_archive, "test")[::2]
-    rows, scores = nearest_train(images, phantom_archive)
+    rows, scores = NearestTrain(phantom_archive)(images)
     train = phantom_archive.indices("train")
     for image, row, score in zip(images, rows, scores, strict=True):
         reported = [
@@ -109,14 +109,14 @@ def test_nearest_training_slice_is_that_of_brute_force(phantom_archive):
 
 def test_memorised_slices_are_found(phantom_archive):
     train = phantom_archive.indices("train")[[3, 17, 30]]
-    rows, scores = nearest_train(phantom_archive.load(train)[..., 0], phantom_archive)
+    rows, scores = NearestTrain(phantom_archive)(phantom_archive.load(train)[..., 0])
     np.testing.assert_array_equal(rows, train)
     np.testing.assert_allclose(scores, 1)
 
 
 def test_nearest_of_bright_and_black_images(phantom_archive):
     images = np.stack([np.zeros((64, 64)), np.ones((64, 64))]).astype("float32")
-    rows, scores = nearest_train(images, phantom_archive)
+    rows, scores = NearestTrain(phantom_archive)(images)
     for image, row, score in zip(images, rows, scores, strict=True):
         reported = reconstruction_scores(phantom_archive.load([row])[0], image)["ssim"]
         assert score == pytest.approx(reported, abs=1e-9)
@@ -124,7 +124,7 @@ def test_nearest_of_bright_and_black_images(phantom_archive):
 
 def test_images_of_another_size_are_refused(phantom_archive):
     with pytest.raises(InputError, match=r"`images`.*shape \(2, 32, 64\)"):
-        nearest_train(np.zeros((2, 32, 64), "float32"), phantom_archive)
+        NearestTrain(phantom_archive)(np.zeros((2, 32, 64), "float32"))
 
 
 def test_features_are_fixed_and_see_layout_and_texture(phantom_archive):
