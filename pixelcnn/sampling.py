@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainslices.data.batches import padded_batches
 from brainslices.errors import InputError
 from brainslices.progress import bar
 from brainslices.types import Tensor
@@ -221,15 +222,12 @@ class Sampler:
         count, shape = len(positions), self.model.grid_shape
         noise_indices = np.arange(count) if noise_indices is None else noise_indices
         with bar(total=count, description="sampling", unit="slices") as progress_bar:
-            for start in range(0, count, batch_size):
-                # The last batch is padded: another batch size would be compiled again.
-                rows = np.minimum(np.arange(start, start + min(batch_size, count)), count - 1)
+            for rows, size in padded_batches(count, min(batch_size, count)):
                 samples = self(
                     np.asarray(positions)[rows],
                     uniform_noise(seed, noise_indices[rows].tolist(), shape),
                     None if observed is None else observed[rows],
                 )
-                size = min(batch_size, count - start)
                 progress_bar.update(size)
                 yield {name: values[:size] for name, values in samples.items()}
 

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import percentileofscore
 from skimage.transform import resize
 
+from brainslices.data.batches import padded_batches
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
 from brainslices.progress import bar
@@ -173,14 +174,12 @@ def in_batches(
         The results of all entries.
     """
     count, results = len(arrays[0]), []
-    size = min(batch_size, count)
+    batches = padded_batches(count, min(batch_size, count))
     with bar(count, description or "", "slices", silent=description is None) as progress:
-        for start in range(0, count, size):
-            # Another size would be compiled again.
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            results.append(np.asarray(function(*(array[rows] for array in arrays))))
-            progress.update(min(size, count - start))
-    return np.concatenate(results)[:count]
+        for rows, size in batches:
+            results.append(np.asarray(function(*(array[rows] for array in arrays)))[:size])
+            progress.update(size)
+    return np.concatenate(results)
 
 
 def stack_images(images: Sequence[np.ndarray] | np.ndarray, rows: np.ndarray) -> np.ndarray:

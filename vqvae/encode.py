@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from brainslices.data.archive import SPLITS, SliceArchive
+from brainslices.data.batches import padded_batches
 from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
 from brainslices.data.crop import CropBox
 from brainslices.errors import CorruptFileError, InputError
@@ -218,16 +219,11 @@ class _Encoder(keras.Model):
 
 def _encode_batches(encoder, archive, rows, variant, batch_size):
     """Yield the codes, uint16 of shape (batch, r, c), of a variant of the slices in `rows`."""
-    batch_size = min(batch_size, len(archive.index))
+    batch_size = min(batch_size, len(archive.index))  # the same for all splits
     max_shift = _max_shift(encoder.vqvae)
-    # One shape, one compilation: the last batch is padded with black images.
-    padded = np.zeros((batch_size, *archive.image_shape, 1), "float32")
-    for start in range(0, len(rows), batch_size):
-        batch_rows = rows[start : start + batch_size]
-        count = len(batch_rows)
-        padded[:count] = augment(archive.load(batch_rows), variant, batch_rows, max_shift)
-        padded[count:] = 0
-        yield encoder.predict_on_batch(padded)[:count].astype("uint16")
+    for indices, size in padded_batches(len(rows), batch_size):
+        images = augment(archive.load(rows[indices]), variant, rows[indices], max_shift)
+        yield encoder.predict_on_batch(images)[:size].astype("uint16")
 
 
 def _max_shift(model):

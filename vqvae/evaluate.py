@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from brainslices.data.batches import padded_batches
 from brainslices.data.crop import CropBox
 from brainslices.data.slices import Slices
 from brainslices.errors import InputError
@@ -122,24 +123,18 @@ def _reconstruct_and_score(
     Returns:
         Codes, int32 of shape (slices, r, c), and the scores of `score_slices`.
     """
-    batch_size = min(batch_size, len(slices))
-    # One shape, one compilation: the last batch is padded with black.
-    batch = np.zeros((batch_size, *model.image_shape), "float32")
     codes, scores = [], []
     with bar(len(slices), "reconstructing", "slices") as progress:
-        for start in range(0, len(slices), batch_size):
-            records = slices.records[start : start + batch_size]
-            batch[:] = 0
-            for index in range(len(records)):
-                batch[index] = slices[start + index]
-            outputs = model.predict_on_batch(batch[..., np.newaxis])
-            images = np.clip(outputs["reconstruction"][: len(records), ..., 0], 0, 1)
-            codes.append(outputs["codes"][: len(records)])
-            scores.append(score_slices(batch[: len(records)], images))
+        for rows, size in padded_batches(len(slices), min(batch_size, len(slices))):
+            originals = np.stack([slices[row] for row in rows])
+            outputs = model.predict_on_batch(originals[..., np.newaxis])
+            images = np.clip(outputs["reconstruction"][:size, ..., 0], 0, 1)
+            codes.append(outputs["codes"][:size])
+            scores.append(score_slices(originals[:size], images))
             if image_folder:
-                for record, image in zip(records, images, strict=True):
-                    _write_image(image_folder, record.slice_id, image)
-            progress.update(len(records))
+                for row, image in zip(rows[:size], images, strict=True):
+                    _write_image(image_folder, slices.records[row].slice_id, image)
+            progress.update(size)
     all_scores = {name: np.concatenate([part[name] for part in scores]) for name in SCORES}
     if np.isnan(all_scores["ssim_foreground"]).all():
         raise InputError(f"All images of {slices.path} are black: there is nothing to score.")

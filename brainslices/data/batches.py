@@ -2,6 +2,7 @@
 
 import abc
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ import numpy as np
 from brainslices.data.archive import SliceArchive
 from brainslices.errors import InputError
 
-__all__ = ["Batches", "SliceBatches", "largest_even_count"]
+__all__ = ["Batches", "SliceBatches", "largest_even_count", "padded_batches"]
 
 
 def largest_even_count(count: int, devices: int) -> int:
@@ -29,6 +30,26 @@ def largest_even_count(count: int, devices: int) -> int:
             "Hide some devices, or prepare an archive with more slices in every split."
         )
     return count - count % devices
+
+
+def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Divide items into batches of one size, because another size would be compiled again.
+
+    Args:
+        count: number of items.
+        batch_size: size of every batch; the last item pads the last one.
+
+    Yields:
+        Indices of the items of a batch, int array of shape (batch_size,), and how many of them are
+        not padding.
+
+    Example:
+        >>> [(indices.tolist(), size) for indices, size in padded_batches(4, 3)]
+        [([0, 1, 2], 3), ([3, 3, 3], 1)]
+    """
+    for start in range(0, count, batch_size):
+        indices = np.arange(start, start + batch_size)
+        yield np.minimum(indices, count - 1), min(batch_size, count - start)
 
 
 class Batches(keras.utils.PyDataset, abc.ABC):
