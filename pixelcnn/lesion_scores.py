@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from brainslices.data.slices import Slices
 from brainslices.errors import InputError
+from brainslices.evaluation.bootstrap import named_interval
 from brainslices.evaluation.detection import PixelCounts, subject_auroc
 from brainslices.evaluation.lesions import LESIONS, Lesion, head_mask
 from brainslices.progress import track
@@ -129,12 +130,9 @@ def _measure(healthy, lesioned, masks, heads, kept, subjects):
         "average_precision": counts.average_precision(),
         "dice": counts.best_dice(),
     }
-    ends = ("", "_low", "_high")
-    scores = {
-        f"{name}{end}": value
-        for name, interval in intervals.items()
-        for end, value in zip(ends, interval, strict=True)
-    }
+    scores = {}
+    for name, interval in intervals.items():
+        scores |= named_interval(name, interval)
     return {**scores, "average_precision_chance": counts.chance}
 
 

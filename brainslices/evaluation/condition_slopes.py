@@ -7,18 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import bootstrap
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.data.subject_table import is_numeric
 from brainslices.errors import InputError
+from brainslices.evaluation.bootstrap import bootstrap_interval, named_interval
 
 __all__ = ["condition_slopes", "known_values", "slice_statistics"]
 
 # A pixel of the head below this share of the head's median is dark: mostly cerebrospinal fluid.
 DARK = 0.45
 QUANTILES = (0.25, 0.5, 0.75)
-RESAMPLES = 2000
 MIN_SUBJECTS = 3
 
 
@@ -102,9 +101,10 @@ def condition_slopes(
         noise_slopes = weights @ statistic.reshape(len(values), -1)
         noise_slopes = noise_slopes[np.isfinite(noise_slopes)]
         is_known = np.isfinite(real[key])
+        observations = real_values[is_known], real[key][is_known]
         slopes[key] = {
-            **_interval("slope", np.mean, (noise_slopes,), seed),
-            **_interval("slope_real", _slope, (real_values[is_known], real[key][is_known]), seed),
+            **named_interval("slope", bootstrap_interval(np.mean, (noise_slopes,), seed)),
+            **named_interval("slope_real", bootstrap_interval(_slope, observations, seed)),
         }
     return slopes
 
@@ -130,12 +130,3 @@ def _slope(values, statistic, axis=-1):
     """Slope of the least-squares line."""
     centred = values - values.mean(axis=axis, keepdims=True)
     return (centred * statistic).sum(axis=axis) / (centred**2).sum(axis=axis)
-
-
-def _interval(name, statistic, data, seed):
-    estimate = float(statistic(*data, axis=-1))
-    if len(data[0]) == 1:  # SciPy resamples from two observations on
-        return {name: estimate, f"{name}_low": estimate, f"{name}_high": estimate}
-    options = {"n_resamples": RESAMPLES, "method": "percentile", "rng": seed, "paired": True}
-    low, high = bootstrap(data, statistic, **options).confidence_interval
-    return {name: estimate, f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.stats import bootstrap
 from skimage.metrics import structural_similarity
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
+from brainslices.evaluation.bootstrap import bootstrap_interval, named_interval
 from brainslices.evaluation.pooling import RADIUS, SIGMA, SMALLEST_SIDE
 from brainslices.evaluation.scores import SCORES
 from brainslices.progress import track
@@ -37,7 +37,6 @@ __all__ = [
 
 Images = Sequence[np.ndarray] | np.ndarray
 CHUNK = 256
-RESAMPLES = 2000
 # The rounding of an 8-bit source has variance 1 / 12 grey level^2; no smaller error is real.
 PSNR_CEILING_DB = 10 * math.log10(12 * 255**2)
 
@@ -163,9 +162,6 @@ def subject_bootstrap_interval(
 
     Raises:
         InputError: if `values` and `subjects` differ in length.
-
-    Reference:
-        Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
     """
     values, names = np.asarray(values, "float64"), np.asarray(subjects)
     if values.ndim != 1 or values.shape != names.shape:
@@ -178,18 +174,9 @@ def subject_bootstrap_interval(
         return math.nan, math.nan, math.nan
     owner = np.unique(names[is_scored], return_inverse=True)[1]
     sums, counts = np.bincount(owner, weights=values[is_scored]), np.bincount(owner)
-    mean = float(sums.sum() / counts.sum())
-    if len(sums) == 1:  # SciPy resamples from two observations on
-        return mean, mean, mean
-    low, high = bootstrap(
-        (sums, counts),
-        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
-        paired=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=seed,
-    ).confidence_interval
-    return mean, float(low), float(high)
+    return bootstrap_interval(
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis), (sums, counts), seed
+    )
 
 
 def with_interval(name: str, values: np.ndarray, subjects: Sequence[str]) -> dict[str, float]:
@@ -200,8 +187,7 @@ def with_interval(name: str, values: np.ndarray, subjects: Sequence[str]) -> dic
         values: as in `subject_bootstrap_interval`.
         subjects: as in `subject_bootstrap_interval`.
     """
-    interval = subject_bootstrap_interval(values, subjects, seed=0)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+    return named_interval(name, subject_bootstrap_interval(values, subjects, seed=0))
 
 
 def summarize(
