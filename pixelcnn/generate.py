@@ -12,6 +12,7 @@ from PIL import Image
 from brainslices.csv_files import write_rows
 from brainslices.data.archive import SliceArchive
 from brainslices.data.crop import CropBox
+from brainslices.data.images import to_uint8
 from brainslices.data.subject_table import is_numeric
 from brainslices.errors import InputError
 from brainslices.evaluation.condition_slopes import condition_slopes, known_values
@@ -245,7 +246,7 @@ def _write_images(folder, samples, kept):
     groups = [re.sub(r"\W+", "_", f"{group} ") for group in samples.groups] or [""]
     groups = np.repeat(groups, len(samples.positions) // len(groups))
     for batch in samples.batches:
-        for image in np.rint(batch["images"][..., 0] * 255).astype("uint8"):
+        for image in to_uint8(batch["images"][..., 0]):
             index = len(names)
             position = f"position_{samples.positions[index]:.3f}"
             names.append(f"sample_{index:04d}_{groups[index]}{position}.png")

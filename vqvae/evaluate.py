@@ -7,6 +7,7 @@ from PIL import Image
 
 from brainslices.data.batches import padded_batches
 from brainslices.data.crop import CropBox
+from brainslices.data.images import to_uint8
 from brainslices.data.slices import Slices
 from brainslices.errors import InputError
 from brainslices.evaluation.codecs import codec_scores
@@ -146,7 +147,7 @@ def _write_image(folder: Path, slice_id: str, image: np.ndarray) -> None:
     parts = [part for part in PurePosixPath(slice_id).parts if part not in ("/", "..")]
     path = folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.rint(image * 255).astype("uint8")).save(path)
+    Image.fromarray(to_uint8(image)).save(path)
 
 
 def _figure_rows(model, slices, codes, scores):

@@ -1,4 +1,4 @@
-"""Read greyscale images; refuse by name those whose grey levels would be ambiguous."""
+"""Read greyscale images as 8 bits; refuse by name those whose grey levels would be ambiguous."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from brainslices.errors import InputError
 from brainslices.reading import reading
 from brainslices.types import PathLike
 
-__all__ = ["fit_image", "read_image"]
+__all__ = ["fit_image", "read_image", "to_uint8"]
 
 # Share of the pixels in the upper half of a window that may reach its upper end: bone in a window
 # of the brain may, a whole head not.
@@ -60,7 +60,17 @@ def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.
             f"Received: window={window}, values up to {grey.max()}. Give a --window LOW HIGH that "
             "holds the grey levels."
         )
-    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return to_uint8(scaled)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Round intensities in [0, 1], clipped to it, to 8 bits.
+
+    Example:
+        >>> to_uint8(np.array([-0.5, 0.5, 1.0])).tolist()
+        [0, 128, 255]
+    """
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

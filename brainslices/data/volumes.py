@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
+from brainslices.data.images import to_uint8
 from brainslices.data.intensities import INTENSITY_RULE, fill_outside
 from brainslices.data.resampling import resample
 from brainslices.data.volume_files import load_volume
@@ -126,7 +127,7 @@ def axial_slices(
     pixel = pixel_mm or _automatic_pixel(np.array(volume.voxels.shape[:2]) * sides, size)
     slices = np.stack([resample(plane, sides, size, pixel) for plane in planes])
     fractions = (z_mm - bottom) / (top - bottom) if top > bottom else np.full(count, 0.5)
-    return fractions, np.rint(slices * 255).astype(np.uint8)
+    return fractions, to_uint8(slices)
 
 
 def _interpolate_planes(volume: Volume, z_mm: np.ndarray) -> np.ndarray:

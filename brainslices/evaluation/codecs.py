@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from brainslices.data.images import to_uint8
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import Images, check_image, score_slices, summarize
 from brainslices.progress import bar
@@ -44,7 +45,7 @@ def codec_rate(
     options, payload_size = _encoder(codec, quality)
     bits, pixels, decoded = 0, 0, []
     for image in images:
-        grey = np.rint(np.clip(check_image("images", image), 0, 1) * 255).astype("uint8")
+        grey = to_uint8(check_image("images", image))
         buffer = io.BytesIO()
         Image.fromarray(grey).save(buffer, **options)
         bits += 8 * payload_size(buffer.getvalue())

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -27,7 +26,7 @@ from brainslices.report.verdict import judge
 from brainslices.runs.atomic import atomic_path
 from brainslices.types import PathLike
 from brainslices.visualization.figures import ReconstructionRow
-from brainslices.visualization.html import COMPARISON_CSS, comparison, picture_url
+from brainslices.visualization.html import COMPARISON_CSS, colour, comparison, picture_url
 
 __all__ = ["write_report"]
 
@@ -107,7 +106,7 @@ def _render(
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "picture": picture_url, "codes": _codes}
-    environment.filters["similarity"] = lambda values: picture_url(_colour(values, "magma"))
+    environment.filters["similarity"] = lambda values: picture_url(colour(values, "magma"))
     environment.globals |= {"comparison": comparison, "comparison_css": Markup(COMPARISON_CSS)}
     figures = {f"curves-{row}": figure for row, figure in enumerate(plots.learning_curves(runs))}
     if reconstructions:
@@ -201,8 +200,4 @@ def _number(value: object) -> str:
 
 def _codes(row: ReconstructionRow, last_code: int) -> str:
     """Draw a code grid in the colours of the reconstruction figure, one pixel per code."""
-    return picture_url(_colour(row.codes / max(last_code, 1), "viridis"))
-
-
-def _colour(values, name):
-    return matplotlib.colormaps[name](np.clip(values, 0, 1), bytes=True)[..., :3]
+    return picture_url(colour(row.codes / max(last_code, 1), "viridis"))

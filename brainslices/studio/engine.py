@@ -11,6 +11,7 @@ import numpy as np
 
 from brainslices.data.archive import SliceArchive
 from brainslices.data.crop import CropBox
+from brainslices.data.images import to_uint8
 from brainslices.errors import InputError
 from brainslices.evaluation.codecs import codec_rate, search_quality
 from brainslices.evaluation.image_metrics import reconstruction_scores, similarity_map
@@ -120,7 +121,7 @@ class Engine:
         for top_p, guidance in itertools.product((None, 0.9), (1.0, 2.0) if first else (1.0,)):
             options = {"top_p": top_p, "guidance": guidance, "conditions": conditions}
             *_, sampling = self.sample(1, 0.5, **options)
-        image = np.rint(self.decode(sampling.codes)[0] * 255).astype("uint8")
+        image = to_uint8(self.decode(sampling.codes)[0])
         next(self.inpaint(image, np.indices(image.shape)[0] < len(image) // 2, 1, 0))
 
     def sample(

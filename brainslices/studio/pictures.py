@@ -5,6 +5,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from brainslices.data.crop import CropBox
+from brainslices.data.images import to_uint8
+from brainslices.visualization.html import colour
+from brainslices.visualization.surprise import COLORMAP, map_opacity
 
 __all__ = [
     "cell_at",
@@ -23,19 +26,19 @@ PENDING = 0.16  # intensity where nothing is sampled yet
 
 def grey(image: np.ndarray) -> Image.Image:
     """Convert float (rows, cols) in [0, 1] to an 8-bit image."""
-    return Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype("uint8"))
+    return Image.fromarray(to_uint8(image))
 
 
 def similarity(values: np.ndarray) -> Image.Image:
     """Colour an SSIM map, float (rows, cols), and enlarge it: yellow is 1, dark blue 0 or less."""
-    picture = Image.fromarray(_colours(np.clip(values, 0, 1)))
+    picture = Image.fromarray(colour(values, "viridis"))
     factor = max(1, round(COLUMN / picture.width))
     return picture.resize((picture.width * factor, picture.height * factor))
 
 
 def code_grid(codes: np.ndarray, num_embeddings: int, selected: tuple[int, int]) -> Image.Image:
     """Draw a code grid, int (r, c), a coloured cell for each code, with one cell outlined."""
-    cells = _colours(codes / max(num_embeddings - 1, 1))
+    cells = colour(codes / max(num_embeddings - 1, 1), "viridis")
     picture = Image.fromarray(cells).resize(
         (codes.shape[1] * CELL, codes.shape[0] * CELL), Image.Resampling.NEAREST
     )
@@ -99,16 +102,11 @@ def overlay(image: np.ndarray, values: np.ndarray, highest: float) -> np.ndarray
     Args:
         image: the slice, in [0, 1].
         values: the map; at 0 and below it is transparent.
-        highest: value at the end of the colour map; the map is opaque from half of it on.
+        highest: value at the end of the colour map.
 
     Returns:
         float array of shape (rows, cols, 3), in [0, 1].
     """
-    share = np.clip(values / highest, 0, 1)
-    opacity = np.clip(2 * share, 0, 1)[..., np.newaxis]
-    colours = matplotlib.colormaps["inferno"](share)[..., :3]
+    opacity = map_opacity(values, highest)[..., np.newaxis]
+    colours = matplotlib.colormaps[COLORMAP](np.clip(values / highest, 0, 1))[..., :3]
     return opacity * colours + (1 - opacity) * image[..., np.newaxis]
-
-
-def _colours(values: np.ndarray) -> np.ndarray:
-    return matplotlib.colormaps["viridis"](values, bytes=True)[..., :3]

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from brainslices.data.images import to_uint8
 from brainslices.reading import reading
 from brainslices.runs.arrays import read_arrays
 from brainslices.types import PathLike
@@ -29,7 +30,7 @@ def write_examples(path: PathLike, rows: Sequence[ReconstructionRow], counts: np
     """
     arrays = {name: np.stack([getattr(row, name) for row in rows]) for name in NAMES}
     for name in IMAGES:
-        arrays[name] = np.rint(np.clip(arrays[name], 0, 1) * 255).astype("uint8")
+        arrays[name] = to_uint8(arrays[name])
     arrays["codes"] = arrays["codes"].astype("uint16")
     arrays["code_counts"] = counts.astype("int64")
     np.savez_compressed(path, allow_pickle=False, **arrays)

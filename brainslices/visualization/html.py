@@ -3,11 +3,14 @@
 import base64
 import io
 
+import matplotlib
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-__all__ = ["COMPARISON_CSS", "comparison", "picture_url"]
+from brainslices.data.images import to_uint8
+
+__all__ = ["COMPARISON_CSS", "colour", "comparison", "picture_url"]
 
 COMPARISON_CSS = """
 .compare { position: relative; --cut: 50%; }
@@ -32,15 +35,28 @@ COMPARISON = Markup("""<div class="compare">
 </div>""")
 
 
+def colour(values: np.ndarray, colormap: str) -> np.ndarray:
+    """Colour an array of values in [0, 1], clipped to it.
+
+    Args:
+        values: float array of shape (rows, cols).
+        colormap: name of one of matplotlib's colour maps.
+
+    Returns:
+        uint8 array of shape (rows, cols, 3).
+    """
+    return matplotlib.colormaps[colormap](np.clip(values, 0, 1), bytes=True)[..., :3]
+
+
 def picture_url(image: np.ndarray) -> str:
     """Encode a picture as its own lossless address.
 
     Args:
         image: uint8 array, or float array in [0, 1], of shape (rows, cols) or (rows, cols, 3).
     """
-    pixels = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255)
+    pixels = image if image.dtype == np.uint8 else to_uint8(image)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.astype("uint8")).save(buffer, format="WEBP", lossless=True)
+    Image.fromarray(pixels).save(buffer, format="WEBP", lossless=True)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

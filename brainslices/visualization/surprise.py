@@ -9,8 +9,9 @@ import numpy as np
 from brainslices.types import PathLike
 from brainslices.visualization.figures import add_colorbar, slice_panels
 
-__all__ = ["SurpriseRow", "surprise_figure"]
+__all__ = ["COLORMAP", "SurpriseRow", "map_opacity", "surprise_figure"]
 
+COLORMAP = "inferno"
 # Maps are opaque from this share of the colour scale on, so that the slice is seen where they are
 # low.
 OPAQUE_FROM = 0.5
@@ -54,15 +55,20 @@ def surprise_figure(path: PathLike, rows: Sequence[SurpriseRow]) -> None:
             add_colorbar(column, _draw_overlays(column, rows, values), unit)
 
 
+def map_opacity(values: np.ndarray, highest: float) -> np.ndarray:
+    """Return the opacity of a map over its slice: 0 at 0 and below, 1 from half of `highest` on."""
+    return np.clip(values / (OPAQUE_FROM * highest), 0, 1)
+
+
 def _draw_overlays(panels, rows, maps):
     """Draw one map over each slice, all on one scale from 0; return the scale and its colours."""
     highest = max(float(np.max(values)) for values in maps) or 1.0
     for panel, row, values in zip(panels, rows, maps, strict=True):
-        opacity = np.clip(values / (OPAQUE_FROM * highest), 0, 1)
+        opacity = map_opacity(values, highest)
         panel.imshow(row.original, cmap="gray", vmin=0, vmax=1)
-        panel.imshow(values, cmap="inferno", vmin=0, vmax=highest, alpha=opacity)
+        panel.imshow(values, cmap=COLORMAP, vmin=0, vmax=highest, alpha=opacity)
         panel.set_xlabel(f"{row.bits:.0f} bits, percentile {row.percentile:.0f}")
     # A colour bar of an image with opacities would be transparent too.
     return matplotlib.cm.ScalarMappable(
-        matplotlib.colors.Normalize(0, highest), matplotlib.colormaps["inferno"]
+        matplotlib.colors.Normalize(0, highest), matplotlib.colormaps[COLORMAP]
     )
