@@ -29,6 +29,7 @@ __all__ = [
     "print_wrapped",
     "printable_output",
     "run",
+    "share_gpu_memory",
     "suppress_backend_logs",
 ]
 
@@ -72,6 +73,12 @@ def _initialize_devices() -> None:
         import keras
 
         keras.distribution.list_devices()
+
+
+def share_gpu_memory() -> None:
+    """Let backends that are imported later allocate GPU memory as they need it, not all at once."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 @contextlib.contextmanager

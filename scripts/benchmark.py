@@ -10,7 +10,6 @@ measured.
 """
 
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -64,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from brainslices.data.archive import SliceArchive
     from brainslices.runs.provenance import environment
 
-    # Measurements in processes of their own share the GPU's memory with this one.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    cli.share_gpu_memory()  # with measurements in processes of their own
     with cli.suppress_backend_logs():
         from benchmarks import pixelcnn_benchmarks, roofline, vqvae_benchmarks
 

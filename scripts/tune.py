@@ -49,9 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, search, and print the result."""
     arguments = cli.parse(Arguments, argv)
 
-    # Trials may share a GPU, and a process takes all of its memory by default.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    cli.share_gpu_memory()  # among trials
     with cli.suppress_backend_logs():
         from tuning.search import ENVIRONMENT, join, search
 
