@@ -16,7 +16,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.pooling import C1, C2, RADIUS, SIGMA, SMALLEST_SIDE
 from brainslices.types import Tensor
 
-__all__ = ["SMALLEST_SIDE", "ssim", "ssim_foreground", "ssim_map", "ssim_scores"]
+__all__ = ["SMALLEST_SIDE", "ssim_map", "ssim_scores"]
 
 
 def ssim_map(originals: Tensor, reconstructions: Tensor) -> Tensor:
@@ -54,29 +54,20 @@ def ssim_map(originals: Tensor, reconstructions: Tensor) -> Tensor:
     return ops.expand_dims(luminance * structure, axis=-1)
 
 
-def ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
-    """Compute the mean structural similarity of each image; arguments as in `ssim_map`.
+def ssim_scores(originals: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the mean structural similarity of each image and of its foreground.
+
+    Args:
+        originals: as in `ssim_map`.
+        reconstructions: as in `ssim_map`.
 
     Returns:
-        float32 tensor of shape (batch,): the map's mean without its outer 5 pixels, where the
-        window leaves the image, as in scikit-image. `1 - ssim(...)` is a loss.
-    """
-    return ssim_scores(originals, reconstructions)[0]
-
-
-def ssim_foreground(originals: Tensor, reconstructions: Tensor) -> Tensor:
-    """Compute the mean structural similarity over each foreground; arguments as in `ssim_map`.
-
-    Returns:
-        float32 tensor of shape (batch,): the map's mean where the original exceeds
+        `ssim`, float32 tensor of shape (batch,): the map's mean without its outer 5 pixels, where
+        the window leaves the image, as in scikit-image; one minus it is a loss.
+        `ssim_foreground`, of the same shape: the map's mean where the original exceeds
         `FOREGROUND_THRESHOLD`. An image without foreground scores 0 with no gradient, where the
         reported score (`brainslices.evaluation.image_metrics`) is NaN and left out of the means.
     """
-    return ssim_scores(originals, reconstructions)[1]
-
-
-def ssim_scores(originals: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute `ssim` and `ssim_foreground` from one map; arguments as in `ssim_map`."""
     similarity, inner = ssim_map(originals, reconstructions), slice(RADIUS, -RADIUS)
     foreground = ops.cast(ops.cast(originals, "float32") > FOREGROUND_THRESHOLD, "float32")
     total = ops.sum(similarity * foreground, axis=(1, 2, 3))

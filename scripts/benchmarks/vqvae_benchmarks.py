@@ -32,7 +32,7 @@ from brainslices.data.archive import SliceArchive
 from brainslices.data.batches import SliceBatches
 from brainslices.data.preparation import SourceConfig, make_archive
 from brainslices.evaluation.image_metrics import score_slices
-from brainslices.evaluation.ssim import ssim, ssim_foreground
+from brainslices.evaluation.ssim import ssim_scores
 from brainslices.training.loop import enable_determinism
 from brainslices.training.optimizer import compile_model
 from brainslices.training.precision import resolve_precision, trainable_policies
@@ -61,7 +61,7 @@ def measure_start(setting: Setting) -> Iterator[Row]:
         command = [sys.executable, path, "--help"]
         return time_call(partial(subprocess.run, command, check=True, capture_output=True))
 
-    commands = sorted(setting.scripts.glob("*.py"))
+    commands = sorted(setting.scripts.glob("[!_]*.py"))
     candidates = {path.name: partial(time_help, path) for path in commands}
     for name, seconds in interleaved_medians(candidates, setting.rounds).items():
         yield Row(f"{name} --help", "s", seconds, at_most=1.0)
@@ -188,8 +188,7 @@ def measure_evaluation(setting: Setting) -> Iterator[Row]:
 def _build_scorer(image_shape):
     pair = keras.Input(image_shape), keras.Input(image_shape)
     scores = keras.layers.Lambda(
-        lambda images: ops.stack([ssim(*images), ssim_foreground(*images)], axis=-1),
-        output_shape=(2,),
+        lambda images: ops.stack(ssim_scores(*images), axis=-1), output_shape=(2,)
     )
     return keras.Model(pair, scores(pair))
 

@@ -10,9 +10,17 @@ from skimage.metrics import structural_similarity
 from brainslices.data.archive import FOREGROUND_THRESHOLD
 from brainslices.errors import InputError
 from brainslices.evaluation import ssim as batched_ssim
-from brainslices.evaluation.ssim import ssim, ssim_foreground, ssim_map
+from brainslices.evaluation.ssim import ssim_map, ssim_scores
 
 TOLERANCE = 1e-4
+
+
+def ssim(originals, others):
+    return ssim_scores(originals, others)[0]
+
+
+def ssim_foreground(originals, others):
+    return ssim_scores(originals, others)[1]
 
 
 def reference(original, reconstruction):
