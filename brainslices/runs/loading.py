@@ -17,7 +17,7 @@ from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import REPAIR, Run
 from brainslices.types import PathLike
 
-__all__ = ["load_model"]
+__all__ = ["copy_model", "load_model"]
 
 
 def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
@@ -50,7 +50,7 @@ def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
         if not model.built:
             raise ValueError("it lacks the shapes of its weights")
         if dtype and dtype != model.dtype_policy.name:
-            model = _with_dtype(model, dtype)
+            model = copy_model(model, dtype=dtype)
     # Identifies the model to whatever depends on it, as a prior does on its VQ-VAE.
     model.file_hash = file_hash(path)
     return model
@@ -69,8 +69,14 @@ def _read_config(path: Path, kind: str) -> tuple[type, Any]:
     return config_type, from_dict(config_type, values, path)
 
 
-def _with_dtype(trained, dtype):
-    model = type(trained).from_config({**trained.get_config(), "dtype": dtype})
-    model.build_from_config(trained.get_build_config())
-    model.set_weights(trained.get_weights())
-    return model
+def copy_model(model: keras.Model, **changes: Any) -> keras.Model:
+    """Copy a built model with its weights, without its optimizer.
+
+    Args:
+        model: the model.
+        **changes: entries of its Keras configuration that differ in the copy, such as `dtype`.
+    """
+    copy = type(model).from_config({**model.get_config(), **changes})
+    copy.build_from_config(model.get_build_config())
+    copy.set_weights(model.get_weights())
+    return copy

@@ -22,6 +22,7 @@ from brainslices.distributed.collectives import (
 from brainslices.distributed.devices import single_device
 from brainslices.errors import InputError
 from brainslices.runs.atomic import atomic_path
+from brainslices.runs.loading import copy_model
 from brainslices.runs.run import Run
 from brainslices.training.checkpoint import TrainingProgress, has_finite_variables, save_checkpoint
 from brainslices.training.compat import sync_variables
@@ -199,7 +200,8 @@ class HistoryCallback(TrainingCallback):
     def _save_model(self):
         if is_primary():
             with atomic_path(self.run.model_path) as temporary:
-                _inference_copy(self.model).save(temporary)
+                # No user of the model needs the state and the class of its optimizer.
+                copy_model(self.model).save(temporary)
 
 
 class CheckpointCallback(TrainingCallback):
@@ -325,11 +327,3 @@ def draw_history(run: Run, progress: TrainingProgress) -> None:
 
 def _copies(variables):
     return [np.array(variable) for variable in variables]
-
-
-def _inference_copy(model):
-    """Copy a model without its optimizer, whose state and class no user of the model needs."""
-    copy = type(model).from_config(model.get_config())
-    copy.build_from_config(model.get_build_config())
-    copy.set_weights(model.get_weights())
-    return copy
