@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 
     with cli.suppress_backend_logs():
+        from brainslices.report.collect import folder_name
         from brainslices.report.page import write_report
         from brainslices.studio.app import build
         from brainslices.studio.engine import Engine
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     engine.warm_up()
 
     def page():
-        return build(engine, "/".join(arguments.run.resolve().parts[-2:]), report)
+        return build(engine, folder_name(arguments.run), report)
 
     def ready(address: str) -> None:
         print_lines(f"{address} is ready; Ctrl-C stops it")

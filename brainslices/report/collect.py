@@ -37,6 +37,7 @@ __all__ = [
     "Sampling",
     "Scoring",
     "Search",
+    "folder_name",
     "read_reconstruction",
     "read_run",
     "read_sampling",
@@ -70,6 +71,11 @@ OBJECTIVES: dict[str, tuple[str, str, Callable]] = {
 MAX_SHOWN = 64
 
 
+def folder_name(path: Path) -> str:
+    """Return the name of a folder after that of the folder that it is in, such as "runs/vqvae"."""
+    return "/".join(path.resolve().parts[-2:])
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One training.
@@ -101,7 +107,7 @@ class RunRecord:
     @property
     def name(self) -> str:
         """Name of the folder and of the one that it is in."""
-        return "/".join(self.run.path.resolve().parts[-2:])
+        return folder_name(self.run.path)
 
     @property
     def kind(self) -> str:
@@ -162,7 +168,7 @@ class Output:
     @property
     def name(self) -> str:
         """Name of the folder and of the one that it is in."""
-        return "/".join(self.path.resolve().parts[-2:])
+        return folder_name(self.path)
 
 
 @dataclass(frozen=True)
