@@ -12,6 +12,7 @@ from pathlib import Path
 import keras_tuner
 from tqdm import tqdm
 
+from brainslices.distributed.ports import wait_for_server
 from brainslices.errors import InputError
 from brainslices.types import PathLike
 from tuning.config import SearchConfig
@@ -158,18 +159,13 @@ def _check_port(address, port):
 
 def _connect(address, port):
     """Wait until the chief listens."""
-    deadline = time.monotonic() + CONNECT_TIMEOUT_S
-    while True:
-        try:
-            socket.create_connection((address, int(port)), timeout=5).close()
-            return
-        except (OSError, ValueError, OverflowError) as error:
-            if not isinstance(error, OSError) or time.monotonic() > deadline:
-                raise InputError(
-                    f"The chief of the search cannot be reached at {address}:{port} ({error}). "
-                    "Start it first, and check KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT."
-                ) from error
-        time.sleep(POLL_INTERVAL_S)
+    try:
+        wait_for_server(address, int(port), CONNECT_TIMEOUT_S)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"The chief of the search cannot be reached at {address}:{port} ({error}). Start it "
+            "first, and check KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT."
+        ) from error
 
 
 @contextlib.contextmanager

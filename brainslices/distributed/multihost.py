@@ -7,13 +7,13 @@ import os
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 
 import keras
 
 from brainslices import cli
+from brainslices.distributed.ports import wait_for_server
 from brainslices.errors import InputError
 
 __all__ = ["ProcessGroup", "distributed_session"]
@@ -24,7 +24,6 @@ COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 INDEX = "KERAS_DISTRIBUTION_PROCESS_ID"
 TIMEOUT = "BRAINSLICES_JOIN_TIMEOUT"
 TIMEOUT_S = 120.0
-CONNECT_TIMEOUT_S, RETRY_INTERVAL_S = 5.0, 0.2
 # JAX aborts with a stack trace at its own start-up timeout, so ours has to come first.
 JAX_MARGIN_S = 30
 HEARTBEAT_TIMEOUT_S = 60
@@ -191,16 +190,11 @@ def _check_port_is_free(group):
 
 
 def _wait_for_coordinator(group):
-    deadline = time.monotonic() + group.timeout
-    while True:
-        try:
-            socket.create_connection((group.host, group.port), CONNECT_TIMEOUT_S).close()
-            break
-        except OSError as error:  # process 0 may not have started yet
-            if time.monotonic() >= deadline:
-                raise InputError(
-                    f"Process 0 cannot be reached at {group.address} within {group.timeout:g} s "
-                    f"({error.strerror or error}). Start it with {INDEX}=0, check that this "
-                    f"machine reaches that address, or wait longer with {TIMEOUT}."
-                ) from error
-        time.sleep(RETRY_INTERVAL_S)
+    try:
+        wait_for_server(group.host, group.port, group.timeout)
+    except OSError as error:
+        raise InputError(
+            f"Process 0 cannot be reached at {group.address} within {group.timeout:g} s "
+            f"({error.strerror or error}). Start it with {INDEX}=0, check that this machine "
+            f"reaches that address, or wait longer with {TIMEOUT}."
+        ) from error
