@@ -172,7 +172,7 @@ DEFAULT = Preset(
 # A third of the arithmetic of `default`, for laptops.
 SMALL = Preset(
     model=replace(DEFAULT.model, channels=64, layers=8, attention_layers=1, head_width=192),
-    training=replace(DEFAULT.training, epochs=6, variants=3),
+    training=replace(DEFAULT.training, epochs=4, variants=3),
 )
 
 PRESETS: dict[str, Preset[PixelCNNConfig, PixelCNNTraining]] = {"default": DEFAULT, "small": SMALL}
