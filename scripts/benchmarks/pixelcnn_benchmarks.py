@@ -222,10 +222,11 @@ def _sampling_memory(setting, side, count):
 def measure_prior(setting: Setting) -> Iterator[Row]:
     """Measure the training of the default prior in each precision."""
     model = _build_training_model(setting, "float32")
-    yield from training_rows("train default prior", setting, _training_rate, _operations(model))
+    operations = _count_operations(model)
+    yield from training_rows("train default prior", setting, _training_rate, operations)
 
 
-def _operations(model):
+def _count_operations(model):
     """Return the floating-point operations of training on one slice: each kernel at each code."""
     kernels = [weight for weight in model.trainable_variables if "kernel" in weight.path]
     weights = sum(math.prod(kernel.shape) for kernel in kernels)
