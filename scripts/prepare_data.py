@@ -17,14 +17,15 @@ import time
 from collections.abc import Sequence
 
 from brainslices import cli
-from brainslices.data.preparation import SourceConfig as Arguments
+from brainslices.data.source_config import SourceConfig as Arguments
 from brainslices.progress import escape, print_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    config = cli.parse(Arguments, argv)
+
     from brainslices.data.preparation import make_archive
 
-    config = cli.parse(Arguments, argv)
     start = time.perf_counter()
     archive = make_archive(config, report=lambda line: print_lines(escape(line)))
     seconds = time.perf_counter() - start
