@@ -6,17 +6,14 @@ __all__ = ["SCORES", "Score"]
 
 
 class Score(NamedTuple):
-    """How tables show a score.
-
-    Attributes:
-        title: its column in the table for the terminal.
-        digits: number of decimal places there.
-        has_floor_columns: whether the CSV table has its floors for each slice.
-    """
+    """How tables show a score."""
 
     title: str
+    """Its column in the table for the terminal."""
     digits: int
+    """Number of decimal places there."""
     has_floor_columns: bool = True
+    """Whether the CSV table has its floors for each slice."""
 
 
 # The keys of `brainslices.evaluation.image_metrics.reconstruction_scores`.
