@@ -9,11 +9,11 @@ from pixelcnn.conditions import UNKNOWN
 from pixelcnn.model import PixelCNN
 
 __all__ = [
+    "append_unconditional",
+    "apply_guidance",
     "check_sampling_options",
     "filter_logits",
-    "apply_guidance",
     "sample_from_logits",
-    "append_unconditional",
 ]
 
 # A fraction whose product with a float32 sum rounds to less than the sum.

@@ -1,4 +1,4 @@
-"""Functions called in fresh Python processes: their memory is freed, and a crash stays theirs.
+"""Call functions in fresh Python processes, which free their memory and may crash alone.
 
 `multiprocessing` with pickled arguments and results, not `subprocess` with JSON: configurations,
 paths and arrays pass unchanged, and each side notices the death of the other without a protocol of

@@ -53,8 +53,8 @@ def load_volume(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
             )
         _check_header(path, image)
         _check_size(image)
-        # A two-dimensional file becomes a volume of one plane.
         voxels = np.asarray(image.dataobj, dtype=np.float32)
+        # A two-dimensional file becomes a volume of one plane.
         shape = (*voxels.shape[:3], 1)[:3]
         volume = nib.Nifti1Image(voxels.reshape(shape), _affine_in_mm(image))
         volume = nib.as_closest_canonical(volume)

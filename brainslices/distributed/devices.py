@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import keras
 
-__all__ = ["data_parallel", "count_devices", "list_gpus", "single_device"]
+__all__ = ["count_devices", "data_parallel", "list_gpus", "single_device"]
 
 
 def list_gpus() -> list[str]:

@@ -53,7 +53,7 @@ CODEC = SCORES | {"bits_per_pixel": NUMBER}
 MEASURES = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
 SAMPLING = {"samples": NATURAL, "temperature": NUMBER, "seed": INTEGER}
 COMPARISON = {f"{name}{end}": OPTIONAL_NUMBER for name in MEASURES for end in ("", "_real")}
-SPREAD = ("density", "density_real", "coverage", "coverage_real")
+DENSITY_AND_COVERAGE = ("density", "density_real", "coverage", "coverage_real")
 SCORING = {
     f"{name}{end}": NUMBER
     for name in ("bits_per_slice", "nats_per_code", "percentile")
@@ -319,7 +319,7 @@ def read_sampling(path: PathLike) -> Sampling:
         InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
-    optional = COMPARISON | dict.fromkeys(SPREAD, OPTIONAL_NUMBER)
+    optional = COMPARISON | dict.fromkeys(DENSITY_AND_COVERAGE, OPTIONAL_NUMBER)
     metrics = _read_metrics(path, "sample.py", SAMPLING | optional, optional)
     table = path / "nearest.csv"
     with reading(table, "table of nearest slices", "Run sample.py again."):

@@ -9,7 +9,7 @@ from brainslices.evaluation.reports import BASELINES
 from brainslices.evaluation.scores import SCORES
 from brainslices.report.collect import (
     COMPARISON,
-    SPREAD,
+    DENSITY_AND_COVERAGE,
     Reconstruction,
     RunRecord,
     read_reconstruction,
@@ -71,7 +71,9 @@ def _prior_row(folder: Path, vqvae: RunRecord, split: str) -> dict[str, Any]:
     if (folder / "samples").is_dir():
         sampling = read_sampling(folder / "samples")
         _check_made_with(sampling.path, sampling.metrics.get("prior_hash"), prior)
-        row |= _select(sampling.metrics, ["samples", "temperature", "seed", *COMPARISON, *SPREAD])
+        row |= _select(
+            sampling.metrics, ["samples", "temperature", "seed", *COMPARISON, *DENSITY_AND_COVERAGE]
+        )
     return row
 
 

@@ -91,8 +91,8 @@ def load_checkpoint(run: PathLike, model: keras.Model) -> TrainingProgress:
         key = different[0]
         raise InputError(
             f"{run.checkpoint_path} does not fit the model and optimizer of {run.config_path}: "
-            f"variable {key} must have shape {shapes.get(key)}. Received: {stored.get(key)}, and "
-            f"{len(different)} such variables. Restore both files together, or use a new --run."
+            f"variable {key} must have shape {shapes.get(key)}. Received: {stored.get(key)} "
+            f"({len(different)} variables differ). Restore both files together, or use a new --run."
         )
     for key, variable in variables.items():
         variable.assign(arrays[key])
