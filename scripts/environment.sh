@@ -3,6 +3,8 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 PYTHON=.venv/bin/python
+# Docker images set this; without bytecode each start of TensorFlow compiles thousands of modules.
+unset PYTHONDONTWRITEBYTECODE
 stamp=".venv/installed-${EXTRAS:-plain}"
 wanted="$(cat setup.py scripts/constraints.txt | sha256sum)"
 

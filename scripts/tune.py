@@ -6,7 +6,8 @@ r"""Search for a codebook, and what else the space varies, by rate and distortio
 
 Writes OUT/trials.csv, OUT/best_config.json (for train_vqvae.py --config), OUT/figures/ and the
 trials' runs in OUT/runs/. Rerun the same command to resume a stopped search; with more --trials
-it adds some. For several machines see docs/choosing_the_codebook.md.
+it adds some, and with --finalists 3 it trains the best three in full and chooses among them. For
+several machines see docs/choosing_the_codebook.md.
 """
 
 import os
@@ -41,8 +42,12 @@ class Arguments:
     def __post_init__(self):
         check_field(self, "workers", lambda value: value >= 1, "at least 1")
         check_needed(f"workers={self.workers}", memory=self.workers * WORKER_BYTES)
-        trials = self.search.trials
-        check_needed(f"trials={trials}", disk=trials * TRIAL_BYTES, folder=self.out)
+        search = self.search
+        trials = search.trials + search.finalists * search.final_seeds
+        what = f"trials={search.trials}"
+        if search.finalists:
+            what += f", finalists={search.finalists}, final_seeds={search.final_seeds}"
+        check_needed(what, disk=trials * TRIAL_BYTES, folder=self.out)
 
 
 def main(argv: list[str] | None = None) -> None:

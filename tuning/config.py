@@ -7,7 +7,10 @@ from typing import Literal
 
 from brainslices.config import PRECISIONS, Precision, check_field
 
-__all__ = ["METRICS", "OBJECTIVES", "SPACE_NAMES", "SearchConfig"]
+__all__ = ["FINAL_SEED", "METRICS", "OBJECTIVES", "SPACE_NAMES", "SearchConfig"]
+
+# A value of each final training, beside those of the space: 0 for its first seed, 1 for the next.
+FINAL_SEED = "tuner/final_seed"
 
 # The keys of tuning.spaces.SPACES, which is slow to import.
 SPACE_NAMES = ("codebook", "full")
@@ -55,10 +58,20 @@ class SearchConfig:
     """Precision of all trainings; `auto` is resolved once, at the start of the search."""
     seed: int = 0
     """Seed of the search algorithm and of every training."""
+    finalists: int = 0
+    """Number of configurations, those of the best trials, to train in full before one is chosen."""
+    final_seeds: int = 2
+    """Trainings of each finalist, with different seeds."""
+    final_epochs: int = 20
+    """Training epochs of each finalist's VQ-VAE."""
+    final_prior_epochs: int = 20
+    """Training epochs of the small prior of each of them."""
 
     def __post_init__(self):
-        for name in ("trials", "epochs", "prior_epochs"):
+        counts = ("trials", "epochs", "prior_epochs", "final_seeds", "final_epochs")
+        for name in (*counts, "final_prior_epochs"):
             check_field(self, name, lambda value: value >= 1, "at least 1")
+        check_field(self, "finalists", lambda value: value >= 0, "at least 0")
         is_space = self.space in SPACE_NAMES or Path(self.space).suffix == ".py"
         expectation = f"{', '.join(SPACE_NAMES)} or a Python file with a function `space(hp)`"
         check_field(self, "space", lambda _: is_space, expectation)

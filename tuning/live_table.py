@@ -16,7 +16,7 @@ from tqdm import tqdm
 from brainslices.errors import InputError
 from brainslices.progress import print_lines
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import best_trial, current_epoch, finished_trials, read_trials
+from tuning.records import best_trial, current_epoch, finished_trials, read_trials, split_finals
 from tuning.trial import trial_folder
 
 __all__ = ["SearchScreen", "live_table"]
@@ -38,17 +38,18 @@ class SearchScreen:
 
     def __init__(self, out: Path, config: SearchConfig):
         self.out, self.config, self.started = out, config, time.monotonic()
-        self.printed = {trial.name for trial in finished_trials(read_trials(out))}
-        self.finished_before = len(self.printed)
+        finished = finished_trials(read_trials(out))
+        self.printed = {trial.name for trial in finished}
+        self.epochs_before = self._count_epochs(*map(len, split_finals(finished)))
 
     def table(self, size: ConsoleDimensions) -> Table:
         """Build a table of the last trials and the first dimensions that fit the terminal."""
         trials = read_trials(self.out)
-        best = best_trial(trials, OBJECTIVES[self.config.objective])
+        best = self._best(trials)
         names = [name for name in (trials[0].values if trials else ()) if name not in self._fixed()]
         names = names[: max(1, (size.width - OTHER_WIDTH) // DIMENSION_WIDTH)]
         table = Table(
-            title=Text(self._headline(trials, best)),
+            title=Text(self._headline(trials)),
             title_justify="left",
             box=SIMPLE_HEAD,
             show_edge=False,
@@ -66,6 +67,8 @@ class SearchScreen:
             for name, (_, spec) in METRIC_COLUMNS.items():
                 cells.append(format(trial.metrics[name], spec) if name in trial.metrics else "")
             cells += ["" if trial.score is None else f"{trial.score:.4f}", self._status(trial)]
+            if trial.final_seed is not None:
+                cells[-1] = f"final, seed {trial.final_seed}: {cells[-1]}"
             style = "bold green" if trial is best else "dim" if trial.status == "failed" else ""
             # As `Text`: rich would read the brackets of a reason as markup.
             table.add_row(*map(Text, cells), style=style)
@@ -77,29 +80,50 @@ class SearchScreen:
     def _status(self, trial):
         if trial.status == "running":
             with contextlib.suppress(InputError):  # an invalid configuration fails soon
-                return current_epoch(trial_folder(self.out, self.config, trial.values))
+                return current_epoch(trial_folder(self.out, self.config, trial.run_values))
             return "starting"
         return f"failed: {trial.reason}" if trial.reason else "done"
 
-    def _headline(self, trials, best):
-        finished, total = len(finished_trials(trials)), self.config.trials
-        elapsed = time.monotonic() - self.started
-        parts = [f"{finished} of {total} trials", f"{tqdm.format_interval(elapsed)} elapsed"]
+    def _best(self, trials):
+        """The best final training, before there is one the best trial."""
+        direction = OBJECTIVES[self.config.objective]
+        searched, finals = split_finals(trials)
+        return best_trial(finals, direction) or best_trial(searched, direction)
+
+    def _count_epochs(self, trials, finals):
+        """Epochs of both stages that some trials and final trainings take."""
+        config = self.config
+        final_epochs = config.final_epochs + config.final_prior_epochs
+        return trials * (config.epochs + config.prior_epochs) + finals * final_epochs
+
+    def _headline(self, trials):
+        """The numbers of finished trials and final trainings, the best, and the time."""
+        searched, finals = map(finished_trials, split_finals(trials))
+        parts, best = [f"{len(searched)} of {self.config.trials} trials"], self._best(trials)
+        final_total = self.config.finalists * self.config.final_seeds
+        if final_total:
+            parts.append(f"{len(finals)} of {final_total} final trainings")
         if best:
-            parts[1:1] = [f"best {self.config.objective} {best.score:.4f} (trial {best.name})"]
-        if self.finished_before < finished < total:
-            remaining = elapsed / (finished - self.finished_before) * (total - finished)
-            parts.append(f"{tqdm.format_interval(remaining)} left")
+            parts.append(f"best {self.config.objective} {best.score:.4f} (trial {best.name})")
+        elapsed = time.monotonic() - self.started
+        parts.append(f"{tqdm.format_interval(elapsed)} elapsed")
+        epochs = self._count_epochs(len(searched), len(finals))
+        done = epochs - self.epochs_before
+        left = self._count_epochs(self.config.trials, final_total) - epochs
+        if done > 0 and left > 0:
+            parts.append(f"{tqdm.format_interval(elapsed / done * left)} left")
         return ", ".join(parts)
 
     def print_finished_trials(self) -> None:
         """Print a line for each trial that has finished since the last call."""
         trials = read_trials(self.out)
-        headline = self._headline(trials, best_trial(trials, OBJECTIVES[self.config.objective]))
+        headline = self._headline(trials)
         for trial in finished_trials(trials):
             if trial.name not in self.printed:
                 self.printed.add(trial.name)
                 values = " ".join(f"{key}={_format(value)}" for key, value in trial.values.items())
+                if trial.final_seed is not None:
+                    values += f", final training, seed {trial.final_seed}"
                 result = self._status(trial) if trial.score is None else f"score {trial.score:.4f}"
                 print_lines(f"trial {trial.name}: {values}: {result}. {headline}")
 

@@ -14,7 +14,7 @@ from brainslices.runs.json_files import read_json
 from brainslices.runs.run import Run
 from brainslices.schema import INTEGER, NUMBER, OBJECT, OPTIONAL_NUMBER, STRING, Rule, check_fields
 from brainslices.types import PathLike
-from tuning.config import METRICS
+from tuning.config import FINAL_SEED, METRICS
 
 __all__ = [
     "FAILURE_FILE",
@@ -25,7 +25,9 @@ __all__ = [
     "check_records",
     "current_epoch",
     "finished_trials",
+    "rank_trials",
     "read_trials",
+    "split_finals",
     "write_table",
 ]
 
@@ -62,6 +64,7 @@ class TrialRecord:
         metrics: `tuning.config.METRICS` -> value; empty unless completed.
         score: the objective; None unless completed.
         reason: why the trial failed; empty unless failed.
+        final_seed: number of the seed of a final training; None for a trial of the search.
     """
 
     name: str
@@ -70,6 +73,13 @@ class TrialRecord:
     metrics: dict[str, float]
     score: float | None
     reason: str
+    final_seed: int | None = None
+
+    @property
+    def run_values(self) -> dict[str, Any]:
+        """The values that its training was given, as `tuning.trial.trial_folder` takes them."""
+        seed = {} if self.final_seed is None else {FINAL_SEED: self.final_seed}
+        return self.values | seed
 
 
 def read_trials(out: PathLike) -> list[TrialRecord]:
@@ -118,6 +128,7 @@ def _parse_trial(state, failure_path):
         {name: metrics[name] for name in METRICS if name in metrics},
         state["score"] if status == "completed" else None,
         reason,
+        values.get(FINAL_SEED),
     )
 
 
@@ -151,21 +162,33 @@ def check_records(out: PathLike) -> None:
         oracle.set_state(state)
 
 
+def split_finals(trials: Iterable[TrialRecord]) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """Separate the trials of the search from the final trainings."""
+    trials = list(trials)
+    finals = [trial for trial in trials if trial.final_seed is not None]
+    return [trial for trial in trials if trial.final_seed is None], finals
+
+
 def finished_trials(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Select the completed and the failed trials."""
     return [trial for trial in trials if trial.status != "running"]
 
 
-def best_trial(trials: Iterable[TrialRecord], direction: str) -> TrialRecord | None:
-    """Return the completed trial with the best score, the first of equals; None without any.
+def rank_trials(trials: Iterable[TrialRecord], direction: str) -> list[TrialRecord]:
+    """Sort the completed trials, the best score first; equal scores stay in their order.
 
     Args:
         trials: trials of any status.
-        direction: "max" or "min".
+        direction: "max" or "min", the better direction of the score.
     """
     sign = -1 if direction == "max" else 1
     ranked = [(sign * trial.score, trial) for trial in trials if trial.score is not None]
-    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
+    return [trial for _, trial in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def best_trial(trials: Iterable[TrialRecord], direction: str) -> TrialRecord | None:
+    """Return the first of `rank_trials`; None if no trial is completed."""
+    return next(iter(rank_trials(trials, direction)), None)
 
 
 def write_table(path: PathLike, trials: Sequence[TrialRecord], run_folders: Sequence[str]) -> None:
@@ -173,18 +196,21 @@ def write_table(path: PathLike, trials: Sequence[TrialRecord], run_folders: Sequ
 
     Args:
         path: CSV file.
-        trials: the rows.
+        trials: the rows; with those of final trainings there is a column `final_seed`.
         run_folders: folder name of each trial's runs; empty if it has none.
     """
     dimensions = list(dict.fromkeys(name for trial in trials for name in trial.values))
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
+    if any(trial.final_seed is not None for trial in trials):
+        dimensions.append(FINAL_SEED)
     options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
     with atomic_path(Path(path)) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "status", "score", *dimensions, *metrics, "runs", "reason"])
+        names = [name.removeprefix("tuner/") for name in dimensions]
+        writer.writerow(["trial", "status", "score", *names, *metrics, "runs", "reason"])
         for trial, folder in zip(trials, run_folders, strict=True):
             row = [trial.name, trial.status, trial.score]
-            row += [trial.values.get(name) for name in dimensions]
+            row += [trial.run_values.get(name) for name in dimensions]
             row += [trial.metrics.get(name) for name in metrics]
             writer.writerow([*row, folder, trial.reason])
 

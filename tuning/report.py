@@ -11,22 +11,31 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from brainslices.config import from_dict
 from brainslices.errors import InputError
 from brainslices.report.collect import Search
 from brainslices.runs.json_files import write_json
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
-from brainslices.visualization.figures import BLUE, INK, ORANGE, figure_panels
+from brainslices.visualization.figures import BLUE, GREY, INK, ORANGE, figure_panels
 from tuning.config import METRICS, OBJECTIVES, SearchConfig
-from tuning.records import TrialRecord, best_trial, finished_trials, read_trials, write_table
-from tuning.resume import read_description
+from tuning.final_scores import collect_finalists, describe_finalists, draw_finalists
+from tuning.records import (
+    TrialRecord,
+    best_trial,
+    finished_trials,
+    read_trials,
+    split_finals,
+    write_table,
+)
+from tuning.resume import DESCRIPTION_FILE, read_description
 from tuning.trial import trial_config, trial_folder
 from vqvae.config import VQVAEConfig
 
 __all__ = ["SearchResult", "describe_best", "pareto_front", "read_search", "write_report"]
 
 QUALITY = "val_ssim_foreground"
-GREY, GREEN = "#b5b5b5", "#3f8f5b"
+GREEN = "#3f8f5b"
 # Downsampling -> color and marker.
 STYLES = {8: (BLUE, "o"), 4: (GREEN, "^")}
 OTHER_STYLE = (INK, "s")
@@ -88,7 +97,7 @@ class SearchResult:
 
 
 def write_report(out: PathLike, config: SearchConfig) -> str:
-    """Write `trials.csv`, `best_config.json` and the figures of a finished search.
+    """Write the tables, `best_config.json` and the figures of a finished search.
 
     Args:
         out: search folder.
@@ -100,11 +109,10 @@ def write_report(out: PathLike, config: SearchConfig) -> str:
     Raises:
         InputError: if no trial completed.
     """
-    out, trials = Path(out), read_trials(out)
+    out, records = Path(out), read_trials(out)
+    trials, finals = split_finals(records)
+    _write_table(out / "trials.csv", config, trials)
     completed = [trial for trial in trials if trial.status == "completed"]
-    folders = {trial.name: trial_folder(out, config, trial.values) for trial in completed}
-    names = [folders[trial.name].name if trial.name in folders else "" for trial in trials]
-    write_table(out / "trials.csv", trials, names)
     finished = finished_trials(trials)
     if not completed:
         reasons = "; ".join(sorted({trial.reason for trial in finished})) or "none has finished"
@@ -113,17 +121,37 @@ def write_report(out: PathLike, config: SearchConfig) -> str:
             f"{out / 'trials.csv'} lists them. Fix the cause and search into a new --out."
         )
     models = [trial_config(config, trial.values)[0] for trial in completed]
-    result = SearchResult(config, completed, models)
-    model, training = trial_config(config, result.best.values)
+    result, finalists = SearchResult(config, completed, models), collect_finalists(config, records)
+    best = finalists[0].trial if finalists else result.best
+    model, training = trial_config(config, best.values)
     best_config = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(training)}
     write_json(out / "best_config.json", best_config)
     _draw_sizes(out / "figures" / "codebook.png", result)
     _draw_rate_distortion(out / "figures" / "rate_distortion.png", result)
-    _draw_learning_curves(out / "figures" / "learning_curves.png", result, [*folders.values()])
+    folders = [trial_folder(out, config, trial.values) for trial in completed]
+    _draw_learning_curves(out / "figures" / "learning_curves.png", result, folders)
     summary = f"{len(completed)} trials completed, {len(finished) - len(completed)} failed."
     if len(finished) < config.trials:
         summary += f" The space has no more than these; {config.trials} were requested."
-    return f"{summary} {describe_best(result)}"
+    summary += f" {describe_best(result)}"
+    if finals:
+        _write_table(out / "finalists.csv", config, finals)
+    if finalists:
+        draw_finalists(out / "figures" / "finalists.png", config, finalists)
+        summary += f" {describe_finalists(config, finalists)}"
+    return summary
+
+
+def _write_table(path, config, trials):
+    """Write a table of trials with the folders of their runs, relative to `runs`."""
+    runs = path.parent / "runs"
+    names = [
+        str(trial_folder(path.parent, config, trial.run_values).relative_to(runs))
+        if trial.status == "completed"
+        else ""
+        for trial in trials
+    ]
+    write_table(path, trials, names)
 
 
 def read_search(out: PathLike) -> Search:
@@ -135,8 +163,14 @@ def read_search(out: PathLike) -> Search:
     Raises:
         InputError: if the folder is no search, or a file of it is corrupt.
     """
-    out, objective = Path(out), read_description(out)["search"]["objective"]
-    trials = read_trials(out)
+    out, search = Path(out), read_description(out)["search"]
+    objective, records = search["objective"], read_trials(out)
+    trials, finals = split_finals(records)
+    finalists, conclusion = [], ""
+    if any(final.score is not None for final in finals):
+        config = from_dict(SearchConfig, search, out / DESCRIPTION_FILE)
+        finalists = collect_finalists(config, records)
+        conclusion = describe_finalists(config, finalists)
     completed = [trial for trial in trials if trial.status == "completed"]
     shared = [name for name in METRICS if all(name in trial.metrics for trial in completed)]
     rate = next((name for name in RATES if completed and name in shared), "")
@@ -156,6 +190,12 @@ def read_search(out: PathLike) -> Search:
         rate=rate,
         best=best.name if best else "",
         front=[completed[row].name for row in pareto_front(*points)] if points else [],
+        finalists=[
+            {"trial": one.trial.name, "score": one.score, "scores": [*one.scores]}
+            | one.trial.values
+            for one in finalists
+        ],
+        conclusion=conclusion,
     )
 
 

@@ -18,12 +18,12 @@ from brainslices.runs.run import FORMAT_VERSION
 from brainslices.schema import OBJECT, STRING, Rule
 from brainslices.types import PathLike
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import REPAIR, check_records, read_trials
+from tuning.records import REPAIR, check_records, read_trials, split_finals
 from tuning.spaces import SPACES
 from tuning.trial import describe_search
 from tuning.workers import CallFailed, call
 
-__all__ = ["locked_search", "read_description", "resumed_config"]
+__all__ = ["DESCRIPTION_FILE", "locked_search", "read_description", "resumed_config"]
 
 DESCRIPTION_FILE, SPACE_FILE = "search.json", "space.py"
 DESCRIPTION = {
@@ -119,8 +119,9 @@ def read_description(out: PathLike) -> dict[str, Any]:
 
 
 def _check_resumable(out, previous, current):
-    """Require the same search; only the number of trials may grow."""
-    started, trials = len(read_trials(out)), current["search"]["trials"]
+    """Require the same search; only the number of trials may grow, and finalists be added."""
+    searched, finals = split_finals(read_trials(out))
+    started, trials = len(searched), current["search"]["trials"]
     if trials < started:
         raise InputError(
             f"`trials` must be at least {started}, the number of trials that the search in {out} "
@@ -129,9 +130,12 @@ def _check_resumable(out, previous, current):
     changes = []
     if previous["archive_hash"] != current["archive_hash"]:
         changes.append(f"another archive (content {previous['archive_hash'][:12]})")
+    free = {"trials", "finalists"}
+    if not finals:
+        free |= {"final_seeds", "final_epochs", "final_prior_epochs"}
     for name, value in current["search"].items():
         before = previous["search"].get(name)
-        if name != "trials" and before != value:
+        if name not in free and before != value:
             changes.append(f"{name}={before!r} (now: {value!r})")
     if not changes and previous["space"] != current["space"]:
         changes.append("other dimensions or values in its space")
@@ -140,5 +144,6 @@ def _check_resumable(out, previous, current):
     if changes:
         raise InputError(
             f"The search in {out} was started with {'; '.join(changes)}. "
-            "Repeat its options (only --trials may grow), or give a new --out."
+            "Repeat its options (only --trials may grow, and --finalists change), or give a new "
+            "--out."
         )

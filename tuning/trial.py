@@ -20,7 +20,7 @@ from brainslices.training.stage import check_batch_divides
 from brainslices.types import PathLike
 from pixelcnn.config import DEFAULT
 from pixelcnn.model import PixelCNN
-from tuning.config import METRICS, SearchConfig
+from tuning.config import FINAL_SEED, METRICS, SearchConfig
 from tuning.spaces import SPACES, build_config, declare, load_space
 from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.encode import load_or_encode
@@ -59,12 +59,16 @@ def trial_config(
 
 
 def trial_folder(out: PathLike, config: SearchConfig, values: dict[str, Any]) -> Path:
-    """Return the folder of a configuration's runs; trials of the same one share its trainings."""
+    """Return the folder of a configuration's runs; trials of the same one share its trainings.
+
+    A final training has a folder of its own in it.
+    """
     model, training = (dataclasses.asdict(part) for part in trial_config(config, values))
     del training["epochs"]
     text = json.dumps([model, training], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return Path(out) / "runs" / f"{model['num_embeddings']:04d}-codes-{digest}"
+    folder = Path(out) / "runs" / f"{model['num_embeddings']:04d}-codes-{digest}"
+    return folder / f"final-{values[FINAL_SEED]}" if FINAL_SEED in values else folder
 
 
 def run_trial(
@@ -76,7 +80,8 @@ def run_trial(
         data: archive folder.
         out: search folder.
         config: the search.
-        values: values of the space; with hyperband also the epochs of this trial.
+        values: values of the space; with hyperband also the epochs of this trial, and of a final
+            training `FINAL_SEED`.
 
     Returns:
         `tuning.config.METRICS` -> value.
@@ -86,7 +91,11 @@ def run_trial(
     """
     from filelock import FileLock
 
-    data, folder = Path(data), trial_folder(out, config, values)
+    data, folder, config = (
+        Path(data),
+        trial_folder(out, config, values),
+        _own_length(config, values),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     model, training = trial_config(config, values)
     # The warm-up keeps its share of the longest training of the search.
@@ -109,6 +118,18 @@ def run_trial(
     if not math.isfinite(metrics[config.objective]):
         raise InputError(f"{config.objective} is {metrics[config.objective]}.")
     return {name: float(metrics[name]) for name in METRICS if name in metrics}
+
+
+def _own_length(config, values):
+    """The search's configuration with the epochs and the seed of this trial or final training."""
+    if FINAL_SEED not in values:
+        return config
+    return dataclasses.replace(
+        config,
+        epochs=config.final_epochs,
+        prior_epochs=config.final_prior_epochs,
+        seed=config.seed + values[FINAL_SEED],
+    )
 
 
 def rate_distortion(ssim_foreground: float, bits_per_pixel: float, rate_weight: float) -> float:

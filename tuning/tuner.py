@@ -12,8 +12,9 @@ from brainslices.data.archive import SliceArchive
 from brainslices.errors import InputError
 from brainslices.runs.json_files import write_json
 from brainslices.types import PathLike
-from tuning.compat import BayesianOptimization, CrashSafeTuner, Hyperband, RandomSearch
+from tuning.compat import CrashSafeTuner
 from tuning.config import OBJECTIVES, SearchConfig
+from tuning.finalists import BayesianOptimization, FinalistsOracle, Hyperband, RandomSearch
 from tuning.records import FAILURE_FILE, TRIALS
 from tuning.spaces import declare, load_space
 from tuning.trial import run_trial, trial_folder
@@ -29,12 +30,18 @@ REQUEST_INTERVAL_S = 0.5
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
-def make_oracle(config: SearchConfig) -> keras_tuner.Oracle:
+def make_oracle(config: SearchConfig) -> FinalistsOracle:
     """Build keras-tuner's algorithm for a new search.
 
     Raises:
         InputError: if the space or a fixed value is invalid.
     """
+    oracle = _make_algorithm(config)
+    oracle.finalists, oracle.final_seeds = config.finalists, config.final_seeds
+    return oracle
+
+
+def _make_algorithm(config):
     hp = declare(load_space(config.space), config.fix)
     options = {
         "objective": keras_tuner.Objective(config.objective, OBJECTIVES[config.objective]),

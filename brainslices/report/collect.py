@@ -247,6 +247,9 @@ class Search:
         rows: one per trial: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
         best: name of the best trial; empty without any.
         front: names of the trials on the Pareto front, by ascending rate.
+        finalists: one per configuration that was trained in full, the best first: `trial` (its
+            best one), `score` (the mean over seeds), `scores`, and the dimensions.
+        conclusion: which finalist is the best and how sure that is; empty without any.
     """
 
     path: Path
@@ -258,6 +261,8 @@ class Search:
     best: str = ""
     front: Sequence[str] = field(default=())
     quality: str = "val_ssim_foreground"
+    finalists: Sequence[Mapping[str, Any]] = field(default=())
+    conclusion: str = ""
 
 
 def read_run(path: PathLike) -> RunRecord:

@@ -29,7 +29,7 @@ __all__ = [
     "training_figure",
 ]
 
-INK, BLUE, ORANGE = "#333333", "#1f5a94", "#d9822b"
+INK, BLUE, ORANGE, GREY = "#333333", "#1f5a94", "#d9822b", "#b5b5b5"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,

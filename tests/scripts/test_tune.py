@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -14,6 +15,7 @@ from helpers import ROOT, python, script_main, start
 import tuning.resume
 from brainslices.errors import InputError
 from brainslices.runs.json_files import load_config
+from brainslices.runs.run import Run
 from vqvae.config import PRESETS, VQVAEConfig, VQVAETraining
 
 COMMAND = ROOT / "scripts" / "tune.py"
@@ -130,6 +132,54 @@ def test_finished_search_is_only_reported_again(searched, run_here):
     before = (out / "trials.csv").read_text()
     assert run_here(out, *SEARCH, "--report").splitlines() == printed.splitlines()[-3:]
     assert (out / "trials.csv").read_text() == before
+
+
+@pytest.mark.slow
+def test_finalists_of_a_finished_search_are_trained_in_full(searched, run_here, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(searched[0], out)
+    before = (out / "trials.csv").read_text()
+    flags = ["--finalists", 1, "--final-seeds", 1, "--final-epochs", 3, "--final-prior-epochs", 2]
+    printed = run_here(out, *SEARCH, *flags)
+    assert "2 of 2 trials, 1 of 1 final trainings" in printed
+    assert "Trained in full (3 epochs of the VQ-VAE and 2 of the prior)" in printed
+    with (out / "finalists.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["trial"], row["epochs"], row["final_seed"]) == ("2", "3.0", "0")
+    folder = out / "runs" / row["runs"]
+    assert folder.name == "final-0"
+    assert (folder / "vqvae" / "model.keras").is_file()
+    assert len(Run(next(folder.glob("prior-*"))).read_history()["loss"]) == 2
+    model, _ = load_config(out / "best_config.json", VQVAEConfig, VQVAETraining)
+    assert model.num_embeddings == int(row["num_embeddings"])
+    assert (out / "trials.csv").read_text() == before
+    assert run_here(out, *SEARCH, *flags).splitlines()[-2:] == printed.splitlines()[-2:]
+    with pytest.raises(InputError, match="final_epochs=3 .*now: 4"):
+        run_here(out, *SEARCH, *flags, "--final-epochs", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_two_workers_train_finalists_after_a_kill_in_a_final_training(
+    searched, phantom_archive, run_here, tmp_path
+):
+    out = tmp_path / "out"
+    flags = [*FAST, "--workers", 2, "--finalists", 1, "--final-seeds", 2, "--final-epochs", 3]
+    search = start(*arguments(phantom_archive, out, *flags))
+    wait_for(lambda: len(list(out.glob("runs/*/final-*/vqvae/state.npz"))) == 2)
+    processes = process_tree(search)
+    search.kill()
+    search.communicate(timeout=60)
+    assert_gone(processes)
+    assert "2 trials completed, 0 failed" in run_here(out, *flags)
+    assert_same_scores(out, searched[0])
+    with (out / "finalists.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["final_seed"], row["epochs"], row["status"]) for row in rows] == [
+        ("0", "3.0", "completed"),
+        ("1", "3.0", "completed"),
+    ]
+    assert rows[0]["score"] != rows[1]["score"]
 
 
 @pytest.mark.slow

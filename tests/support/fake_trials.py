@@ -43,7 +43,7 @@ def write_trial(out, trial, **changes):
                 {"class_name": "Fixed", "config": {"name": name, "value": value, "conditions": []}}
                 for name, value in trial.values.items()
             ],
-            "values": {"tuner/epochs": 3, **dict(reversed(trial.values.items()))},
+            "values": {"tuner/epochs": 3, **dict(reversed(trial.run_values.items()))},
         },
         "metrics": {"metrics": metrics},
         "score": trial.score,

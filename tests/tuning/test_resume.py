@@ -56,6 +56,27 @@ def test_search_resumes_with_its_precision_and_its_copy_of_the_space(tmp_path, s
     assert worker == replace(first, trials=9)
 
 
+def test_finalists_are_added_later_and_keep_their_length(tmp_path, search_description):
+    start_search(tmp_path)
+    longer = replace(CONFIG, finalists=2, final_epochs=30, final_seeds=1)
+    assert start_search(tmp_path, longer).final_epochs == 30
+    write_trial(tmp_path, replace(TRIALS[0], name="5", final_seed=0))
+    assert start_search(tmp_path, replace(longer, finalists=3)).finalists == 3
+    for changes in ({"final_epochs": 20}, {"final_seeds": 2}, {"final_prior_epochs": 30}):
+        with pytest.raises(InputError, match=next(iter(changes))):
+            start_search(tmp_path, replace(longer, **changes))
+
+
+def test_search_from_before_finalists_is_resumed(tmp_path, search_description):
+    start_search(tmp_path)
+    description = read_json(tmp_path / "search.json")
+    description["search"] = {
+        key: value for key, value in description["search"].items() if not key.startswith("final")
+    }
+    write_json(tmp_path / "search.json", description)
+    assert start_search(tmp_path, replace(CONFIG, finalists=1)).finalists == 1
+
+
 @pytest.mark.parametrize(
     ("config", "description", "message"),
     [
