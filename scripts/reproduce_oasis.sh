@@ -12,6 +12,8 @@ if [ "${1:-}" = --quick ]; then
 fi
 [ $# = 2 ] || { echo "usage: bash scripts/reproduce_oasis.sh [--quick] DATA OUT" >&2; exit 2; }
 data="$(realpath "$1")" out="$(realpath -m "$2")"
+before="$(cat "$out/source.txt" 2>/dev/null || echo "$data")"
+[ "$before" = "$data" ] || { echo "error: $out was made of $before. Give a new OUT." >&2; exit 2; }
 EXTRAS=""
 . "$(dirname "$0")/environment.sh"
 run() { printf '\n$ python %s\n' "$*"; "$PYTHON" "$@"; }
@@ -23,6 +25,7 @@ train() { # NAME FLAG...
 }
 
 [ -e "$out/archive/archive.json" ] || run scripts/prepare_data.py --source "$data" --out "$out/archive"
+echo "$data" >"$out/source.txt"
 train $model --preset $model
 run scripts/train_pixelcnn.py --vqvae "$out/$model/vqvae" --run "$out/$model/prior" --preset $model
 [ -e "$out/$model/samples/metrics.json" ] || run scripts/sample.py --run "$out/$model/prior" \
