@@ -45,6 +45,8 @@ class PixelCNNConfig:
     """Scan order of the codes: raster (row by row) or turned (column by column)."""
     conditions: tuple[str, ...] = ()
     """Columns of the archive's table of subjects that condition the prior, such as age sex."""
+    augmentation_condition: bool = False
+    """Tell the prior which training grids are mirrored or shifted; samples then are neither."""
 
     def __post_init__(self):
         for name in ("channels", "layers", "condition_width", "head_width", "attention_heads"):

@@ -286,17 +286,19 @@ class Condition(layers.Layer):
         frequencies: int, number of cosines, the first of which is constant; 0 leaves the position
             out.
         categories: for each further condition its number of categories, 0 for a number.
+        augmentations: int, indicators of how a training grid was augmented.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         position: float tensor of shape (batch,); or (batch, 1 + conditions): the position, then
             each condition as in `ConditionValue`. Without them all conditions are unknown.
+        augmentation: float tensor of shape (batch, augmentations), 0 or 1; by default 0.
 
     Returns:
         Tensor of shape (batch, rows, cols, width).
     """
 
-    def __init__(self, grid_shape, width, frequencies, categories=(), **kwargs):
+    def __init__(self, grid_shape, width, frequencies, categories=(), augmentations=0, **kwargs):
         # No autocast: half precision is too coarse for the highest frequencies.
         super().__init__(autocast=False, **kwargs)
         self.grid_shape, self.width, self.frequencies = tuple(grid_shape), width, frequencies
@@ -306,6 +308,7 @@ class Condition(layers.Layer):
         self.values = [
             ConditionValue(width, count, dtype=self.dtype_policy) for count in self.categories
         ]
+        self.augmentations = augmentations
         self.mix = layers.Dense(width, name="mix", **shared)
 
     def build(self, position_shape):
@@ -318,8 +321,13 @@ class Condition(layers.Layer):
         self.mix.build((None, *shape))
         for value in self.values:
             value.build((None,))
+        if self.augmentations:
+            # Without a bias: samples, which are not augmented, are independent of it.
+            self.augmentation_embedding = self.add_weight(
+                name="augmentation", shape=(self.augmentations, self.width), initializer="zeros"
+            )
 
-    def call(self, position):
+    def call(self, position, augmentation=None):
         conditions = [-ops.ones_like(position)] * len(self.values)
         if len(position.shape) == 2:
             position, *conditions = ops.unstack(position, 1 + len(self.values), axis=1)
@@ -329,6 +337,9 @@ class Condition(layers.Layer):
             features += self.embed(cosines(position, self.frequencies))[:, None, None]
         for embed_value, value in zip(self.values, conditions, strict=True):
             features += embed_value(value)[:, None, None]
+        if self.augmentations and augmentation is not None:
+            embedded = ops.matmul(augmentation, self.augmentation_embedding)
+            features += ops.cast(embedded, self.compute_dtype)[:, None, None]
         return self.mix(ops.silu(features))
 
     def compute_output_shape(self, position_shape):
@@ -341,4 +352,5 @@ class Condition(layers.Layer):
             "width": self.width,
             "frequencies": self.frequencies,
             "categories": self.categories,
+            "augmentations": self.augmentations,
         }

@@ -18,6 +18,8 @@ from pixelcnn.masks import scan_order
 
 __all__ = ["PixelCNN"]
 
+# Indicators of a training grid: mirrored, shifted.
+AUGMENTATIONS = 2
 ARGUMENTS = {"grid_shape": SHAPE, "num_embeddings": CODEBOOK_SIZE, "seed": NATURAL}
 
 
@@ -42,7 +44,8 @@ class PixelCNN(keras.Model):
     Call arguments:
         inputs: `{"codes", "position"}`: int tensor of shape (batch, r, c), codes from 0 to
             num_embeddings - 1; and float tensor of shape (batch,), positions in [0, 1], which a
-            prior with `position_frequencies=0` ignores.
+            prior with `position_frequencies=0` ignores. In a training also "augmentation", float
+            tensor of shape (batch, 2): 1 for a grid that is mirrored, and for one that is shifted.
         training: bool.
 
     Returns:
@@ -87,6 +90,7 @@ class PixelCNN(keras.Model):
             config.condition_width,
             config.position_frequencies,
             [len(variable.categories) for variable in self.condition_variables],
+            AUGMENTATIONS if config.augmentation_condition else 0,
             **shared,
         )
         self.embedding = layers.Embedding(self.num_embeddings, config.channels, **shared)
@@ -125,7 +129,7 @@ class PixelCNN(keras.Model):
         self.built = True
 
     def call(self, inputs, training=False):
-        condition = self.condition(inputs["position"])
+        condition = self.condition(inputs["position"], inputs.get("augmentation"))
         embedded = self.embedding(self.to_scan(inputs["codes"]))
         vertical, horizontal = self.first_vertical(embedded), self.first_horizontal(embedded)
         skips = 0.0

@@ -34,6 +34,8 @@ HIDDEN_SHARE = 0.1
 class CodeBatches(Batches):
     """Batches of code grids: `{"codes", "position"}`, the inputs of a `PixelCNN`.
 
+    With a seed also `"augmentation"`, which grids are mirrored, and which are shifted.
+
     Args:
         split: the grids, with the positions of their slices, or positions and conditions; with a
             seed, conditions are hidden at random, so that the model learns every subset of them.
@@ -72,13 +74,17 @@ class CodeBatches(Batches):
     def load(self, indices, augmentation):
         codes = self.split.codes[indices].astype("int32")
         position = self.split.positions[indices]
-        if augmentation is not None:
-            variants, hidden = augmentation[:, 0], augmentation[:, 1:].astype(bool)
-            (augmented,) = np.nonzero(variants >= 0)
-            codes[augmented] = self.variants[variants[augmented], indices[augmented]]
-            if hidden.size:
-                position[:, 1:][hidden] = UNKNOWN
-        return {"codes": codes, "position": position}
+        if augmentation is None:
+            return {"codes": codes, "position": position}
+        variants, hidden = augmentation[:, 0], augmentation[:, 1:].astype(bool)
+        (augmented,) = np.nonzero(variants >= 0)
+        codes[augmented] = self.variants[variants[augmented], indices[augmented]]
+        if hidden.size:
+            position[:, 1:][hidden] = UNKNOWN
+        # As `vqvae.encode.augment` numbers the variants, from 1.
+        number = variants + 1
+        flags = np.column_stack([number % 2, number >= 2]).astype("float32")
+        return {"codes": codes, "position": position, "augmentation": flags}
 
 
 def train(

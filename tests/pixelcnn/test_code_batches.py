@@ -38,6 +38,9 @@ def test_batches_sample_uniformly_from_codes_and_variants(numbered_codes):
             variant, row = np.divmod(inputs["codes"][:, 0, 0], 100)
             assert (inputs["codes"] == inputs["codes"][:, :1, :1]).all()
             np.testing.assert_array_equal(inputs["position"], slices.positions[row])
+            # By the number of the variant, as `test_augmentation.py` has them.
+            flags = [[number % 2 == 1, number >= 2] for number in variant]
+            np.testing.assert_array_equal(inputs["augmentation"], np.float32(flags))
             assert len(np.unique(row)) == 5
             np.add.at(counts, (variant, row), 1)
     assert (counts.sum(axis=0) > 35).all()
