@@ -91,19 +91,14 @@ def run_trial(
     """
     from filelock import FileLock
 
-    data, folder, config = (
-        Path(data),
-        trial_folder(out, config, values),
-        _own_length(config, values),
-    )
+    data, folder = Path(data), trial_folder(out, config, values)
     folder.mkdir(parents=True, exist_ok=True)
-    model, training = trial_config(config, values)
+    config, (model, training) = _own_length(config, values), trial_config(config, values)
+    epochs = values.get("tuner/epochs", config.epochs)
     # The warm-up keeps its share of the longest training of the search.
     warmup_steps = round(training.warmup_steps * min(1, config.epochs / training.epochs))
-    epochs = values.get("tuner/epochs", config.epochs)
-    training = dataclasses.replace(
-        training, epochs=epochs, warmup_steps=warmup_steps, **_shared_options(config)
-    )
+    options = {"epochs": epochs, "warmup_steps": warmup_steps, **_shared_options(config)}
+    training = dataclasses.replace(training, **options)
     with FileLock(folder / ".lock"):  # another worker may run the same configuration
         vqvae_metrics = vqvae.training.train(data, folder / "vqvae", model, training)
         grids = load_or_encode(folder / "vqvae", data, 0)

@@ -153,7 +153,6 @@ def test_finalists_of_a_finished_search_are_trained_in_full(searched, run_here, 
     model, _ = load_config(out / "best_config.json", VQVAEConfig, VQVAETraining)
     assert model.num_embeddings == int(row["num_embeddings"])
     assert (out / "trials.csv").read_text() == before
-    assert run_here(out, *SEARCH, *flags).splitlines()[-2:] == printed.splitlines()[-2:]
     with pytest.raises(InputError, match="final_epochs=3 .*now: 4"):
         run_here(out, *SEARCH, *flags, "--final-epochs", 4)
 
