@@ -13,12 +13,18 @@ PREFETCHED = 2
 
 
 def input_pipeline(batches: Batches) -> Any:
-    """Return batches in the form in which `fit` and `evaluate` read them without pauses.
+    """Return batches in the form in which `fit` and `evaluate` read them at full speed.
 
-    On the TensorFlow backend, Keras wraps a `PyDataset` into a `tf.data.Dataset` with autotuning.
-    When the iterator of an epoch is deleted, its destructor waits for the autotuning thread, which
-    sleeps for up to a minute between its runs. This function builds the same dataset, in the same
-    order, without autotuning.
+    On the TensorFlow backend, Keras wraps a `PyDataset` into `tf.data.Dataset.from_generator` with
+    autotuning. Both cost time:
+
+    - When the iterator of an epoch is deleted, its destructor waits for the autotuning thread,
+      which sleeps for up to a minute between its runs.
+    - From TensorFlow 2.21 on, the first generator of a process lowers the trim threshold of glibc's
+      allocator to 128 kB (`mallopt`). Memory that a step frees then goes back to the system and is
+      mapped again, page by page, in the next one.
+
+    This function builds a dataset of the same batches in the same order without either.
 
     Args:
         batches: the batches of one epoch; read again at each iteration, with their `epoch` at that
@@ -31,13 +37,18 @@ def input_pipeline(batches: Batches) -> Any:
         return batches
     import tensorflow as tf
 
-    signature = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batches[0]
-    )
-    dataset = tf.data.Dataset.from_generator(
-        lambda: (batches[step] for step in range(len(batches))), output_signature=signature
-    )
+    first = batches[0]
+    flat = keras.tree.flatten(first)
+
+    def load(step):
+        def load_arrays(step):
+            return keras.tree.flatten(batches[int(step)])
+
+        tensors = tf.numpy_function(load_arrays, [step], [array.dtype for array in flat])
+        for tensor, array in zip(tensors, flat, strict=True):
+            tensor.set_shape((None, *array.shape[1:]))
+        return keras.tree.pack_sequence_as(first, tensors)
+
     options = tf.data.Options()
     options.autotune.enabled = False
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    return dataset.prefetch(PREFETCHED).with_options(options)
+    return tf.data.Dataset.range(len(batches)).map(load).prefetch(PREFETCHED).with_options(options)

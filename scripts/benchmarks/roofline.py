@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -87,14 +88,13 @@ def measure_machine(setting: Setting) -> Iterator[Row]:
 
 def measure_pauses(setting: Setting) -> Iterator[Row]:
     """Measure the longest time between two steps over many short epochs of a step that sleeps."""
-    ours, keras_own = (
-        _longest_pause(setting, form) for form in (input_pipeline, lambda data: data)
-    )
+    # In processes of their own: a generator of TensorFlow slows down all that follows it.
+    ours, keras_own = (call(_longest_pause, setting, own) for own in (True, False))
     baseline = keras_own, "the same PyDataset in `fit`"
     yield Row("longest pause between steps of short epochs", "s", ours, *baseline, at_most=2.0)
 
 
-def _longest_pause(setting, form):
+def _longest_pause(setting, own_pipeline):
     epochs, steps = (2, 5) if setting.quick else (PAUSE_EPOCHS, PAUSE_STEPS)
     ends = []
 
@@ -106,7 +106,9 @@ def _longest_pause(setting, form):
     model = keras.Sequential([keras.Input((1,)), *layers])
     model.compile("sgd")
     step = keras.callbacks.LambdaCallback(on_train_batch_end=sleep)
-    model.fit(form(_Numbers(steps, 1, seed=0)), epochs=epochs, verbose=0, callbacks=[step])
+    batches = _Numbers(steps, 1, seed=0)
+    data = input_pipeline(batches) if own_pipeline else batches
+    model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=[step])
     return float(np.diff(ends).max())
 
 
@@ -121,7 +123,7 @@ class _Numbers(Batches):
 
 
 class OneBatch(keras.utils.PyDataset):
-    """The first of some batches at every step, loaded once: training without input pipeline.
+    """The first of some batches at every step, loaded once.
 
     Args:
         batches: the batches; an epoch has as many steps as theirs.
@@ -151,24 +153,19 @@ def measure_training(setting: Setting, model: keras.Model, batches: Batches, pla
     """
     if plain:
         model.compile(keras.optimizers.Adam())
-        return measure_fit(setting, model, OneBatch(batches))
+        return measure_fit(setting, model, input_pipeline(OneBatch(batches)), batches.batch_size)
     enable_determinism()
-    return measure_fit(setting, model, batches)
+    return measure_fit(setting, model, input_pipeline(batches), batches.batch_size)
 
 
-def measure_fit(
-    setting: Setting,
-    model: keras.Model,
-    data: np.ndarray | keras.utils.PyDataset,
-    batch_size: int | None = None,
-) -> float:
+def measure_fit(setting: Setting, model: keras.Model, data: Any, batch_size: int) -> float:
     """Return the slices per second of `fit`, without compilation and the first steps.
 
     Args:
         setting: takes fewer steps if `quick`.
         model: a compiled model.
-        data: an array of images, or batches with their own `batch_size`; repeated if too few.
-        batch_size: slices per batch of an array, None for batches.
+        data: an array of images, or batches in any form that `fit` reads; repeated if too few.
+        batch_size: slices per batch.
     """
     warmup, steps = (1, 2) if setting.quick else (2, 8)
     finished_steps, times = itertools.count(1), []
@@ -182,8 +179,10 @@ def measure_fit(
 
     timer = keras.callbacks.LambdaCallback(on_train_batch_end=record_time)
     max_epochs = warmup + steps
-    model.fit(data, batch_size=batch_size, epochs=max_epochs, verbose=0, callbacks=[timer])
-    return (batch_size or data.batch_size) * steps / (times[1] - times[0])
+    size = batch_size if isinstance(data, np.ndarray) else None
+    options = {"batch_size": size, "epochs": max_epochs, "shuffle": False}
+    model.fit(data, **options, verbose=0, callbacks=[timer])
+    return batch_size * steps / (times[1] - times[0])
 
 
 def training_rows(

@@ -35,6 +35,7 @@ from brainslices.evaluation.image_metrics import score_slices
 from brainslices.evaluation.ssim import ssim_scores
 from brainslices.training.loop import enable_determinism
 from brainslices.training.optimizer import compile_model
+from brainslices.training.pipeline import input_pipeline
 from brainslices.training.precision import resolve_precision, trainable_policies
 from tuning.workers import call
 from vqvae.config import PRESETS
@@ -207,14 +208,30 @@ def measure_slices(setting: Setting) -> Iterator[Row]:
         baseline = baseline or (memory, "the fewest slices")
 
 
+def measure_pipeline(setting: Setting) -> Iterator[Row]:
+    """Compare a training through the input pipeline with one that reads the same `PyDataset`."""
+    candidates = {own: partial(call, _small_rate, setting, own) for own in (True, False)}
+    rates = interleaved_medians(candidates, setting.few_rounds)
+    baseline = rates[False], "the same PyDataset in `fit`"
+    yield Row("train small, float32", "slices/s", rates[True], *baseline, at_least=1.0)
+
+
+def _small_rate(setting, own_pipeline):
+    enable_determinism()
+    model, batches = _prepare_training(setting, "small", "float32")
+    data = input_pipeline(batches) if own_pipeline else batches
+    return measure_fit(setting, model, data, batches.batch_size)
+
+
 def _measure_epoch(setting, count):
     """Return the slices per second of a whole epoch on `count` slices, and the GB that it adds."""
 
     def train():
         enable_determinism()
         model, batches = _prepare_training(setting, "seed", "float32", count)
-        model.fit(OneBatch(batches), steps_per_epoch=1, verbose=0)  # compiles
-        seconds = time_call(partial(model.fit, batches, verbose=0))
+        options = {"shuffle": False, "verbose": 0}
+        model.fit(input_pipeline(OneBatch(batches)), steps_per_epoch=1, **options)  # compiles
+        seconds = time_call(partial(model.fit, input_pipeline(batches), **options))
         return len(batches) * batches.batch_size / seconds
 
     rate, _, added = measure_memory(train)
@@ -316,6 +333,7 @@ MEASUREMENTS = {
     "memory": measure_training_memory,
     "seed": measure_seed,
     "default": measure_default,
+    "pipeline": measure_pipeline,
     "evaluation": measure_evaluation,
     "slices": measure_slices,
     "quantizer": measure_quantizer,

@@ -5,8 +5,10 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from training_runs import NumberedArchive, fit_tiny
 
 from brainslices.data.batches import SliceBatches
+from brainslices.data.code_grids import SplitCodes
 from brainslices.runs.run import Run
 from brainslices.training.pipeline import input_pipeline
+from pixelcnn.training import CodeBatches
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -30,6 +32,32 @@ def test_pipeline_keeps_the_order_of_the_batches(seed):
         assert len(images) == len(source)
         for step, image in enumerate(images):
             np.testing.assert_array_equal(image, source[step][0])
+
+
+@on_tensorflow
+def test_pipeline_keeps_names_shapes_and_dtypes():
+    names, rows = np.arange(9).astype(str), np.arange(9, dtype="uint16")
+    split = SplitCodes(rows[:, None, None] * np.ones((1, 2, 3), "uint16"), names, names, rows / 9)
+    source = CodeBatches(split, 4, seed=1)
+    for (inputs,), (expected,) in zip(input_pipeline(source), source, strict=True):
+        assert list(inputs) == list(expected)
+        for name, array in expected.items():
+            assert inputs[name].dtype == array.dtype
+            np.testing.assert_array_equal(inputs[name], array)
+    ((spec,),) = (input_pipeline(source).element_spec,)
+    assert spec["codes"].shape == (None, 2, 3)
+
+
+@on_tensorflow
+def test_pipeline_has_no_generator(monkeypatch):
+    """TensorFlow's generators lower the trim threshold of the allocator for the whole process."""
+    import tensorflow as tf
+
+    def fail(*arguments, **options):
+        raise AssertionError("a generator")
+
+    monkeypatch.setattr(tf.data.Dataset, "from_generator", fail)
+    assert len(list(input_pipeline(batches(seed=0)))) == 5
 
 
 @on_tensorflow

@@ -31,6 +31,7 @@ ROWS = [
     "train default, float32: arithmetic",
     "train default, mixed_bfloat16",
     "train default, mixed_bfloat16: arithmetic",
+    "train small, float32",
     "input pipeline alone",
     "score with ssim and ssim_foreground",
     "reconstruct, default",
