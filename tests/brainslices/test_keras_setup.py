@@ -31,6 +31,7 @@ def keras_home(folder, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_keras_json_changes_no_model(phantom_archive, trained_vqvae, tmp_path):
     from vqvae.model import VQVAE
 

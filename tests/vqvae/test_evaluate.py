@@ -187,6 +187,7 @@ def test_subfolders_are_splits(phantom_archive, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real_data
 def test_public_release_is_opened_by_its_split_folders(oasis_pngs):
     slices = open_slices(oasis_pngs)
