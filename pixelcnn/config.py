@@ -46,7 +46,7 @@ class PixelCNNConfig:
     conditions: tuple[str, ...] = ()
     """Columns of the archive's table of subjects that condition the prior, such as age sex."""
     augmentation_condition: bool = False
-    """Tell the prior which training grids are mirrored or shifted; samples then are neither."""
+    """Condition the prior on whether a grid is mirrored or shifted, as augmented copies are."""
 
     def __post_init__(self):
         for name in ("channels", "layers", "condition_width", "head_width", "attention_heads"):

@@ -28,7 +28,7 @@ class Finalist:
 
     Attributes:
         trial: its best trial.
-        rank: place of that trial among the configurations of the trials, from 1.
+        rank: rank of that trial among the configurations of the trials, from 1.
         finals: the final trainings.
     """
 
@@ -106,13 +106,14 @@ def describe_finalists(config: SearchConfig, finalists: Sequence[Finalist]) -> s
     length += prior if config.objective == "val_rate_distortion" else ""
     sentences = [
         f"Trained in full ({length}), {_name(config, best)} is best by {config.objective}: "
-        f"{best.score:.4f}, the mean of {_count_seeds(best)}; its trial was number {best.rank}."
+        f"{best.score:.4f}, the mean of {_count_seeds(best)}; its trial ranked {best.rank}."
     ]
     if others:
         second = others[0]
         difference = abs(best.score - second.score)
         sentences.append(
-            f"Next is {_name(config, second)} with {second.score:.4f}, trial number {second.rank}."
+            f"Next is {_name(config, second)} with {second.score:.4f}; its trial ranked "
+            f"{second.rank}."
         )
         confidence = order_confidence(best, second, finalists)
         sentences.append(

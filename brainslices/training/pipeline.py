@@ -20,7 +20,7 @@ def input_pipeline(batches: Batches) -> Any:
 
     - When the iterator of an epoch is deleted, its destructor waits for the autotuning thread,
       which sleeps for up to a minute between its runs.
-    - From TensorFlow 2.21 on, the first generator of a process lowers the trim threshold of glibc's
+    - In TensorFlow 2.21, the first generator of a process lowers the trim threshold of glibc's
       allocator to 128 kB (`mallopt`). Memory that a step frees then goes back to the system and is
       mapped again, page by page, in the next one.
 
@@ -40,10 +40,10 @@ def input_pipeline(batches: Batches) -> Any:
     first = batches[0]
     flat = keras.tree.flatten(first)
 
-    def load(step):
-        def load_arrays(step):
-            return keras.tree.flatten(batches[int(step)])
+    def load_arrays(step):
+        return keras.tree.flatten(batches[int(step)])
 
+    def load(step):
         tensors = tf.numpy_function(load_arrays, [step], [array.dtype for array in flat])
         for tensor, array in zip(tensors, flat, strict=True):
             tensor.set_shape((None, *array.shape[1:]))

@@ -1,4 +1,4 @@
-"""A prior that is told which training grids are augmented."""
+"""A prior conditioned on how its training grids are augmented."""
 
 import numpy as np
 import pytest

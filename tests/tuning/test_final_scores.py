@@ -22,7 +22,7 @@ def make_final(number, trial, seed, ssim, rate):
     return dataclasses.replace(record, values=trial.values, final_seed=seed)
 
 
-# The second best trial, of 2048 codes, wins the full training; a seed of it failed.
+# The second best trial wins the full training; a seed of it failed.
 FINALS = [
     make_final(5, TRIALS[1], 0, 0.880, 0.050),
     make_final(6, TRIALS[1], 1, 0.886, 0.050),
@@ -65,7 +65,7 @@ def test_confidence_needs_two_seeds_of_some_finalist():
 def test_summary_says_how_sure_the_choice_is():
     finalists = collect_finalists(CONFIG, [*TRIALS, *FINALS])
     summary = describe_finalists(CONFIG, finalists)
-    assert "0.1970, the mean of 2 seeds; its trial was number 2" in summary
+    assert "0.1970, the mean of 2 seeds; its trial ranked 2" in summary
     assert "in the right order with a probability of 98 %" in summary
     single = [dataclasses.replace(one, finals=one.finals[:1]) for one in finalists]
     assert "cannot be compared with the spread" in describe_finalists(CONFIG, single)

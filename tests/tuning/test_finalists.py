@@ -73,9 +73,7 @@ def test_algorithm_does_not_see_the_scores_of_final_trainings(tmp_path):
     assert [space_values(values) for values in finals[::2]] == [
         values for values in ranked if values not in done
     ]
-    oracle = open_oracle(tmp_path / "c", search_config("bayesian", trials=20))
     seen = []
-    oracle._vectorize_trials = lambda: seen.append(dict(oracle.trials)) or (1 / 0)
     run_oracle(tmp_path / "d", search_config("bayesian", trials=8, **FINALS))
     oracle = open_oracle(tmp_path / "d", search_config("bayesian", trials=20, **FINALS))
     oracle._vectorize_trials = lambda: seen.append(dict(oracle.trials)) or (1 / 0)
