@@ -36,6 +36,7 @@ setup(
         "jinja2>=3.1,<4",
         "plotly>=6,<8",
         "pillow>=12,<15",
+        "pillow-jxl-plugin>=1.3,<2",
         "nibabel>=5.3,<6",
         "tyro>=1.0,<2",
         "tqdm>=4.67,<5",

@@ -2,11 +2,15 @@
 
     python scripts/reconstruct.py --run runs/vqvae --data data/oasis --split test --out outputs/test
     python scripts/reconstruct.py --run runs/vqvae --data /data/images --out outputs/mine
+    python scripts/reconstruct.py --run runs/vqvae --data data/oasis --prior runs/prior --out out/b
 
 Writes OUT/metrics.json (scores with 95 % intervals by subject, with their floors), slices.csv
 (one row per slice), reconstruction.png (original, code grid, reconstruction and SSIM map of the
 best, the median and the worst slices), examples.npz (the same as arrays) and, with --pictures,
 pictures/ (8-bit PNGs of the source size); with --report also report.html.
+
+With --prior the bits of the codes under the prior are measured too. With --rate-weight the codes
+are chosen to cost fewer of them, at slightly lower scores.
 """
 
 import sys
@@ -15,6 +19,7 @@ from pathlib import Path
 
 from brainslices import cli
 from brainslices.data.file_selection import FileSelection
+from brainslices.errors import InputError
 from brainslices.progress import print_lines
 
 
@@ -41,7 +46,13 @@ class Arguments:
     pictures: bool = False
     """Write the reconstructions too, as 8-bit grey PNGs."""
     codecs: bool = False
-    """Code the same slices with AVIF and JPEG 2000 too, at the model's rate. Takes minutes."""
+    """Code the same slices with AVIF, JPEG 2000 and JPEG XL too, at the model's rate (under the
+    prior, if there is one). Takes minutes."""
+    prior: Path | None = None
+    """Run folder of train_pixelcnn.py on this VQ-VAE: measure the bits of the codes under it."""
+    rate_weight: float = 0.0
+    """Choose the codes by their distance plus this weight times their nats under --prior; 0 for the
+    nearest codes."""
     report: bool = False
     """Write OUT/report.html: the slices with a slider between original and reconstruction."""
     selection: FileSelection = FileSelection()
@@ -49,19 +60,32 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv)
+    if arguments.rate_weight and arguments.prior is None:
+        raise InputError(
+            "--rate-weight needs --prior, the prior whose bits it weighs. "
+            f"Received: --rate-weight {arguments.rate_weight:g} alone."
+        )
 
     with cli.suppress_backend_logs():
         from brainslices.data.slices import open_slices
         from brainslices.evaluation.reports import reconstruction_summary
+        from pixelcnn.rate_distortion import SliceEncoder
+        from pixelcnn.slice_prior import SlicePrior
         from vqvae.evaluate import reconstruct
 
+    slices = open_slices(arguments.data, arguments.split, arguments.selection)
+    encoder = None
+    if arguments.prior is not None:
+        prior = SlicePrior.from_run(arguments.prior, arguments.run)
+        encoder = SliceEncoder(prior, slices, arguments.rate_weight)
     metrics = reconstruct(
         arguments.run,
-        open_slices(arguments.data, arguments.split, arguments.selection),
+        slices,
         arguments.out,
         batch_size=arguments.batch_size,
         pictures=arguments.pictures,
         codecs=arguments.codecs,
+        encoder=encoder,
     )
     print_lines(reconstruction_summary(metrics))
     files = (

@@ -1,6 +1,9 @@
 """Reconstruction of unseen slices by a trained VQ-VAE: scores, floors, figure and images."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +20,7 @@ from brainslices.evaluation.image_metrics import (
     score_slices,
     similarity_map,
     summarize,
+    with_interval,
 )
 from brainslices.evaluation.reports import write_slice_scores
 from brainslices.progress import bar
@@ -54,6 +58,7 @@ def reconstruct(
     batch_size: int = 32,
     pictures: bool = False,
     codecs: bool = False,
+    encoder: Any = None,
 ) -> dict:
     """Reconstruct slices and score how similar they are to their originals.
 
@@ -66,7 +71,10 @@ def reconstruct(
             reconstruction.
         batch_size: number of slices reconstructed at a time.
         pictures: write the reconstructions too, as 8-bit grey PNGs of the source size.
-        codecs: code the same slices with AVIF and JPEG 2000 too, as `codec_scores` does.
+        codecs: code the same slices with the codecs of `codec_scores` too.
+        encoder: chooses the codes instead of the nearest ones and counts their nats, such as
+            `pixelcnn.rate_distortion.SliceEncoder`: a function (images, rows) -> (codes, nats) with
+            `metadata`.
 
     Returns:
         The contents of `metrics.json`.
@@ -82,13 +90,21 @@ def reconstruct(
     model = VQVAE.from_run(run)
     slices.check_shape(model.image_shape, run.path)
     with atomic_folder(out) as folder:
-        return _write_reconstruction(folder, run, model, slices, batch_size, pictures, codecs)
+        images = folder / "pictures" if pictures else None
+        coded = _reconstruct_and_score(model, slices, batch_size, images, encoder)
+        metrics = _write_reconstruction(folder, run, model, slices, *coded)
+        if encoder:
+            metrics |= encoder.metadata
+        if codecs:
+            rate = metrics.get("bits_per_pixel_prior", model.bits_per_pixel_raw)
+            metrics |= codec_scores(slices, slices.subjects, rate)
+        write_json(folder / "metrics.json", metrics)
+        return metrics
 
 
-def _write_reconstruction(folder, run, model, slices, batch_size, pictures, codecs):
+def _write_reconstruction(folder, run, model, slices, codes, nats, scores):
+    """Write all files but `metrics.json`, whose contents are returned."""
     training_mean = run.read_mean_image(model.image_shape)
-    images = folder / "pictures" if pictures else None
-    codes, scores = _reconstruct_and_score(model, slices, batch_size, images)
     floors = floor_scores(slices, training_mean)
     write_slice_scores(folder / "slices.csv", slices.records, scores, floors)
     figure_rows = list(_figure_rows(model, slices, codes, scores))
@@ -97,12 +113,19 @@ def _write_reconstruction(folder, run, model, slices, batch_size, pictures, code
     write_examples(folder / "examples.npz", figure_rows, counts)
     metrics = summarize(scores, floors, slices.subjects)
     metrics["bits_per_pixel_raw"] = model.bits_per_pixel_raw
+    if nats is not None:
+        metrics |= _rates(nats, slices.subjects, model.image_shape)
     metrics |= _codebook_scores(codes, model.config.num_embeddings)
-    if codecs:
-        metrics |= codec_scores(slices, slices.subjects, model.bits_per_pixel_raw)
-    metrics |= _metadata(slices, model, run)
-    write_json(folder / "metrics.json", metrics)
-    return metrics
+    return metrics | _metadata(slices, model, run)
+
+
+def _rates(nats, subjects, image_shape):
+    """Nats per code of the slices and their bits per pixel, with intervals by subject."""
+    bits = nats.sum(axis=(1, 2), dtype="float64") / math.log(2)
+    return {
+        **with_interval("nats_per_code", nats.mean(axis=(1, 2)), subjects),
+        **with_interval("bits_per_pixel_prior", bits / math.prod(image_shape), subjects),
+    }
 
 
 def _metadata(slices, model, run):
@@ -117,20 +140,26 @@ def _metadata(slices, model, run):
 
 
 def _reconstruct_and_score(
-    model: VQVAE, slices: Slices, batch_size: int, image_folder: Path | None
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    model: VQVAE,
+    slices: Slices,
+    batch_size: int,
+    image_folder: Path | None,
+    encoder: Callable | None,
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, np.ndarray]]:
     """Code and decode all slices, one batch in memory at a time.
 
     Returns:
-        Codes, int32 of shape (slices, r, c), and the scores of `score_slices`.
+        Codes, int32 of shape (slices, r, c); their nats, float32 of that shape, or None without an
+        encoder; and the scores of `score_slices`.
     """
-    codes, scores = [], []
+    codes, nats, scores = [], [], []
     with bar(len(slices), "reconstructing", "slices") as progress:
         for rows, size in padded_batches(len(slices), min(batch_size, len(slices))):
             originals = np.stack([slices[row] for row in rows])
-            outputs = model.predict_on_batch(originals[..., np.newaxis])
-            images = np.clip(outputs["reconstruction"][:size, ..., 0], 0, 1)
-            codes.append(outputs["codes"][:size])
+            batch_codes, batch_nats, images = _code(model, encoder, originals, rows)
+            images = np.clip(images[:size, ..., 0], 0, 1)
+            codes.append(batch_codes[:size])
+            nats.append(batch_nats[:size])
             scores.append(score_slices(originals[:size], images))
             if image_folder:
                 for row, image in zip(rows[:size], images, strict=True):
@@ -139,7 +168,17 @@ def _reconstruct_and_score(
     all_scores = {name: np.concatenate([part[name] for part in scores]) for name in SCORES}
     if np.isnan(all_scores["ssim_foreground"]).all():
         raise InputError(f"All images of {slices.path} are black: there is nothing to score.")
-    return np.concatenate(codes), all_scores
+    return np.concatenate(codes), np.concatenate(nats) if encoder else None, all_scores
+
+
+def _code(model, encoder, originals, rows):
+    """Return the codes of a batch, their nats (empty without an encoder) and the images."""
+    images = originals[..., np.newaxis]
+    if encoder is None:
+        outputs = model.predict_on_batch(images)
+        return outputs["codes"], np.empty(0), outputs["reconstruction"]
+    codes, nats = encoder(images, rows)
+    return codes, nats, np.asarray(model.decode_codes(codes))
 
 
 def _write_image(folder: Path, slice_id: str, image: np.ndarray) -> None:

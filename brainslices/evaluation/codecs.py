@@ -18,6 +18,7 @@ __all__ = ["CODECS", "codec_rate", "codec_scores", "search_quality"]
 CODECS: dict[str, Sequence[float]] = {
     "avif": range(101),
     "jpeg2000": np.geomspace(200, 1.05, 512).tolist(),
+    "jpegxl": range(100),
 }
 SEARCH_SLICES = 96
 
@@ -33,8 +34,10 @@ def codec_rate(
             the same `ssim_foreground`): the payload is the content of the `mdat` box, without the
             other boxes (`ftyp` and `meta`, about 270 bytes). "jpeg2000" (9/7 wavelet, one tile, no
             JP2 boxes): the packets after the start-of-data marker, without the main header, the
-            tile's header and the end marker (about 150 bytes).
-        quality: AVIF: 0 (smallest) to 100. JPEG 2000: the target compression ratio, above 1.
+            tile's header and the end marker (about 150 bytes). "jpegxl" (highest effort, without
+            container): the whole codestream, whose header has a few bytes.
+        quality: AVIF: 0 (smallest) to 100. JPEG XL: 0 (smallest) to below 100, where it is
+            lossless. JPEG 2000: the target compression ratio, above 1.
 
     Returns:
         Bits per pixel over all slices, and the decoded float32 images in [0, 1].
@@ -69,8 +72,8 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
         bits_per_pixel: the rate to match.
 
     Returns:
-        `codec_avif` and `codec_jpeg2000`, each with `bits_per_pixel`, `quality` and the scores of
-        `summarize`.
+        `codec_` and the name of each of `CODECS`, each with `bits_per_pixel`, `quality` and the
+        scores of `summarize`.
     """
     subset = [images[row] for row in range(0, len(images), -(-len(images) // SEARCH_SLICES))]
     results = {}
@@ -112,16 +115,23 @@ def _encoder(codec: str, quality: float) -> tuple[dict, Callable[[bytes], int]]:
     if codec not in CODECS:
         raise InputError(f"`codec` must be one of {', '.join(CODECS)}. Received: codec={codec!r}.")
     if codec == "avif":
-        if not 0 <= quality <= 100:
-            raise InputError(f"AVIF's `quality` runs from 0 to 100. Received: quality={quality}.")
+        _check_quality("AVIF's `quality` runs from 0 to 100", quality, 0 <= quality <= 100)
         options = {"speed": 2, "advanced": {"tune": "ssim"}}
         return {"format": "AVIF", "quality": int(quality), **options}, _avif_payload
-    if not quality > 1:
-        raise InputError(
-            f"JPEG 2000's `quality` is a compression ratio above 1. Received: quality={quality}."
-        )
+    if codec == "jpegxl":
+        import pillow_jxl  # noqa: F401  (registers the format with Pillow)
+
+        expected = "JPEG XL's `quality` must be at least 0 and below 100"
+        _check_quality(expected, quality, 0 <= quality < 100)
+        return {"format": "JXL", "quality": int(quality), "effort": 9}, len
+    _check_quality("JPEG 2000's `quality` is a compression ratio above 1", quality, quality > 1)
     options = {"quality_mode": "rates", "quality_layers": [quality], "irreversible": True}
     return {"format": "JPEG2000", "no_jp2": True, **options}, _jpeg2000_payload
+
+
+def _check_quality(expectation, quality, is_valid):
+    if not is_valid:
+        raise InputError(f"{expectation}. Received: quality={quality}.")
 
 
 def _avif_payload(data: bytes) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from brainslices.csv_files import write_rows
 from brainslices.data.archive import SliceRecord
-from brainslices.evaluation.scores import SCORES
+from brainslices.evaluation.scores import CODEC_TITLES, SCORES
 from brainslices.tables import format_interval, format_table
 
 __all__ = ["BASELINES", "reconstruction_summary", "write_slice_scores", "write_slice_table"]
@@ -15,8 +15,7 @@ __all__ = ["BASELINES", "reconstruction_summary", "write_slice_scores", "write_s
 BASELINES = {
     "mean training image": "floor_mean_image",
     "black image": "floor_black",
-    "AVIF": "codec_avif",
-    "JPEG 2000": "codec_jpeg2000",
+    **{title: key for key, title in CODEC_TITLES.items()},
 }
 
 
@@ -69,6 +68,8 @@ def reconstruction_summary(metrics: Mapping) -> str:
         ("", *(score.title for score in SCORES.values()), "bits per pixel"),
         _score_row("model", metrics, metrics["bits_per_pixel_raw"]),
     ]
+    if rate := metrics.get("bits_per_pixel_prior"):
+        rows.append(_score_row("model with its prior", metrics, rate))
     for title, key in BASELINES.items():
         if key in metrics:
             rows.append(_score_row(title, metrics[key], metrics[key].get("bits_per_pixel")))

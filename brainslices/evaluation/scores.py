@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-__all__ = ["SCORES", "Score"]
+__all__ = ["CODEC_TITLES", "SCORES", "Score"]
 
 
 class Score(NamedTuple):
@@ -21,4 +21,11 @@ SCORES = {
     "ssim": Score("ssim", digits=4),
     "ssim_foreground": Score("ssim_foreground", digits=4),
     "psnr_db": Score("PSNR in dB", digits=2, has_floor_columns=False),
+}
+
+# Key of a codec in `metrics.json` -> its name in tables.
+CODEC_TITLES = {
+    "codec_avif": "AVIF",
+    "codec_jpeg2000": "JPEG 2000",
+    "codec_jpegxl": "JPEG XL",
 }

@@ -190,8 +190,8 @@ class Reconstruction(Output):
     @property
     def codecs(self) -> dict[str, dict[str, float]]:
         """Name of each codec -> its scores and rate."""
-        names = {"codec_avif": "AVIF", "codec_jpeg2000": "JPEG 2000"}
-        return {name: self.metrics[key] for key, name in names.items() if key in self.metrics}
+        titles = scores.CODEC_TITLES.items()
+        return {title: self.metrics[key] for key, title in titles if key in self.metrics}
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ def read_reconstruction(path: PathLike) -> Reconstruction:
     with reading(path / "metrics.json", "metrics of a reconstruction", "Run reconstruct.py again."):
         for name in ("floor_black", "floor_mean_image"):
             check_fields(metrics[name], SCORES)
-        for name in ("codec_avif", "codec_jpeg2000"):
+        for name in scores.CODEC_TITLES:
             check_fields(metrics.get(name, {}), CODEC, () if name in metrics else CODEC)
     file = path / "examples.npz"
     examples = read_examples(file) if file.exists() else ([], np.zeros(0, int))

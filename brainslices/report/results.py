@@ -58,16 +58,19 @@ def _model_row(folder: Path, reconstruction: Reconstruction) -> dict[str, Any]:
         "machine": _select(vqvae.environment, ["processor", "cores", "devices", "precision"]),
     }
     if (folder / "prior").is_dir():
-        row |= _prior_row(folder, vqvae, metrics["split"])
+        row |= _prior_row(folder, vqvae, metrics)
     return row
 
 
-def _prior_row(folder: Path, vqvae: RunRecord, split: str) -> dict[str, Any]:
+def _prior_row(folder: Path, vqvae: RunRecord, reconstruction: Mapping[str, Any]) -> dict[str, Any]:
     prior = read_run(folder / "prior")
     _check_made_with(prior.run.path, prior.config.get("vqvae_hash"), vqvae)
     row = {"prior_command": prior.command, "prior_minutes": _minutes(prior)}
-    rates = prior.metrics.get("splits", {}).get(split, {})
-    row |= _select(rates, ["nats_per_code", "bits_per_pixel_prior"])
+    rates = prior.metrics.get("splits", {}).get(reconstruction["split"], {})
+    if "prior_hash" in reconstruction:  # the rate of the codes that it was made of
+        _check_made_with(folder / "reconstruction", reconstruction["prior_hash"], prior)
+        rates = reconstruction
+    row |= _select(rates, ["nats_per_code", "bits_per_pixel_prior", "rate_weight"])
     if (folder / "samples").is_dir():
         sampling = read_sampling(folder / "samples")
         _check_made_with(sampling.path, sampling.metrics.get("prior_hash"), prior)

@@ -20,7 +20,8 @@ def heads():
 
 
 @pytest.mark.parametrize(
-    ("codec", "qualities"), [("avif", (10, 50, 90)), ("jpeg2000", (60, 20, 5))]
+    ("codec", "qualities"),
+    [("avif", (10, 50, 90)), ("jpeg2000", (60, 20, 5)), ("jpegxl", (5, 50, 90))],
 )
 def test_codec_rate_buys_quality(heads, codec, qualities):
     rates, errors = [], []
@@ -55,9 +56,11 @@ def test_codec_rate_buys_quality(heads, codec, qualities):
             },
             range(100, 200),
         ),
+        ("jpegxl", 50, {"format": "JXL", "quality": 50, "effort": 9}, [0]),
     ],
 )
 def test_codec_payload_leaves_out_the_headers_alone(heads, codec, quality, options, headers):
+    codec_rate(heads[:1], codec, quality)  # registers a format that Pillow lacks
     file = io.BytesIO()
     Image.fromarray(np.rint(heads[0] * 255).astype("uint8")).save(file, **options)
     payload = codec_rate(heads[:1], codec, quality)[0] * heads[0].size / 8
@@ -71,6 +74,7 @@ def test_codec_payload_leaves_out_the_headers_alone(heads, codec, quality, optio
         ("webp", 50, "`codec`.*codec='webp'"),
         ("avif", 101, "`quality`.*quality=101"),
         ("jpeg2000", 1, "`quality`.*quality=1"),
+        ("jpegxl", 100, "`quality`.*quality=100"),
     ],
 )
 def test_codec_errors_name_the_argument(heads, codec, quality, message):
@@ -86,7 +90,7 @@ def test_codec_without_images_is_refused():
 @pytest.mark.slow
 def test_codecs_are_scored_at_the_given_rate_or_just_above(heads):
     scores = codec_scores(heads, ["one", "two"], rate := 1.0)
-    assert list(scores) == ["codec_avif", "codec_jpeg2000"]
+    assert list(scores) == ["codec_avif", "codec_jpeg2000", "codec_jpegxl"]
     for codec in scores.values():
         assert 1 <= codec["bits_per_pixel"] / rate < 1.2
         assert 0.3 < codec["ssim"] < 1

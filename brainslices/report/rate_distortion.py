@@ -1,0 +1,202 @@
+"""Operating points of trained models beside the curves of image codecs, on the same slices."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainslices.csv_files import write_rows
+from brainslices.data.slices import Slices, open_slices
+from brainslices.errors import InputError
+from brainslices.evaluation.codecs import CODECS, codec_rate, search_quality
+from brainslices.evaluation.image_metrics import score_slices, summarize
+from brainslices.evaluation.rate_distortion import Curve, bd_rate
+from brainslices.evaluation.scores import CODEC_TITLES, SCORES
+from brainslices.progress import bar
+from brainslices.report.collect import read_reconstruction
+from brainslices.runs.atomic import atomic_folder, check_output_dir
+from brainslices.runs.json_files import write_json
+from brainslices.tables import format_interval, format_table
+from brainslices.types import PathLike
+from brainslices.visualization.figures import BLUE, GREY, INK, ORANGE, figure_panels
+
+__all__ = ["FILES", "compare_with_codecs", "summary"]
+
+FILES = ("metrics.json", "rate_distortion.csv", "rate_distortion.png")
+SCORE = "ssim_foreground"
+# Points of each codec's curve, from the models' lowest rate to this multiple of their highest.
+CODEC_POINTS, RATE_FACTOR = 8, 5
+SEARCH_SLICES = 48
+ENDS = ("_low", "_high")
+COLORS = dict(zip(CODEC_TITLES, (ORANGE, GREY, "#7a5195"), strict=True))
+
+
+def compare_with_codecs(
+    reconstructions: Sequence[PathLike], data: PathLike, out: PathLike
+) -> dict[str, Any]:
+    """Compare the rates of trained models with those of image codecs at the same score.
+
+    Args:
+        reconstructions: folders of reconstruct.py with `--prior`, of the same slices; the name of a
+            folder is that of its point.
+        data: the slice archive that they were made of.
+        out: folder to write, completely or not at all: `metrics.json`, `rate_distortion.csv` (a row
+            for each point) and `rate_distortion.png`.
+
+    Returns:
+        The contents of `metrics.json`: `points`, and `bd_rate` of the models to each codec, None
+        where they have no scores in common or the models do not form a curve.
+
+    Raises:
+        InputError: if a folder has no rate under a prior, or was made of other slices.
+    """
+    out = Path(out).resolve()
+    check_output_dir(out, FILES, "comparison")
+    models, slices = _read_models(reconstructions, data)
+    with atomic_folder(out) as folder:
+        rates = [model["bits_per_pixel"] for model in models]
+        points = {
+            codec: list(_codec_points(slices, codec, min(rates), RATE_FACTOR * max(rates)))
+            for codec in CODECS
+        }
+        curves = {codec: _curve(rows) for codec, rows in points.items()}
+        for model in models:
+            model |= _savings(model, curves)
+        rows = [*models, *(row for codec in CODECS for row in points[codec])]
+        metrics = {
+            "split": slices.split,
+            "archive_hash": slices.archive_hash,
+            "subjects": len(set(slices.subjects)),
+            "slices": len(slices),
+            "bd_rate": _bd_rates(models, curves),
+            "points": rows,
+        }
+        write_rows(folder / "rate_distortion.csv", _with_all_columns(rows))
+        _draw(folder / "rate_distortion.png", models, points)
+        write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _read_models(
+    reconstructions: Sequence[PathLike], data: PathLike
+) -> tuple[list[dict[str, Any]], Slices]:
+    if not reconstructions:
+        raise InputError("`reconstructions` must name at least one folder. Received: none.")
+    models: list[dict[str, Any]] = []
+    split = read_reconstruction(reconstructions[0]).metrics["split"]
+    slices = open_slices(data, split)
+    for path in map(Path, reconstructions):
+        metrics = read_reconstruction(path).metrics
+        if "bits_per_pixel_prior" not in metrics:
+            raise InputError(
+                f"{path} has no rate under a prior. Run reconstruct.py with --prior again."
+            )
+        found = metrics.get("archive_hash"), metrics["split"]
+        if found != (slices.archive_hash, slices.split):
+            raise InputError(
+                f"{path} must be a reconstruction of split {slices.split} of {data}. Received: "
+                f"split {found[1]} of the archive {str(found[0])[:12]}."
+            )
+        rates = {
+            f"bits_per_pixel{end}": metrics[f"bits_per_pixel_prior{end}"]
+            for end in ("", "_low", "_high")
+        }
+        models.append({"name": path.resolve().name, "codec": "", **rates, **_scores(metrics)})
+    return sorted(models, key=lambda model: model["bits_per_pixel"]), slices
+
+
+def _codec_points(slices: Slices, codec: str, *rates: float) -> Iterator[dict[str, Any]]:
+    """Score a codec at evenly spread settings between two rates, the lower one first."""
+    settings = CODECS[codec]
+    subset = [slices[row] for row in range(0, len(slices), -(-len(slices) // SEARCH_SLICES))]
+    first, last = (settings.index(search_quality(subset, codec, rate)) for rate in rates)
+    chosen = np.unique(np.linspace(first, last, CODEC_POINTS).round().astype(int))
+    key = f"codec_{codec}"
+    with bar(len(chosen), CODEC_TITLES[key], "settings") as progress:
+        for index in chosen:
+            rate, decoded = codec_rate(slices, codec, settings[index])
+            scores = summarize(score_slices(slices, decoded, codec), {}, slices.subjects)
+            name = f"{CODEC_TITLES[key]} {settings[index]:.4g}"
+            yield {"name": name, "codec": key, "bits_per_pixel": rate, **_scores(scores)}
+            progress.update(1)
+
+
+def _scores(metrics):
+    return {f"{name}{end}": metrics[f"{name}{end}"] for name in SCORES for end in ("", *ENDS)}
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> Curve | None:
+    """Return the curve of some points; None if they do not form one."""
+    try:
+        return Curve([row["bits_per_pixel"] for row in rows], [row[SCORE] for row in rows])
+    except InputError:
+        return None
+
+
+def _savings(model, curves):
+    """Relative difference of a model's rate to that of each codec at its score; None if unknown."""
+    savings = {}
+    for codec, curve in curves.items():
+        rate = curve.rate_at(model[SCORE]) if curve else math.nan
+        known = not math.isnan(rate)
+        savings[f"rate_difference_{codec}"] = model["bits_per_pixel"] / rate - 1 if known else None
+    return savings
+
+
+def _bd_rates(models, curves):
+    own = _curve(models)
+    rates = {}
+    for codec, curve in curves.items():
+        value = bd_rate(own, curve) if own and curve else math.nan
+        rates[codec] = None if math.isnan(value) else value
+    return rates
+
+
+def _with_all_columns(rows):
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def _draw(path, models, points):
+    with figure_panels(path, 1, 1, inches=(6.4, 4.2)) as (panel,):
+        for codec, rows in points.items():
+            key = f"codec_{codec}"
+            rates, scores = ([row[name] for row in rows] for name in ("bits_per_pixel", SCORE))
+            panel.plot(rates, scores, ".-", color=COLORS[key], label=CODEC_TITLES[key])
+        rates, scores = ([model[name] for model in models] for name in ("bits_per_pixel", SCORE))
+        errors = [[abs(model[SCORE] - model[SCORE + end]) for model in models] for end in ENDS]
+        style = {"fmt": "o-", "color": BLUE, "capsize": 3, "markersize": 5}
+        panel.errorbar(rates, scores, errors, label="brainslices, with its prior", **style)
+        for model, rate, score in zip(models, rates, scores, strict=True):
+            offset = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right"}
+            panel.annotate(model["name"], (rate, score), color=INK, **offset)
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("{x:g}")
+        panel.tick_params(axis="x", which="minor", labelsize=7)
+        panel.set(xlabel="bits per pixel of the source", ylabel=SCORE)
+        panel.legend(loc="lower right")
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """Format the metrics of a comparison as a table for the terminal.
+
+    Args:
+        metrics: as `compare_with_codecs` returns them.
+    """
+    models = [row for row in metrics["points"] if not row["codec"]]
+    titles = {codec: CODEC_TITLES[f"codec_{codec}"] for codec in metrics["bd_rate"]}
+    rows = [("", SCORE, "bits per pixel", *(f"against {title}" for title in titles.values()))]
+    for model in models:
+        savings = [_percent(model[f"rate_difference_{codec}"]) for codec in titles]
+        cells = format_interval(model, SCORE, 4), f"{model['bits_per_pixel']:.4f}"
+        rows.append((model["name"], *cells, *savings))
+    rows.append(("mean (BD rate)", "", "", *(_percent(metrics["bd_rate"][key]) for key in titles)))
+    note = f"{metrics['split']}: {metrics['subjects']} subjects, {metrics['slices']} slices"
+    return f"{format_table(rows)}\n\nrate at the same {SCORE}; {note}; [95 % interval by subject]"
+
+
+def _percent(value):
+    return None if value is None else f"{value:+.1%}"

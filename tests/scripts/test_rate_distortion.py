@@ -1,0 +1,98 @@
+"""Rates under a prior by reconstruct.py, and their comparison with codecs by rate_distortion.py."""
+
+import json
+
+import pytest
+from helpers import ROOT, run_command
+from PIL import Image
+
+from brainslices.csv_files import read_rows
+from brainslices.evaluation.codecs import CODECS
+from brainslices.runs.run import Run
+
+RECONSTRUCT = ROOT / "scripts" / "reconstruct.py"
+COMPARE = ROOT / "scripts" / "rate_distortion.py"
+
+
+@pytest.fixture(scope="module")
+def reconstructions(phantom_archive, trained_vqvae, trained_prior, tmp_path_factory):
+    """Folders of the same slices: without a prior, with one, and with fewer bits under it."""
+    folder = tmp_path_factory.mktemp("reconstructions")
+    options = {
+        "plain": [],
+        "nearest": ["--prior", trained_prior],
+        "cheap": ["--prior", trained_prior, "--rate-weight", 0.5],
+    }
+    for name, flags in options.items():
+        arguments = ["--run", trained_vqvae, "--data", phantom_archive.path, *flags]
+        assert run_command(RECONSTRUCT, *arguments, "--out", folder / name) == 0
+    return folder
+
+
+def read(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_rate_is_that_of_the_prior_and_the_scores_are_unchanged(reconstructions, trained_prior):
+    plain, nearest = read(reconstructions / "plain"), read(reconstructions / "nearest")
+    expected = Run(trained_prior).read_metrics()["splits"]["test"]
+    for name in ("nats_per_code", "bits_per_pixel_prior"):
+        assert nearest[name] == pytest.approx(expected[name], rel=1e-4)
+        assert nearest[f"{name}_low"] <= nearest[name] <= nearest[f"{name}_high"]
+    assert nearest["ssim_foreground"] == pytest.approx(plain["ssim_foreground"], abs=1e-5)
+    assert "bits_per_pixel_prior" not in plain
+
+
+@pytest.mark.slow
+def test_rate_weight_saves_bits(reconstructions):
+    nearest, cheap = read(reconstructions / "nearest"), read(reconstructions / "cheap")
+    assert cheap["bits_per_pixel_prior"] < nearest["bits_per_pixel_prior"]
+    assert (nearest["rate_weight"], cheap["rate_weight"]) == (0.0, 0.5)
+    assert nearest["prior_hash"] == cheap["prior_hash"]
+
+
+def test_rate_weight_without_a_prior_is_refused(trained_vqvae, phantom_archive, tmp_path, capsys):
+    arguments = ["--run", trained_vqvae, "--data", phantom_archive.path, "--rate-weight", 1]
+    assert run_command(RECONSTRUCT, *arguments, "--out", tmp_path / "out") == 2
+    assert "--rate-weight needs --prior" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_comparison_has_the_points_of_models_and_codecs(
+    reconstructions, phantom_archive, tmp_path, capsys
+):
+    folders = [reconstructions / "nearest", reconstructions / "cheap"]
+    arguments = ["--reconstructions", *folders, "--data", phantom_archive.path]
+    assert run_command(COMPARE, *arguments, "--out", out := tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    models = [row for row in metrics["points"] if not row["codec"]]
+    assert [row["name"] for row in models] == ["cheap", "nearest"]  # by rising rate
+    for row in models:
+        expected = read(reconstructions / row["name"])
+        assert row["bits_per_pixel"] == expected["bits_per_pixel_prior"]
+        assert row["ssim_foreground_low"] == expected["ssim_foreground_low"]
+        assert row["name"] in printed
+    assert set(metrics["bd_rate"]) == set(CODECS)
+    assert len(read_rows(out / "rate_distortion.csv")) == len(metrics["points"])
+    with Image.open(out / "rate_distortion.png") as figure:
+        assert min(figure.size) > 300
+
+
+def test_comparison_refuses_other_slices_and_rates_without_a_prior(
+    reconstructions, phantom_archive, tmp_path, capsys
+):
+    other = reconstructions / "other"
+    other.mkdir()
+    metrics = read(reconstructions / "nearest") | {"archive_hash": "0" * 64}
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    for folder, message in (
+        (other, "must be a reconstruction of split test"),
+        (reconstructions / "plain", "has no rate under a prior"),
+    ):
+        arguments = ["--reconstructions", folder, "--data", phantom_archive.path]
+        assert run_command(COMPARE, *arguments, "--out", tmp_path / "out") == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
