@@ -47,8 +47,8 @@ class RateDistortionEncoder:
         InputError: if `rate_weight` is negative or not finite.
 
     Reference:
-        Chou, Lookabaugh, Gray 1989, "Entropy-constrained vector quantization", equation 5, with
-        the conditional distribution of a prior instead of frequencies of codes.
+        Chou, Lookabaugh, Gray 1989, "Entropy-constrained vector quantization", with the conditional
+        distribution of a prior instead of the frequencies of the codes.
     """
 
     def __init__(self, model: PixelCNN, decoder: Any, rate_weight: float):
