@@ -19,7 +19,11 @@ __all__ = [
     "describe_finalists",
     "draw_finalists",
     "order_confidence",
+    "rank_correlation",
 ]
+
+# Below this number of finalists their rank correlation says nothing.
+MIN_RANKED = 3
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,23 @@ def order_confidence(first: Finalist, second: Finalist, finalists: Sequence[Fina
     return float(scipy.stats.t.cdf(difference / error, degrees)) if error else 1.0
 
 
+def rank_correlation(finalists: Sequence[Finalist]) -> float:
+    """Kendall's tau-b between the scores of the trials and those of the final trainings.
+
+    Args:
+        finalists: at least two.
+
+    Returns:
+        From -1 to 1: the share of pairs in the same order minus that of the others; NaN if all
+        scores of one kind are equal.
+
+    Reference:
+        Kendall 1945, "The treatment of ties in ranking problems".
+    """
+    trials = [one.trial.score for one in finalists]
+    return float(scipy.stats.kendalltau(trials, [one.score for one in finalists]).statistic)
+
+
 def describe_finalists(config: SearchConfig, finalists: Sequence[Finalist]) -> str:
     """Describe in one paragraph which finalist is the best, and how sure that is.
 
@@ -122,6 +143,11 @@ def describe_finalists(config: SearchConfig, finalists: Sequence[Finalist]) -> s
             if math.isnan(confidence)
             else f"Given the spread over seeds, these two are in the right order with a "
             f"probability of {100 * confidence:.0f} %."
+        )
+    if len(finalists) >= MIN_RANKED:
+        sentences.append(
+            f"The trials and the final trainings of the {len(finalists)} finalists have a rank "
+            f"correlation (Kendall's tau) of {rank_correlation(finalists):.2f}."
         )
     return " ".join(sentences)
 

@@ -10,7 +10,13 @@ from PIL import Image
 from brainslices.errors import InputError
 from brainslices.runs.json_files import load_config, write_json
 from tuning.config import SearchConfig
-from tuning.final_scores import Finalist, collect_finalists, describe_finalists, order_confidence
+from tuning.final_scores import (
+    Finalist,
+    collect_finalists,
+    describe_finalists,
+    order_confidence,
+    rank_correlation,
+)
 from tuning.report import read_search, write_report
 from vqvae.config import VQVAEConfig, VQVAETraining
 
@@ -60,6 +66,22 @@ def test_confidence_needs_two_seeds_of_some_finalist():
     assert 0.5 < order_confidence(one, other, [one, other, third]) < 1
     equal = finalist(0.1, 0.1)
     assert order_confidence(equal, other, [equal, other]) == 1
+
+
+@pytest.mark.parametrize(
+    ("trials", "finals", "tau"),
+    [((1, 2, 3), (4, 5, 6), 1), ((1, 2, 3), (6, 5, 4), -1), ((1, 2, 3, 4), (1, 3, 2, 4), 2 / 3)],
+)
+def test_rank_correlation_counts_pairs_in_the_same_order(trials, finals, tau):
+    pairs = zip(trials, finals, strict=True)
+    finalists = [
+        Finalist(dataclasses.replace(TRIALS[0], score=trial), 1, finalist(final, final).finals)
+        for trial, final in pairs
+    ]
+    assert rank_correlation(finalists) == pytest.approx(tau)
+    summary = describe_finalists(CONFIG, finalists)
+    assert f"Kendall's tau) of {tau:.2f}" in summary
+    assert "Kendall" not in describe_finalists(CONFIG, finalists[:2])
 
 
 def test_summary_says_how_sure_the_choice_is():
