@@ -14,7 +14,7 @@ out="${out:-outputs/demo}"
 run() { printf '\n$ python %s\n' "$*"; "$PYTHON" "$@"; }
 
 [ -e "$out/phantoms/archive.json" ] || run scripts/prepare_data.py --source phantom --out "$out/phantoms"
-run scripts/train_vqvae.py --data "$out/phantoms" --run "$out/vqvae" --epochs 20
+run scripts/train_vqvae.py --data "$out/phantoms" --run "$out/vqvae" --preset small --epochs 20
 run scripts/reconstruct.py --run "$out/vqvae" --data "$out/phantoms" --split test --out "$out/reconstruction"
 run scripts/train_pixelcnn.py --vqvae "$out/vqvae" --run "$out/prior" --epochs 20 --channels 64 --layers 6 --variants 1 \
   --conditions age sex

@@ -44,7 +44,8 @@ def full(hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
         channels=(width, *[2 * width] * (len(model.channels) - 1)),
         commitment_cost=hp.Float("commitment_cost", 0.05, 1.0, sampling="log", default=0.25),
     )
-    rate = hp.Float("learning_rate", 4e-4, 4e-3, sampling="log", default=1.5e-3)
+    default = training.learning_rate
+    rate = hp.Float("learning_rate", default / 4, 4 * default, sampling="log", default=default)
     return model, replace(training, learning_rate=rate)
 
 
