@@ -24,6 +24,8 @@ __all__ = [
 
 # Below this number of finalists their rank correlation says nothing.
 MIN_RANKED = 3
+# A probability above this one is not rounded to 100 %.
+CERTAIN = 0.99
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def describe_finalists(config: SearchConfig, finalists: Sequence[Finalist]) -> s
             "each finalist has one."
             if math.isnan(confidence)
             else f"Given the spread over seeds, these two are in the right order with a "
-            f"probability of {100 * confidence:.0f} %."
+            f"probability of {_percent(confidence)} %."
         )
     if len(finalists) >= MIN_RANKED:
         sentences.append(
@@ -150,6 +152,10 @@ def describe_finalists(config: SearchConfig, finalists: Sequence[Finalist]) -> s
             f"correlation (Kendall's tau) of {rank_correlation(finalists):.2f}."
         )
     return " ".join(sentences)
+
+
+def _percent(probability):
+    return "more than 99" if probability > CERTAIN else f"{100 * probability:.0f}"
 
 
 def _name(config, finalist):

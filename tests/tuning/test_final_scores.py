@@ -89,6 +89,8 @@ def test_summary_says_how_sure_the_choice_is():
     summary = describe_finalists(CONFIG, finalists)
     assert "0.1970, the mean of 2 seeds; its trial ranked 2" in summary
     assert "in the right order with a probability of 98 %" in summary
+    certain = [finalist(0.1, 0.1001), finalist(0.2, 0.2001)]
+    assert "a probability of more than 99 %" in describe_finalists(CONFIG, certain)
     single = [dataclasses.replace(one, finals=one.finals[:1]) for one in finalists]
     assert "cannot be compared with the spread" in describe_finalists(CONFIG, single)
     assert "Next" not in describe_finalists(CONFIG, single[:1])
