@@ -4,9 +4,11 @@
 that does not name its own. With other values the same run would be another model.
 """
 
+import functools
+
 from brainslices.errors import InputError
 
-__all__ = ["BACKENDS"]
+__all__ = ["BACKENDS", "runs_on_cpu"]
 
 BACKENDS = ("tensorflow", "jax")
 
@@ -26,3 +28,9 @@ if keras.config.backend() not in BACKENDS:
 keras.config.set_floatx("float32")
 keras.config.set_epsilon(1e-7)
 keras.config.set_image_data_format("channels_last")
+
+
+@functools.cache
+def runs_on_cpu() -> bool:
+    """Return whether all devices of this process are CPUs."""
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())

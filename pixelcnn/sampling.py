@@ -6,13 +6,13 @@ bits crosses a threshold of the sampling.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
+from brainslices.compilation import compiled
 from brainslices.data.batches import padded_batches
 from brainslices.errors import InputError
 from brainslices.progress import bar
@@ -27,7 +27,7 @@ from pixelcnn.logits import (
 from pixelcnn.model import PixelCNN
 from pixelcnn.row_cache import RowCache, start_state
 
-__all__ = ["BATCH_SIZE", "MASKED", "Sampler", "compiled", "uniform_noise"]
+__all__ = ["BATCH_SIZE", "MASKED", "Sampler", "uniform_noise"]
 
 # Stands for a masked code.
 MASKED = -1
@@ -286,27 +286,3 @@ class Sampler:
         loop_state = (cache.start_row(), *empty)
         _, codes, log_prob = ops.fori_loop(0, cache.cols, sample_code, loop_state)
         return (codes, log_prob), cache.append_row(vertical_state, for_cache(codes))
-
-
-def compiled(function: Callable, model: keras.Model) -> Callable:
-    """Compile a function of tensors that calls a model; later weight updates take effect.
-
-    Args:
-        function: a function of tensors that calls `model`.
-        model: the built model.
-
-    Returns:
-        A function of arrays or tensors.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, autograph=False)
-    import jax
-
-    @jax.jit
-    def stateless(weights, *arguments):
-        with keras.StatelessScope(zip(model.variables, weights, strict=True)):
-            return function(*arguments)
-
-    return lambda *arguments: stateless([item.value for item in model.variables], *arguments)

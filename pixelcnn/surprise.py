@@ -7,12 +7,13 @@ import numpy as np
 from scipy.stats import percentileofscore
 from skimage.transform import resize
 
+from brainslices.compilation import compiled
 from brainslices.data.batches import padded_batches
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
 from brainslices.progress import bar
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import BATCH_SIZE, compiled
+from pixelcnn.sampling import BATCH_SIZE
 
 __all__ = [
     "MIN_NEIGHBOURS",

@@ -22,7 +22,7 @@ __all__ = [
     "rank_correlation",
 ]
 
-# Below this number of finalists their rank correlation says nothing.
+# With two finalists the rank correlation can only be 1 or -1.
 MIN_RANKED = 3
 # A probability above this one is not rounded to 100 %.
 CERTAIN = 0.99
@@ -106,8 +106,8 @@ def rank_correlation(finalists: Sequence[Finalist]) -> float:
         finalists: at least two.
 
     Returns:
-        From -1 to 1: the share of pairs in the same order minus that of the others; NaN if all
-        scores of one kind are equal.
+        From -1 to 1: without ties, the share of pairs in the same order minus that of the others.
+        NaN if all scores of one kind are equal.
 
     Reference:
         Kendall 1945, "The treatment of ties in ranking problems".
@@ -146,7 +146,7 @@ def describe_finalists(config: SearchConfig, finalists: Sequence[Finalist]) -> s
             else f"Given the spread over seeds, these two are in the right order with a "
             f"probability of {_percent(confidence)} %."
         )
-    if len(finalists) >= MIN_RANKED:
+    if len(finalists) >= MIN_RANKED and not math.isnan(rank_correlation(finalists)):
         sentences.append(
             f"The trials and the final trainings of the {len(finalists)} finalists have a rank "
             f"correlation (Kendall's tau) of {rank_correlation(finalists):.2f}."

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from brainslices.config import Preset, TrainingConfig, check_field
 from brainslices.resources import TRAINING_BYTES, check_needed
 
-__all__ = ["PRESETS", "VQVAEConfig", "VQVAETraining"]
+__all__ = ["PRESETS", "Encoding", "VQVAEConfig", "VQVAETraining"]
 
 MAX_WIDTH = 4096
 
@@ -101,6 +101,27 @@ class VQVAETraining(TrainingConfig):
 
     mirror: bool
     """Random left-right flip with probability 0.5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How slices are encoded."""
+
+    sweeps: int = 0
+    """Sweeps of `vqvae.code_search.CodeSearch`; 0 for the nearest codes."""
+    rate_weight: float = 0.0
+    """Loss that one bit per pixel is worth to the search; above 0 it prefers cheaper codes."""
+    entropy_model: Any = None
+    """Counts the bits of the codes: a function (codes, rows) -> nats of all codes with `metadata`,
+    such as a `pixelcnn.entropy_model.EntropyModel` of the slices."""
+
+    def __post_init__(self):
+        check_field(self, "sweeps", lambda value: value >= 0, "at least 0")
+        finite = "a finite number, at least 0"
+        check_field(self, "rate_weight", lambda value: 0 <= value < math.inf, finite)
+        if self.rate_weight and not (self.sweeps and self.entropy_model):
+            needed = "0 without both sweeps (--sweeps) and an entropy model (--prior)"
+            check_field(self, "rate_weight", lambda value: value == 0, needed)
 
 
 # The baseline network: 32-64-16, 3 x 3, stride 2 twice, K = 128, MSE / variance, Adam.

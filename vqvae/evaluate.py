@@ -1,9 +1,9 @@
 """Reconstruction of unseen slices by a trained VQ-VAE: scores, floors, figure and images."""
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,7 +35,9 @@ from brainslices.visualization.figures import (
     pick_extremes,
     reconstruction_figure,
 )
+from vqvae.code_search import CodeSearch
 from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
+from vqvae.config import Encoding
 from vqvae.model import VQVAE
 
 __all__ = ["reconstruct"]
@@ -58,48 +60,53 @@ def reconstruct(
     batch_size: int = 32,
     pictures: bool = False,
     codecs: bool = False,
-    encoder: Any = None,
+    encoding: Encoding | None = None,
 ) -> dict:
     """Reconstruct slices and score how similar they are to their originals.
 
     Args:
         run: run folder of a trained VQ-VAE.
         slices: the slices, as `open_slices` returns them.
-        out: folder to write: `metrics.json`, `slices.csv` (one row per slice),
-            `reconstruction.png` and `examples.npz` (the best, the median and the worst slices) and
-            optionally `pictures/`. It is written completely or not at all, and replaces an earlier
-            reconstruction.
+        out: folder to write or replace, completely or not at all: `metrics.json`, `slices.csv` (a
+            row per slice), `reconstruction.png`, `examples.npz` and optionally `pictures/`.
         batch_size: number of slices reconstructed at a time.
-        pictures: write the reconstructions too, as 8-bit grey PNGs of the source size.
+        pictures: write the reconstructions as 8-bit grey PNGs too.
         codecs: code the same slices with the codecs of `codec_scores` too.
-        encoder: chooses the codes instead of the nearest ones and counts their nats, such as
-            `pixelcnn.rate_distortion.SliceEncoder`: a function (images, rows) -> (codes, nats) with
-            `metadata`.
+        encoding: how the slices are encoded; None for the nearest codes.
 
     Returns:
         The contents of `metrics.json`.
 
     Raises:
-        InputError: if the run, the data or the output folder cannot be used.
+        InputError: if the run, the data, the output folder or the entropy model cannot be used.
     """
     run, out = Run(run), Path(out).resolve()
-    run.open_config("vqvae")
     check_output_dir(out, FILES, "reconstruction")
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
-    model = VQVAE.from_run(run)
+    model, encoding = VQVAE.from_run(run), encoding or Encoding()
+    _check_entropy_model(encoding.entropy_model, model)
     slices.check_shape(model.image_shape, run.path)
     with atomic_folder(out) as folder:
-        images = folder / "pictures" if pictures else None
-        coded = _reconstruct_and_score(model, slices, batch_size, images, encoder)
+        images, encode = folder / "pictures" if pictures else None, _encoder(model, encoding)
+        coded = _reconstruct_and_score(encode, slices, batch_size, images)
         metrics = _write_reconstruction(folder, run, model, slices, *coded)
-        if encoder:
-            metrics |= encoder.metadata
+        metrics |= _encoding_metadata(encoding)
         if codecs:
             rate = metrics.get("bits_per_pixel_prior", model.bits_per_pixel_raw)
             metrics |= codec_scores(slices, slices.subjects, rate)
         write_json(folder / "metrics.json", metrics)
         return metrics
+
+
+def _check_entropy_model(entropy_model, model):
+    """Refuse an entropy model of other codes; a model that was loaded from a run has a hash."""
+    expected = getattr(model, "file_hash", None)
+    if entropy_model and expected != entropy_model.metadata["vqvae_hash"]:
+        raise InputError(
+            "`entropy_model` must model the codes of the VQ-VAE. Received: one of the VQ-VAE "
+            f"{entropy_model.metadata['vqvae_hash'][:12]} for {str(expected)[:12]}."
+        )
 
 
 def _write_reconstruction(folder, run, model, slices, codes, nats, scores):
@@ -128,6 +135,16 @@ def _rates(nats, subjects, image_shape):
     }
 
 
+def _encoding_metadata(encoding):
+    """How the codes were chosen, if not simply the nearest ones."""
+    metadata = {}
+    if encoding.sweeps:
+        metadata |= {"sweeps": encoding.sweeps, "rate_weight": encoding.rate_weight}
+    if encoding.entropy_model:
+        metadata["prior_hash"] = encoding.entropy_model.metadata["prior_hash"]
+    return metadata
+
+
 def _metadata(slices, model, run):
     """What the scores depend on: the data, the model and the data that it was trained on."""
     return {
@@ -140,26 +157,26 @@ def _metadata(slices, model, run):
 
 
 def _reconstruct_and_score(
-    model: VQVAE,
+    encode: Callable,
     slices: Slices,
     batch_size: int,
     image_folder: Path | None,
-    encoder: Callable | None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, np.ndarray]]:
-    """Code and decode all slices, one batch in memory at a time.
+    """Encode and decode all slices, one batch in memory at a time.
 
     Returns:
         Codes, int32 of shape (slices, r, c); their nats, float32 of that shape, or None without an
-        encoder; and the scores of `score_slices`.
+        entropy model; and the scores of `score_slices`.
     """
     codes, nats, scores = [], [], []
     with bar(len(slices), "reconstructing", "slices") as progress:
         for rows, size in padded_batches(len(slices), min(batch_size, len(slices))):
             originals = np.stack([slices[row] for row in rows])
-            batch_codes, batch_nats, images = _code(model, encoder, originals, rows)
+            batch_codes, batch_nats, images = encode(originals, rows)
             images = np.clip(images[:size, ..., 0], 0, 1)
             codes.append(batch_codes[:size])
-            nats.append(batch_nats[:size])
+            if batch_nats is not None:
+                nats.append(batch_nats[:size])
             scores.append(score_slices(originals[:size], images))
             if image_folder:
                 for row, image in zip(rows[:size], images, strict=True):
@@ -168,17 +185,26 @@ def _reconstruct_and_score(
     all_scores = {name: np.concatenate([part[name] for part in scores]) for name in SCORES}
     if np.isnan(all_scores["ssim_foreground"]).all():
         raise InputError(f"All images of {slices.path} are black: there is nothing to score.")
-    return np.concatenate(codes), np.concatenate(nats) if encoder else None, all_scores
+    return np.concatenate(codes), np.concatenate(nats) if nats else None, all_scores
 
 
-def _code(model, encoder, originals, rows):
-    """Return the codes of a batch, their nats (empty without an encoder) and the images."""
-    images = originals[..., np.newaxis]
-    if encoder is None:
-        outputs = model.predict_on_batch(images)
-        return outputs["codes"], np.empty(0), outputs["reconstruction"]
-    codes, nats = encoder(images, rows)
-    return codes, nats, np.asarray(model.decode_codes(codes))
+def _encoder(model, encoding):
+    """Return a function from images and their rows to codes, their nats or None, and images."""
+    if not (encoding.sweeps or encoding.entropy_model):
+
+        def encode_nearest(originals, _):
+            outputs = model.predict_on_batch(originals[..., np.newaxis])
+            return outputs["codes"], None, outputs["reconstruction"]
+
+        return encode_nearest
+    search, entropy_model = CodeSearch(model, encoding), encoding.entropy_model
+
+    def encode(originals, rows):
+        nats = entropy_model and functools.partial(entropy_model, rows=rows)
+        codes, code_nats = search(originals[..., np.newaxis], nats)
+        return codes, code_nats, np.asarray(model.decode_codes(codes))
+
+    return encode
 
 
 def _write_image(folder: Path, slice_id: str, image: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Classical image codecs as baselines: rate of the encoded payload alone."""
 
 import io
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
@@ -12,7 +13,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import Images, check_image, score_slices, summarize
 from brainslices.progress import bar
 
-__all__ = ["CODECS", "codec_rate", "codec_scores", "search_quality"]
+__all__ = ["CODECS", "codec_rate", "codec_scores", "search_quality", "spread_subset"]
 
 # Quality settings of each codec from the lowest rate up; JPEG 2000's ratios are 1 % apart.
 CODECS: dict[str, Sequence[float]] = {
@@ -20,7 +21,9 @@ CODECS: dict[str, Sequence[float]] = {
     "jpeg2000": np.geomspace(200, 1.05, 512).tolist(),
     "jpegxl": range(100),
 }
-SEARCH_SLICES = 96
+SEARCH_SLICES, MAX_EXCESS = 96, 1.25
+
+logger = logging.getLogger(__name__)
 
 
 def codec_rate(
@@ -34,8 +37,8 @@ def codec_rate(
             the same `ssim_foreground`): the payload is the content of the `mdat` box, without the
             other boxes (`ftyp` and `meta`, about 270 bytes). "jpeg2000" (9/7 wavelet, one tile, no
             JP2 boxes): the packets after the start-of-data marker, without the main header, the
-            tile's header and the end marker (about 150 bytes). "jpegxl" (highest effort, without
-            container): the whole codestream, whose header has a few bytes.
+            tile's header and the end marker (about 150 bytes). "jpegxl" (effort 9, without
+            container): the whole codestream, at most 69 bytes of which are headers.
         quality: AVIF: 0 (smallest) to 100. JPEG XL: 0 (smallest) to below 100, where it is
             lossless. JPEG 2000: the target compression ratio, above 1.
 
@@ -64,7 +67,8 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
     """Score each codec at the lowest of its rates that is at least `bits_per_pixel`.
 
     The setting is searched on at most `SEARCH_SLICES` evenly spread slices. If all settings have a
-    lower rate, the highest is used.
+    lower rate, the highest is used. A codec whose lowest rate is more than `MAX_EXCESS` times the
+    rate to match cannot be compared and is left out.
 
     Args:
         images: images of shape (rows, cols) in [0, 1].
@@ -72,13 +76,15 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
         bits_per_pixel: the rate to match.
 
     Returns:
-        `codec_` and the name of each of `CODECS`, each with `bits_per_pixel`, `quality` and the
+        `codec_` and the name of each codec, each with `bits_per_pixel`, `quality` and the
         scores of `summarize`.
     """
-    subset = [images[row] for row in range(0, len(images), -(-len(images) // SEARCH_SLICES))]
-    results = {}
+    subset, results = spread_subset(images), {}
     for codec in CODECS:
         quality = search_quality(subset, codec, bits_per_pixel)
+        if codec_rate(subset, codec, quality)[0] > MAX_EXCESS * bits_per_pixel:
+            logger.warning("%s has no setting of so few bits per pixel.", codec)
+            continue
         rate, decoded = codec_rate(images, codec, quality)
         results[f"codec_{codec}"] = {
             "bits_per_pixel": rate,
@@ -86,6 +92,11 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
             **summarize(score_slices(images, decoded, codec), {}, subjects),
         }
     return results
+
+
+def spread_subset(images: Images) -> list[np.ndarray]:
+    """Return at most `SEARCH_SLICES` evenly spread images, to search a setting on."""
+    return [images[row] for row in range(0, len(images), -(-len(images) // SEARCH_SLICES))]
 
 
 def search_quality(

@@ -34,8 +34,8 @@ class Curve:
         if len(points) < 2 or points[0][0] <= 0 or not rising:
             text = ", ".join(f"{score:.4f} at {rate:.4f}" for rate, score in points)
             raise InputError(
-                "A curve needs at least two points of positive rate whose scores rise with the "
-                f"rate. Received: {text or 'none'}."
+                "`rates` and `scores` must be at least two points of positive rate whose scores "
+                f"rise with the rate. Received: {text or 'none'}."
             )
         log_rates, self.scores = np.log([point[0] for point in points]), [p[1] for p in points]
         self._log_rate = PchipInterpolator(self.scores, log_rates)

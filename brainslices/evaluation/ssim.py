@@ -5,15 +5,13 @@ data range 1), in pure `keras.ops` and always in float32: in half precision its 
 differences of nearly equal numbers, are noise.
 """
 
-import functools
-
-import keras
 import numpy as np
 from keras import ops
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD
 from brainslices.errors import InputError
 from brainslices.evaluation.pooling import C1, C2, RADIUS, SIGMA, SMALLEST_SIDE
+from brainslices.keras_setup import runs_on_cpu
 from brainslices.types import Tensor
 
 __all__ = ["SMALLEST_SIDE", "ssim_map", "ssim_scores"]
@@ -85,7 +83,7 @@ def _ratio(of_sum, of_difference, constant):
 
 def _window_mean(images):
     """Gaussian-weighted mean around each pixel of float32 (n, rows, cols), borders mirrored."""
-    if _runs_on_cpu():
+    if runs_on_cpu():
         return _window_mean_by_matrices(images)
     return _window_mean_by_shifts(images)
 
@@ -124,11 +122,6 @@ def _window_matrix(size):
 def _window_weights():
     weights = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
     return weights / weights.sum()
-
-
-@functools.cache
-def _runs_on_cpu():
-    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def _check_shapes(originals, reconstructions):

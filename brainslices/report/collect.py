@@ -49,6 +49,12 @@ INTERVAL = dict.fromkeys(("ssim_foreground_low", "ssim_foreground_high"), NUMBER
 RECONSTRUCTION = SCORES | INTERVAL | {"codebook_usage": NUMBER, "bits_per_pixel_raw": NUMBER}
 RECONSTRUCTION |= {"subjects": NATURAL, "slices": NATURAL, "num_embeddings": POSITIVE}
 RECONSTRUCTION |= {"floor_black": OBJECT, "floor_mean_image": OBJECT}
+# With --prior.
+RECONSTRUCTION_RATES = {
+    f"{name}{end}": NUMBER
+    for name in ("bits_per_pixel_prior", "nats_per_code")
+    for end in ("", "_low", "_high")
+}
 CODEC = SCORES | {"bits_per_pixel": NUMBER}
 MEASURES = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
 SAMPLING = {"samples": NATURAL, "temperature": NUMBER, "seed": INTEGER}
@@ -306,7 +312,8 @@ def read_reconstruction(path: PathLike) -> Reconstruction:
         InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
-    metrics = _read_metrics(path, "reconstruct.py", RECONSTRUCTION)
+    rules = RECONSTRUCTION | RECONSTRUCTION_RATES
+    metrics = _read_metrics(path, "reconstruct.py", rules, RECONSTRUCTION_RATES)
     with reading(path / "metrics.json", "metrics of a reconstruction", "Run reconstruct.py again."):
         for name in ("floor_black", "floor_mean_image"):
             check_fields(metrics[name], SCORES)

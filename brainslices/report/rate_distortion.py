@@ -1,7 +1,8 @@
 """Operating points of trained models beside the curves of image codecs, on the same slices."""
 
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from brainslices.csv_files import write_rows
 from brainslices.data.slices import Slices, open_slices
 from brainslices.errors import InputError
-from brainslices.evaluation.codecs import CODECS, codec_rate, search_quality
+from brainslices.evaluation.codecs import CODECS, codec_rate, search_quality, spread_subset
 from brainslices.evaluation.image_metrics import score_slices, summarize
 from brainslices.evaluation.rate_distortion import Curve, bd_rate
 from brainslices.evaluation.scores import CODEC_TITLES, SCORES
@@ -24,12 +25,15 @@ from brainslices.visualization.figures import BLUE, GREY, INK, ORANGE, figure_pa
 
 __all__ = ["FILES", "compare_with_codecs", "summary"]
 
+logger = logging.getLogger(__name__)
+
 FILES = ("metrics.json", "rate_distortion.csv", "rate_distortion.png")
 SCORE = "ssim_foreground"
-# Points of each codec's curve, from the models' lowest rate to this multiple of their highest.
+# Points of each codec's curve, and how far it extends beyond the rates of the models.
 CODEC_POINTS, RATE_FACTOR = 8, 5
-SEARCH_SLICES = 48
 ENDS = ("_low", "_high")
+RATE_KEYS = {f"bits_per_pixel{end}": f"bits_per_pixel_prior{end}" for end in ("", *ENDS)}
+ORIGIN = ("model_hash", "prior_hash", "sweeps", "rate_weight")
 COLORS = dict(zip(CODEC_TITLES, (ORANGE, GREY, "#7a5195"), strict=True))
 
 
@@ -57,13 +61,11 @@ def compare_with_codecs(
     models, slices = _read_models(reconstructions, data)
     with atomic_folder(out) as folder:
         rates = [model["bits_per_pixel"] for model in models]
-        points = {
-            codec: list(_codec_points(slices, codec, min(rates), RATE_FACTOR * max(rates)))
-            for codec in CODECS
-        }
-        curves = {codec: _curve(rows) for codec, rows in points.items()}
+        span = min(rates) / RATE_FACTOR, max(rates) * RATE_FACTOR
+        points = {codec: _codec_points(slices, codec, *span) for codec in CODECS}
+        curves = {codec: _curve(codec, rows) for codec, rows in points.items()}
         for model in models:
-            model |= _savings(model, curves)
+            model |= _rate_differences(model, curves)
         rows = [*models, *(row for codec in CODECS for row in points[codec])]
         metrics = {
             "split": slices.split,
@@ -84,69 +86,88 @@ def _read_models(
 ) -> tuple[list[dict[str, Any]], Slices]:
     if not reconstructions:
         raise InputError("`reconstructions` must name at least one folder. Received: none.")
-    models: list[dict[str, Any]] = []
-    split = read_reconstruction(reconstructions[0]).metrics["split"]
-    slices = open_slices(data, split)
-    for path in map(Path, reconstructions):
-        metrics = read_reconstruction(path).metrics
-        if "bits_per_pixel_prior" not in metrics:
-            raise InputError(
-                f"{path} has no rate under a prior. Run reconstruct.py with --prior again."
-            )
-        found = metrics.get("archive_hash"), metrics["split"]
-        if found != (slices.archive_hash, slices.split):
-            raise InputError(
-                f"{path} must be a reconstruction of split {slices.split} of {data}. Received: "
-                f"split {found[1]} of the archive {str(found[0])[:12]}."
-            )
-        rates = {
-            f"bits_per_pixel{end}": metrics[f"bits_per_pixel_prior{end}"]
-            for end in ("", "_low", "_high")
-        }
-        models.append({"name": path.resolve().name, "codec": "", **rates, **_scores(metrics)})
+    paths = [Path(path).resolve() for path in reconstructions]
+    slices = open_slices(data, read_reconstruction(paths[0]).metrics.get("split"))
+    if slices.archive_hash is None:
+        raise InputError(f"`data` must be a slice archive. Received: data={data}.")
+    models = [_read_model(path, slices) for path in paths]
+    names = [model["name"] for model in models]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise InputError(
+            "`reconstructions` must be folders of different names, which label the points. "
+            f"Received: {', '.join(sorted(repeated))} more than once."
+        )
     return sorted(models, key=lambda model: model["bits_per_pixel"]), slices
 
 
-def _codec_points(slices: Slices, codec: str, *rates: float) -> Iterator[dict[str, Any]]:
+def _read_model(path: Path, slices: Slices) -> dict[str, Any]:
+    """Return the point of a reconstruction, with what it depends on."""
+    metrics = read_reconstruction(path).metrics
+    if any(name not in metrics for name in (*RATE_KEYS.values(), "prior_hash")):
+        raise InputError(
+            "`reconstructions` must have rates under a prior. "
+            f"Received: {path} without. Run reconstruct.py with --prior again."
+        )
+    received = metrics.get("archive_hash"), metrics.get("split")
+    if received != (slices.archive_hash, slices.split):
+        raise InputError(
+            f"`reconstructions` must be of split {slices.split} of {slices.path}. Received: {path} "
+            f"of split {received[1]} of the archive {str(received[0])[:12]}."
+        )
+    # The layout of reproduce_oasis.sh: MODEL/reconstruction.
+    name = path.parent.name if path.name == "reconstruction" else path.name
+    rates = {name: metrics[key] for name, key in RATE_KEYS.items()}
+    origin = {name: metrics.get(name) for name in ORIGIN}
+    return {"name": name, "codec": "", **rates, **_scores(metrics), **origin}
+
+
+def _codec_points(slices: Slices, codec: str, *rates: float) -> list[dict[str, Any]]:
     """Score a codec at evenly spread settings between two rates, the lower one first."""
     settings = CODECS[codec]
-    subset = [slices[row] for row in range(0, len(slices), -(-len(slices) // SEARCH_SLICES))]
+    subset = spread_subset(slices)
     first, last = (settings.index(search_quality(subset, codec, rate)) for rate in rates)
     chosen = np.unique(np.linspace(first, last, CODEC_POINTS).round().astype(int))
     key = f"codec_{codec}"
+    points: dict[float, dict[str, Any]] = {}
     with bar(len(chosen), CODEC_TITLES[key], "settings") as progress:
         for index in chosen:
             rate, decoded = codec_rate(slices, codec, settings[index])
             scores = summarize(score_slices(slices, decoded, codec), {}, slices.subjects)
+            del decoded  # as large as all slices in float32
             name = f"{CODEC_TITLES[key]} {settings[index]:.4g}"
-            yield {"name": name, "codec": key, "bits_per_pixel": rate, **_scores(scores)}
+            # Several settings of JPEG 2000 may give the same file.
+            points[rate] = {"name": name, "codec": key, "bits_per_pixel": rate, **_scores(scores)}
             progress.update(1)
+    return list(points.values())
 
 
 def _scores(metrics):
     return {f"{name}{end}": metrics[f"{name}{end}"] for name in SCORES for end in ("", *ENDS)}
 
 
-def _curve(rows: Sequence[Mapping[str, Any]]) -> Curve | None:
+def _curve(name: str, rows: Sequence[Mapping[str, Any]]) -> Curve | None:
     """Return the curve of some points; None if they do not form one."""
     try:
         return Curve([row["bits_per_pixel"] for row in rows], [row[SCORE] for row in rows])
-    except InputError:
+    except InputError as error:
+        logger.warning("No rate difference of the %s: %s", name, error)
         return None
 
 
-def _savings(model, curves):
+def _rate_differences(model, curves):
     """Relative difference of a model's rate to that of each codec at its score; None if unknown."""
-    savings = {}
+    differences = {}
     for codec, curve in curves.items():
         rate = curve.rate_at(model[SCORE]) if curve else math.nan
         known = not math.isnan(rate)
-        savings[f"rate_difference_{codec}"] = model["bits_per_pixel"] / rate - 1 if known else None
-    return savings
+        differences[f"rate_difference_{codec}"] = (
+            model["bits_per_pixel"] / rate - 1 if known else None
+        )
+    return differences
 
 
 def _bd_rates(models, curves):
-    own = _curve(models)
+    own = _curve("models", models) if len(models) > 1 else None
     rates = {}
     for codec, curve in curves.items():
         value = bd_rate(own, curve) if own and curve else math.nan

@@ -53,7 +53,7 @@ def _model_row(folder: Path, reconstruction: Reconstruction) -> dict[str, Any]:
         "name": folder.name,
         "command": vqvae.command,
         "split": metrics["split"],
-        **_select(metrics, [*INTERVALS, *COUNTS, "bits_per_pixel_raw"]),
+        **_select(metrics, [*INTERVALS, *COUNTS, "bits_per_pixel_raw", "sweeps", "rate_weight"]),
         "minutes": _minutes(vqvae),
         "machine": _select(vqvae.environment, ["processor", "cores", "devices", "precision"]),
     }
@@ -70,7 +70,7 @@ def _prior_row(folder: Path, vqvae: RunRecord, reconstruction: Mapping[str, Any]
     if "prior_hash" in reconstruction:  # the rate of the codes that it was made of
         _check_made_with(folder / "reconstruction", reconstruction["prior_hash"], prior)
         rates = reconstruction
-    row |= _select(rates, ["nats_per_code", "bits_per_pixel_prior", "rate_weight"])
+    row |= _select(rates, ["nats_per_code", "bits_per_pixel_prior"])
     if (folder / "samples").is_dir():
         sampling = read_sampling(folder / "samples")
         _check_made_with(sampling.path, sampling.metrics.get("prior_hash"), prior)

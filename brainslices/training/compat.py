@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from brainslices.distributed.collectives import all_reduce_sum, replica_count
+from brainslices.keras_setup import runs_on_cpu
 from brainslices.types import Tensor
 
 __all__ = ["Adam", "LossScaleOptimizer", "Muon", "averaged_variables", "sync_variables"]
@@ -59,25 +60,32 @@ class Muon(_Optimizer, keras.optimizers.Muon):
         return variable.name != "kernel" or "logits" in variable.path
 
     def zeropower_via_newtonschulz5(self, x: Tensor, steps: int) -> Tensor:
-        """Orthogonalise a kernel of any shape approximately.
+        """Orthogonalise a kernel of any shape approximately."""
+        matrix = ops.reshape(x, (-1, x.shape[-1]))
+        if runs_on_cpu():
+            matrix = self._orthogonalize_by_gram_matrix(matrix, steps)
+        else:  # a GPU rounds products to TensorFloat-32, which powers of a Gram matrix amplify
+            matrix = super().zeropower_via_newtonschulz5(matrix, steps)
+        return ops.reshape(matrix, x.shape)
+
+    def _orthogonalize_by_gram_matrix(self, matrix, steps):
+        """As Keras, with two products of the size of the kernel instead of two in each step.
 
         Each Newton-Schulz step is X <- p X with p = a I + b G + c G^2 and G = X X^T. All p are
-        polynomials of the first G, so that they commute and G <- p G p: only two products are as
-        large as the kernel, where Keras has two in each step.
+        polynomials of the first G, so that they commute, and G <- p G p.
         """
-        matrix = ops.reshape(x, (-1, x.shape[-1]))
         is_tall = matrix.shape[0] > matrix.shape[1]
         matrix = ops.transpose(matrix) if is_tall else matrix
         matrix /= ops.norm(matrix) + 1e-7
-        gram, product = ops.matmul(matrix, ops.transpose(matrix)), ops.eye(matrix.shape[0])
+        identity = product = ops.eye(matrix.shape[0])
+        gram = ops.matmul(matrix, ops.transpose(matrix))
         for _ in range(steps):
-            squared = ops.matmul(gram, gram)
-            polynomial = self.muon_b * gram + self.muon_c * squared
-            polynomial += self.muon_a * ops.eye(matrix.shape[0])
+            polynomial = self.muon_a * identity + self.muon_b * gram
+            polynomial += self.muon_c * ops.matmul(gram, gram)
             product = ops.matmul(polynomial, product)
             gram = ops.matmul(polynomial, ops.matmul(gram, polynomial))
         matrix = ops.matmul(product, matrix)
-        return ops.reshape(ops.transpose(matrix) if is_tall else matrix, x.shape)
+        return ops.transpose(matrix) if is_tall else matrix
 
     def lr_adjust(self, x: Tensor) -> Tensor:
         """Scale the update of a kernel to the size of an update of Adam."""

@@ -16,13 +16,14 @@ from benchmarks.harness import (
 from benchmarks.roofline import OPERATIONS_PER_WEIGHT, measure_training, training_rows
 from keras import ops
 
+from brainslices.compilation import compiled
 from brainslices.data.code_grids import SplitCodes
 from brainslices.training.optimizer import compile_model
 from pixelcnn.conditions import Variable
 from pixelcnn.config import DEFAULT
 from pixelcnn.logits import filter_logits, sample_from_logits
 from pixelcnn.model import PixelCNN
-from pixelcnn.sampling import Sampler, compiled, uniform_noise
+from pixelcnn.sampling import Sampler, uniform_noise
 from pixelcnn.surprise import Surprise
 from pixelcnn.training import CodeBatches
 from tuning.workers import call

@@ -3,9 +3,10 @@ import pytest
 from helpers import python
 from tiny_prior import CODES, GRID, tiny_pixelcnn
 
+from brainslices.compilation import compiled
 from brainslices.errors import InputError
 from pixelcnn.logits import filter_logits, sample_from_logits
-from pixelcnn.sampling import MASKED, Sampler, compiled, uniform_noise
+from pixelcnn.sampling import MASKED, Sampler, uniform_noise
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 

@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers import ROOT, run_command
 from PIL import Image
 
 from brainslices.csv_files import read_rows
-from brainslices.evaluation.codecs import CODECS
+from brainslices.data.slices import open_slices
+from brainslices.evaluation.codecs import CODECS, codec_rate
+from brainslices.evaluation.image_metrics import score_slices
+from brainslices.report.rate_distortion import ENDS, RATE_KEYS, compare_with_codecs
 from brainslices.runs.run import Run
 
 RECONSTRUCT = ROOT / "scripts" / "reconstruct.py"
@@ -21,7 +25,7 @@ def reconstructions(phantom_archive, trained_vqvae, trained_prior, tmp_path_fact
     options = {
         "plain": [],
         "nearest": ["--prior", trained_prior],
-        "cheap": ["--prior", trained_prior, "--rate-weight", 0.5],
+        "cheap": ["--prior", trained_prior, "--sweeps", 1, "--rate-weight", 5.0],
     }
     for name, flags in options.items():
         arguments = ["--run", trained_vqvae, "--data", phantom_archive.path, *flags]
@@ -48,14 +52,23 @@ def test_rate_is_that_of_the_prior_and_the_scores_are_unchanged(reconstructions,
 def test_rate_weight_saves_bits(reconstructions):
     nearest, cheap = read(reconstructions / "nearest"), read(reconstructions / "cheap")
     assert cheap["bits_per_pixel_prior"] < nearest["bits_per_pixel_prior"]
-    assert (nearest["rate_weight"], cheap["rate_weight"]) == (0.0, 0.5)
+    assert (cheap["sweeps"], cheap["rate_weight"]) == (1, 5.0)
     assert nearest["prior_hash"] == cheap["prior_hash"]
+
+
+@pytest.mark.slow
+def test_sweeps_raise_the_scores(reconstructions, trained_vqvae, phantom_archive, tmp_path):
+    arguments = ["--run", trained_vqvae, "--data", phantom_archive.path, "--sweeps", 1]
+    assert run_command(RECONSTRUCT, *arguments, "--out", tmp_path / "out") == 0
+    swept, plain = read(tmp_path / "out"), read(reconstructions / "plain")
+    assert swept["ssim_foreground"] > plain["ssim_foreground"]
+    assert swept["bits_per_pixel_raw"] == plain["bits_per_pixel_raw"]
 
 
 def test_rate_weight_without_a_prior_is_refused(trained_vqvae, phantom_archive, tmp_path, capsys):
     arguments = ["--run", trained_vqvae, "--data", phantom_archive.path, "--rate-weight", 1]
     assert run_command(RECONSTRUCT, *arguments, "--out", tmp_path / "out") == 2
-    assert "--rate-weight needs --prior" in capsys.readouterr().err
+    assert "`rate_weight` must be 0 without both sweeps" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -81,6 +94,25 @@ def test_comparison_has_the_points_of_models_and_codecs(
         assert min(figure.size) > 300
 
 
+def test_difference_has_the_sign_of_the_rates(reconstructions, phantom_archive, tmp_path):
+    """A model with half the bits of AVIF at its score, and one with a score below any of AVIF's."""
+    slices = open_slices(phantom_archive.path, "test")
+    rate, decoded = codec_rate(slices, "avif", 60)
+    score = float(np.nanmean(score_slices(slices, decoded)["ssim_foreground"]))
+    metrics = read(reconstructions / "nearest")
+    for name, (own_rate, own_score) in {"good": (rate / 2, score), "bad": (rate, 0.01)}.items():
+        scores = dict.fromkeys(("ssim_foreground", *(f"ssim_foreground{e}" for e in ENDS)))
+        scores = dict.fromkeys(scores, own_score) | dict.fromkeys(RATE_KEYS.values(), own_rate)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics | scores))
+    folders = [tmp_path / "good", tmp_path / "bad"]
+    compared = compare_with_codecs(folders, phantom_archive.path, tmp_path / "out")
+    by_name = {row["name"]: row for row in compared["points"]}
+    assert by_name["good"]["rate_difference_avif"] == pytest.approx(-0.5, abs=0.05)
+    assert by_name["bad"]["rate_difference_avif"] is None
+    assert by_name["good"]["prior_hash"] == metrics["prior_hash"]
+
+
 def test_comparison_refuses_other_slices_and_rates_without_a_prior(
     reconstructions, phantom_archive, tmp_path, capsys
 ):
@@ -88,11 +120,12 @@ def test_comparison_refuses_other_slices_and_rates_without_a_prior(
     other.mkdir()
     metrics = read(reconstructions / "nearest") | {"archive_hash": "0" * 64}
     (other / "metrics.json").write_text(json.dumps(metrics))
-    for folder, message in (
-        (other, "must be a reconstruction of split test"),
-        (reconstructions / "plain", "has no rate under a prior"),
+    for folders, message in (
+        ([other], "must be of split test"),
+        ([reconstructions / "plain"], "must have rates under a prior"),
+        ([reconstructions / "nearest"] * 2, "nearest more than once"),
     ):
-        arguments = ["--reconstructions", folder, "--data", phantom_archive.path]
+        arguments = ["--reconstructions", *folders, "--data", phantom_archive.path]
         assert run_command(COMPARE, *arguments, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()

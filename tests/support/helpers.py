@@ -57,6 +57,14 @@ def tiny_model(image_shape=(24, 20), crop=(2, -3, 16, 24), seed=0, **changes):
     return model
 
 
+def scatter_codes(model):
+    """Spread an untrained model's codes over its latents, so that many are used."""
+    latents = np.asarray(model.encode(pictures(8))).reshape(-1, model.config.embedding_dim)
+    rows = np.random.default_rng(0).choice(len(latents), model.config.num_embeddings, replace=False)
+    model.quantizer._assign_codebook(latents[rows])
+    return model
+
+
 def tiny_prior_config(**changes):
     """The default prior, made small enough for a test."""
     small = {

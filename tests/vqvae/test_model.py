@@ -8,6 +8,7 @@ from helpers import (
     assert_bit_equal,
     pictures,
     python,
+    scatter_codes,
     tiny_config,
     tiny_model,
     tiny_training,
@@ -29,14 +30,6 @@ both = pytest.mark.parametrize("codebook", ["ema", "gradient"])
 
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
-
-
-def scatter_codes(model):
-    """Spread an untrained model's codes over its latents, so that many are used."""
-    latents = np.asarray(model.encode(pictures(8))).reshape(-1, model.config.embedding_dim)
-    rows = np.random.default_rng(0).choice(len(latents), model.config.num_embeddings, replace=False)
-    model.quantizer._assign_codebook(latents[rows])
-    return model
 
 
 @pytest.mark.parametrize("channels", [(8, 16), (4, 8, 8)])

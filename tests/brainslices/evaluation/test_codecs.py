@@ -104,6 +104,11 @@ def test_codec_below_the_rate_takes_its_highest_quality(heads):
     assert scores["codec_avif"]["bits_per_pixel"] < 100
 
 
+def test_codec_that_needs_more_bits_is_left_out(heads, caplog):
+    assert codec_scores(heads[:1], ["one"], 0.001) == {}
+    assert "jpegxl has no setting of so few bits" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_avif_on_real_slices(oasis_pngs):

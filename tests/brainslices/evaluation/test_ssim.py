@@ -66,7 +66,7 @@ def stacked(rows, cols):
 @pytest.fixture(params=["matrices", "shifts"])
 def window_mean(request, monkeypatch):
     """Both implementations of the window mean: for a CPU and for a GPU."""
-    monkeypatch.setattr(batched_ssim, "_runs_on_cpu", lambda: request.param == "matrices")
+    monkeypatch.setattr(batched_ssim, "runs_on_cpu", lambda: request.param == "matrices")
 
 
 @pytest.mark.usefixtures("window_mean")

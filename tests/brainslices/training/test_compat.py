@@ -106,9 +106,11 @@ def kernel(shape, path="dense"):
         return keras.Variable(np.ones(shape, "float32"), name="kernel")
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (3, 3, 2, 8), (1, 1, 16, 4), (4, 4, 1, 8)])
-def test_muon_follows_its_definition(shape):
+def test_muon_follows_its_definition(shape, on_cpu, monkeypatch):
     """Nesterov momentum, orthogonalised as a matrix to the last axis, scaled to 0.2 RMS."""
+    monkeypatch.setattr(compat, "runs_on_cpu", lambda: on_cpu)
     variable, rng = kernel(shape), np.random.default_rng(0)
     optimizer = Muon(0.1, **NO_DECAY)
     expected, momentum = np.ones(shape), np.zeros(shape)
@@ -122,6 +124,17 @@ def test_muon_follows_its_definition(shape):
         # Close to orthogonal: every singular value is near 1, and the RMS near 0.2.
         assert 0.1 < np.sqrt(np.mean(update**2)) < 0.3
     np.testing.assert_allclose(variable, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_muon_orthogonalises_ill_conditioned_kernels(power):
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(side, 48)))[0] for side in (160, 48))
+    matrix = left / np.arange(1.0, 49) ** power @ right.T
+    update = Muon(0.1, **NO_DECAY).zeropower_via_newtonschulz5(
+        keras.ops.convert_to_tensor(matrix, "float32"), 5
+    )
+    np.testing.assert_allclose(update, orthogonalize(matrix), atol=2e-3)
 
 
 def test_muon_leaves_biases_embeddings_and_logits_to_adam():

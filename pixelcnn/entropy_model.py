@@ -1,0 +1,64 @@
+"""A prior as the entropy model of an encoder: the nats of every code at every place."""
+
+import numpy as np
+from keras import ops
+
+from brainslices.compilation import compiled
+from brainslices.data.slices import Slices
+from brainslices.data.subject_table import load_subjects
+from brainslices.runs.run import Run
+from brainslices.types import PathLike
+from pixelcnn.conditions import add_subjects
+from pixelcnn.model import PixelCNN
+from pixelcnn.provenance import load_provenance
+
+__all__ = ["EntropyModel"]
+
+
+class EntropyModel:
+    """A trained prior that counts the nats of the codes of some slices.
+
+    Args:
+        model: a built `PixelCNN`.
+        position: float array of shape (slices,), in [0, 1], or with conditions: of all slices.
+        metadata: `vqvae_hash` and `prior_hash`.
+
+    Call arguments:
+        codes: int array of shape (batch, r, c).
+        rows: int array of shape (batch,), which slices the codes are of.
+
+    Returns:
+        float32 array of shape (batch, r, c, num_embeddings): the nats of every code at each place,
+        given the codes before it.
+    """
+
+    def __init__(self, model: PixelCNN, position: np.ndarray, metadata: dict[str, str]):
+        self.model, self.position, self.metadata = model, position, metadata
+        self._nats = compiled(self._compute_nats, model)
+
+    @classmethod
+    def from_run(cls, run: PathLike, vqvae: PathLike, slices: Slices) -> "EntropyModel":
+        """Load the prior of a run for some slices; their positions and conditions are the data's.
+
+        Args:
+            run: the run folder of `train_pixelcnn.py`.
+            vqvae: the run folder of the VQ-VAE that encodes the slices.
+            slices: the slices, as `open_slices` returns them.
+
+        Raises:
+            InputError: if a run cannot be used, or the prior models the codes of another VQ-VAE.
+        """
+        hashes = load_provenance(run, vqvae=vqvae).metadata
+        model = PixelCNN.from_run(Run(run))
+        table = load_subjects(slices.path) if slices.archive_hash else {}
+        positions = np.array([record.position for record in slices.records], "float32")
+        positions = add_subjects(model.condition_variables, positions, table, slices.subjects)
+        names = ("vqvae_hash", "prior_hash")
+        return cls(model, positions, {name: hashes[name] for name in names})
+
+    def __call__(self, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Compute the nats of all codes."""
+        return np.asarray(self._nats(np.asarray(codes, "int32"), self.position[rows]))
+
+    def _compute_nats(self, codes, position):
+        return -ops.log_softmax(self.model({"codes": codes, "position": position}))
