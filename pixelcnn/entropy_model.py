@@ -1,4 +1,4 @@
-"""A prior as the entropy model of an encoder: the nats of every code at every place."""
+"""A prior as the entropy model of an encoder: the nats of the codes that it may choose."""
 
 import numpy as np
 from keras import ops
@@ -20,16 +20,18 @@ class EntropyModel:
 
     Args:
         model: a built `PixelCNN`.
-        position: float array of shape (slices,), in [0, 1], or with conditions: of all slices.
+        position: float array of shape (slices,), the positions of all slices in [0, 1], or with
+            conditions.
         metadata: `vqvae_hash` and `prior_hash`.
 
     Call arguments:
         codes: int array of shape (batch, r, c).
+        candidates: int array of shape (batch, r, c, n), codes for each place.
         rows: int array of shape (batch,), which slices the codes are of.
 
     Returns:
-        float32 array of shape (batch, r, c, num_embeddings): the nats of every code at each place,
-        given the codes before it.
+        float32 array of shape (batch, r, c, n): the nats of each candidate at its place, given the
+        codes before that place.
     """
 
     def __init__(self, model: PixelCNN, position: np.ndarray, metadata: dict[str, str]):
@@ -56,9 +58,13 @@ class EntropyModel:
         names = ("vqvae_hash", "prior_hash")
         return cls(model, positions, {name: hashes[name] for name in names})
 
-    def __call__(self, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Compute the nats of all codes."""
-        return np.asarray(self._nats(np.asarray(codes, "int32"), self.position[rows]))
+    def __call__(self, codes: np.ndarray, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Compute the nats of the candidates."""
+        codes, candidates = np.asarray(codes, "int32"), np.asarray(candidates, "int32")
+        return np.asarray(self._nats(codes, candidates, self.position[rows]))
 
-    def _compute_nats(self, codes, position):
-        return -ops.log_softmax(self.model({"codes": codes, "position": position}))
+    def _compute_nats(self, codes, candidates, position):
+        logits = self.model({"codes": codes, "position": position})
+        # Not of all codes: of 4,096 codes that would be hundreds of megabytes.
+        chosen = ops.take_along_axis(logits, candidates, axis=-1)
+        return ops.logsumexp(logits, axis=-1, keepdims=True) - chosen

@@ -21,7 +21,7 @@ class Arguments:
     """Compare the rates of trained models with image codecs at the same score."""
 
     reconstructions: tuple[Path, ...]
-    """Folders of reconstruct.py --prior, of the same slices, named like the points."""
+    """Folders of reconstruct.py --prior, of the same slices, whose names label the points."""
     data: Path
     """Slice archive that they were made of."""
     out: Path

@@ -50,7 +50,7 @@ class Arguments:
     prior, if there is one). Takes minutes."""
     sweeps: int = 0
     """Sweeps of a search for codes that decode to a more similar image; 0 for the nearest codes.
-    Two sweeps take about a minute for 100 slices on two cores."""
+    Takes minutes."""
     prior: Path | None = None
     """Run folder of train_pixelcnn.py on this VQ-VAE: measure the bits of the codes under it."""
     rate_weight: float = 0.0

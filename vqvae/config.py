@@ -112,8 +112,8 @@ class Encoding:
     rate_weight: float = 0.0
     """Loss that one bit per pixel is worth to the search; above 0 it prefers cheaper codes."""
     entropy_model: Any = None
-    """Counts the bits of the codes: a function (codes, rows) -> nats of all codes with `metadata`,
-    such as a `pixelcnn.entropy_model.EntropyModel` of the slices."""
+    """Counts the bits of the codes, such as a `pixelcnn.entropy_model.EntropyModel` of the
+    slices."""
 
     def __post_init__(self):
         check_field(self, "sweeps", lambda value: value >= 0, "at least 0")

@@ -1,6 +1,5 @@
 """Reconstruction of unseen slices by a trained VQ-VAE: scores, floors, figure and images."""
 
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -85,10 +84,10 @@ def reconstruct(
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
     model, encoding = VQVAE.from_run(run), encoding or Encoding()
-    _check_entropy_model(encoding.entropy_model, model)
+    _check_entropy_model(encoding.entropy_model, model, len(slices))
     slices.check_shape(model.image_shape, run.path)
     with atomic_folder(out) as folder:
-        images, encode = folder / "pictures" if pictures else None, _encoder(model, encoding)
+        images, encode = folder / "pictures" if pictures else None, _encoder(run, model, encoding)
         coded = _reconstruct_and_score(encode, slices, batch_size, images)
         metrics = _write_reconstruction(folder, run, model, slices, *coded)
         metrics |= _encoding_metadata(encoding)
@@ -99,13 +98,20 @@ def reconstruct(
         return metrics
 
 
-def _check_entropy_model(entropy_model, model):
-    """Refuse an entropy model of other codes; a model that was loaded from a run has a hash."""
-    expected = getattr(model, "file_hash", None)
-    if entropy_model and expected != entropy_model.metadata["vqvae_hash"]:
+def _check_entropy_model(entropy_model, model, count):
+    """Refuse an entropy model of other codes or other slices."""
+    if entropy_model is None:
+        return
+    expected, received = model.file_hash, entropy_model.metadata["vqvae_hash"]
+    if received != expected:
         raise InputError(
-            "`entropy_model` must model the codes of the VQ-VAE. Received: one of the VQ-VAE "
-            f"{entropy_model.metadata['vqvae_hash'][:12]} for {str(expected)[:12]}."
+            f"`entropy_model` must model the codes of this VQ-VAE ({expected[:12]}). Received: a "
+            f"model of those of {received[:12]}. Give a prior that was trained on this run."
+        )
+    if len(entropy_model.position) != count:
+        raise InputError(
+            f"`entropy_model` must be of the {count} slices to encode. Received: one of "
+            f"{len(entropy_model.position)} slices."
         )
 
 
@@ -136,7 +142,7 @@ def _rates(nats, subjects, image_shape):
 
 
 def _encoding_metadata(encoding):
-    """How the codes were chosen, if not simply the nearest ones."""
+    """Return how the codes were chosen; nothing for the nearest codes."""
     metadata = {}
     if encoding.sweeps:
         metadata |= {"sweeps": encoding.sweeps, "rate_weight": encoding.rate_weight}
@@ -188,7 +194,7 @@ def _reconstruct_and_score(
     return np.concatenate(codes), np.concatenate(nats) if nats else None, all_scores
 
 
-def _encoder(model, encoding):
+def _encoder(run, model, encoding):
     """Return a function from images and their rows to codes, their nats or None, and images."""
     if not (encoding.sweeps or encoding.entropy_model):
 
@@ -197,12 +203,14 @@ def _encoder(model, encoding):
             return outputs["codes"], None, outputs["reconstruction"]
 
         return encode_nearest
-    search, entropy_model = CodeSearch(model, encoding), encoding.entropy_model
+    search = CodeSearch(model, encoding)
+    # In float32, as the code grids of a prior: half-precision codes depend on the batch size.
+    encode_exactly = VQVAE.from_run(run, "float32").encode
 
     def encode(originals, rows):
-        nats = entropy_model and functools.partial(entropy_model, rows=rows)
-        codes, code_nats = search(originals[..., np.newaxis], nats)
-        return codes, code_nats, np.asarray(model.decode_codes(codes))
+        images = originals[..., np.newaxis]
+        codes, nats = search(images, encode_exactly(images), rows)
+        return codes, nats, np.asarray(model.decode_codes(codes))
 
     return encode
 

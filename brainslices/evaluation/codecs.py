@@ -80,11 +80,13 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
         scores of `summarize`.
     """
     subset, results = spread_subset(images), {}
-    for codec in CODECS:
-        quality = search_quality(subset, codec, bits_per_pixel)
-        if codec_rate(subset, codec, quality)[0] > MAX_EXCESS * bits_per_pixel:
-            logger.warning("%s has no setting of so few bits per pixel.", codec)
+    for codec, settings in CODECS.items():
+        lowest, _ = codec_rate(subset, codec, settings[0])
+        if lowest > MAX_EXCESS * bits_per_pixel:
+            text = "%s is left out: it needs at least %.4f bits per pixel, more than %.4f."
+            logger.warning(text, codec, lowest, bits_per_pixel)
             continue
+        quality = search_quality(subset, codec, bits_per_pixel)
         rate, decoded = codec_rate(images, codec, quality)
         results[f"codec_{codec}"] = {
             "bits_per_pixel": rate,

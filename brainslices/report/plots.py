@@ -105,7 +105,8 @@ def _rates(reconstruction, runs, prefix):
     points = {f"{prefix}codes, raw": (metrics["bits_per_pixel_raw"], score)}
     if "bits_per_pixel_prior" in metrics:  # of the codes that the reconstruction was made of
         points[f"{prefix}codes, under the prior"] = (metrics["bits_per_pixel_prior"], score)
-        runs = ()
+    if "bits_per_pixel_prior" in metrics or metrics.get("sweeps"):
+        runs = ()  # their rates are those of the nearest codes
     for run in runs:
         splits = run.metrics.get("splits", {})
         # The rate of a prior holds for the codes of its own VQ-VAE on the same split.

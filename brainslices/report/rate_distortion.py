@@ -43,8 +43,8 @@ def compare_with_codecs(
     """Compare the rates of trained models with those of image codecs at the same score.
 
     Args:
-        reconstructions: folders of reconstruct.py with `--prior`, of the same slices; the name of a
-            folder is that of its point.
+        reconstructions: folders of reconstruct.py with `--prior`, of the same slices; their names
+            (of MODEL/reconstruction MODEL) label the points.
         data: the slice archive that they were made of.
         out: folder to write, completely or not at all: `metrics.json`, `rate_distortion.csv` (a row
             for each point) and `rate_distortion.png`.
@@ -54,7 +54,8 @@ def compare_with_codecs(
         where they have no scores in common or the models do not form a curve.
 
     Raises:
-        InputError: if a folder has no rate under a prior, or was made of other slices.
+        InputError: if a folder has no rate under a prior, was made of other slices or has the name
+            of another one, or `data` is no archive.
     """
     out = Path(out).resolve()
     check_output_dir(out, FILES, "comparison")
@@ -65,7 +66,7 @@ def compare_with_codecs(
         points = {codec: _codec_points(slices, codec, *span) for codec in CODECS}
         curves = {codec: _curve(codec, rows) for codec, rows in points.items()}
         for model in models:
-            model |= _rate_differences(model, curves)
+            model |= _compare_rates(model, curves)
         rows = [*models, *(row for codec in CODECS for row in points[codec])]
         metrics = {
             "split": slices.split,
@@ -106,13 +107,14 @@ def _read_model(path: Path, slices: Slices) -> dict[str, Any]:
     if any(name not in metrics for name in (*RATE_KEYS.values(), "prior_hash")):
         raise InputError(
             "`reconstructions` must have rates under a prior. "
-            f"Received: {path} without. Run reconstruct.py with --prior again."
+            f"Received: {path}, which has none. Run reconstruct.py with --prior."
         )
     received = metrics.get("archive_hash"), metrics.get("split")
     if received != (slices.archive_hash, slices.split):
         raise InputError(
-            f"`reconstructions` must be of split {slices.split} of {slices.path}. Received: {path} "
-            f"of split {received[1]} of the archive {str(received[0])[:12]}."
+            f"`reconstructions` must be of split {slices.split} of {slices.path}. Received: "
+            f"{path}, of split {received[1]} of the archive {str(received[0])[:12]}. Run "
+            f"reconstruct.py on {slices.path} again."
         )
     # The layout of reproduce_oasis.sh: MODEL/reconstruction.
     name = path.parent.name if path.name == "reconstruction" else path.name
@@ -150,11 +152,11 @@ def _curve(name: str, rows: Sequence[Mapping[str, Any]]) -> Curve | None:
     try:
         return Curve([row["bits_per_pixel"] for row in rows], [row[SCORE] for row in rows])
     except InputError as error:
-        logger.warning("No rate difference of the %s: %s", name, error)
+        logger.warning("%s: no rate difference can be computed. %s", name, error)
         return None
 
 
-def _rate_differences(model, curves):
+def _compare_rates(model, curves):
     """Relative difference of a model's rate to that of each codec at its score; None if unknown."""
     differences = {}
     for codec, curve in curves.items():

@@ -67,7 +67,9 @@ def _prior_row(folder: Path, vqvae: RunRecord, reconstruction: Mapping[str, Any]
     _check_made_with(prior.run.path, prior.config.get("vqvae_hash"), vqvae)
     row = {"prior_command": prior.command, "prior_minutes": _minutes(prior)}
     rates = prior.metrics.get("splits", {}).get(reconstruction["split"], {})
-    if "prior_hash" in reconstruction:  # the rate of the codes that it was made of
+    if reconstruction.get("sweeps"):  # its codes are not the nearest ones
+        rates = {}
+    if "prior_hash" in reconstruction:
         _check_made_with(folder / "reconstruction", reconstruction["prior_hash"], prior)
         rates = reconstruction
     row |= _select(rates, ["nats_per_code", "bits_per_pixel_prior"])

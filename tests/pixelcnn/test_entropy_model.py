@@ -15,12 +15,13 @@ def test_nats_are_those_of_the_model_at_the_position_of_each_row():
     model, inputs = tiny_pixelcnn(), tiny_inputs(4)
     entropy_model = EntropyModel(model, inputs["position"], {})
     rows = np.array([3, 1, 1])
-    nats = entropy_model(inputs["codes"][rows], rows)
-    assert nats.shape == (*inputs["codes"][rows].shape, CODES)
-    own = np.take_along_axis(nats, inputs["codes"][rows][..., None], axis=-1)[..., 0]
+    codes, every_code = inputs["codes"][rows], np.arange(CODES)
+    nats = entropy_model(codes, np.broadcast_to(every_code, (*codes.shape, CODES)), rows)
+    np.testing.assert_allclose(np.exp(-nats).sum(axis=-1), 1, rtol=1e-5)
+    own = entropy_model(codes, codes[..., None], rows)[..., 0]
+    np.testing.assert_allclose(own, np.take_along_axis(nats, codes[..., None], -1)[..., 0])
     log_prob = np.asarray(model.log_prob(inputs["codes"], inputs["position"]))
     np.testing.assert_allclose(own, -log_prob[rows], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.exp(-nats).sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_positions_are_those_of_the_slices(linked, phantom_archive):

@@ -7,7 +7,7 @@ import pytest
 from helpers import pictures, scatter_codes, tiny_model
 
 from brainslices.errors import InputError
-from vqvae.code_search import CodeSearch, _cell_weights, _sum_around, loss_map
+from vqvae.code_search import CodeSearch, _overlaps, _sum_around, loss_map
 from vqvae.config import Encoding
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
@@ -39,6 +39,15 @@ def table_of_nats(codes, seed=0, size=3):
     return nats.reshape(*codes.shape, size)
 
 
+def entropy_model(codes, candidates, rows):
+    return np.take_along_axis(table_of_nats(codes), candidates, axis=-1)
+
+
+def search(model, images, **options):
+    """Codes and nats of a search."""
+    return CodeSearch(model, Encoding(**options))(images, model.encode(images))
+
+
 def costs(model, images, codes, rate_weight=0.0):
     decoded = model.decode_codes(codes)
     losses = np.asarray(loss_map(model, images, decoded)).sum(axis=(1, 2, 3))
@@ -56,7 +65,7 @@ def test_map_sums_to_the_loss_of_training(model):
 
 @pytest.mark.parametrize(("cells", "pixels"), [(4, 16), (5, 12), (7, 7), (9, 5)])
 def test_cells_share_the_pixels(cells, pixels):
-    weights = _cell_weights(cells, pixels)
+    weights = _overlaps(cells, pixels)
     assert weights.shape == (cells, pixels)
     np.testing.assert_allclose(weights.sum(axis=0), 1, rtol=1e-6)
     np.testing.assert_allclose(weights.sum(axis=1), pixels / cells, rtol=1e-6)
@@ -71,7 +80,7 @@ def test_sum_around_is_that_of_the_neighbours():
 
 
 def test_without_sweeps_the_codes_are_the_nearest(model):
-    codes, nats = CodeSearch(model, Encoding())(images := pictures(3))
+    codes, nats = search(model, images := pictures(3))
     np.testing.assert_array_equal(codes, model.encode_to_codes(images))
     assert nats is None and codes.dtype == "int32"
 
@@ -80,7 +89,7 @@ def test_sweeps_lower_the_loss_of_every_image(model):
     images = pictures(6)
     losses = []
     for sweeps in range(3):
-        codes, _ = CodeSearch(model, Encoding(sweeps=sweeps))(images)
+        codes, _ = search(model, images, sweeps=sweeps)
         decoded = model.decode_codes(codes)
         losses.append(np.asarray(loss_map(model, images, decoded)).sum(axis=(1, 2, 3)))
     assert (losses[1] < losses[0]).all()
@@ -90,8 +99,8 @@ def test_sweeps_lower_the_loss_of_every_image(model):
 @pytest.mark.parametrize("rate_weight", [0.0, 1.0, 1000.0])
 def test_cost_lies_between_the_best_of_all_grids_and_the_nearest_codes(tiny_grid, rate_weight):
     images = pictures(5, (16, 16))
-    encoding = Encoding(sweeps=3, rate_weight=rate_weight, entropy_model=table_of_nats)
-    codes, nats = CodeSearch(tiny_grid, encoding)(images, table_of_nats)
+    options = {"sweeps": 3, "rate_weight": rate_weight, "entropy_model": entropy_model}
+    codes, nats = search(tiny_grid, images, **options)
     expected = np.take_along_axis(table_of_nats(codes), codes[..., None], -1)[..., 0]
     np.testing.assert_allclose(nats, expected)
     reached = costs(tiny_grid, images, codes, rate_weight)
@@ -106,8 +115,29 @@ def test_cost_lies_between_the_best_of_all_grids_and_the_nearest_codes(tiny_grid
 
 
 def test_search_of_an_image_does_not_depend_on_its_batch(model):
-    images, search = pictures(4), CodeSearch(model, Encoding(sweeps=2))
-    np.testing.assert_array_equal(search(images)[0][1:3], search(images[1:3])[0])
+    images = pictures(4)
+    images[3] = 0  # no foreground
+    whole, part = search(model, images, sweeps=2), search(model, images[1:3], sweeps=2)
+    np.testing.assert_array_equal(whole[0][1:3], part[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"codebook": "gradient"},
+        {"l2_normalized": True},
+        {"ssim_weight": 0.0},
+        {"num_embeddings": 2},
+    ],
+)
+def test_every_kind_of_model_is_searched(changes):
+    model, images = tiny_model(**{**WEIGHTS, **changes}), pictures(3)
+    losses = []
+    for sweeps in (0, 1):
+        codes, _ = search(model, images, sweeps=sweeps)
+        decoded = model.decode_codes(codes)
+        losses.append(np.asarray(loss_map(model, images, decoded)).sum(axis=(1, 2, 3)))
+    assert (losses[1] <= losses[0] + 1e-6).all()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
 from brainslices.data.slices import open_slices
 from brainslices.errors import InputError
+from vqvae.config import Encoding
 from vqvae.evaluate import reconstruct
 
 
@@ -140,3 +142,14 @@ def test_output_folder_with_unexpected_files_is_refused(
 
 def test_batch_size_must_be_positive(error_message):
     assert "batch_size=0" in error_message(batch_size=0)
+
+
+def test_entropy_model_of_other_codes_or_slices_is_refused(error_message, model):
+    def of(vqvae_hash, count):
+        return SimpleNamespace(metadata={"vqvae_hash": vqvae_hash}, position=np.zeros(count))
+
+    for other, expected in (
+        (of("f" * 64, 4), "must model the codes of this VQ-VAE"),
+        (of(model.file_hash, 99), "Received: one of 99 slices"),
+    ):
+        assert expected in error_message(encoding=Encoding(entropy_model=other))
