@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 FILES = ("metrics.json", "rate_distortion.csv", "rate_distortion.png")
 SCORE = "ssim_foreground"
 # Points of each codec's curve, and how far it extends beyond the rates of the models.
-CODEC_POINTS, RATE_FACTOR = 8, 5
+CODEC_POINTS, RATE_FACTOR = 6, 5
 ENDS = ("_low", "_high")
 RATE_KEYS = {f"bits_per_pixel{end}": f"bits_per_pixel_prior{end}" for end in ("", *ENDS)}
 ORIGIN = ("model_hash", "prior_hash", "sweeps", "rate_weight")
