@@ -96,9 +96,9 @@ def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float)
     return results
 
 
-def spread_subset(images: Images) -> list[np.ndarray]:
-    """Return at most `SEARCH_SLICES` evenly spread images, to search a setting on."""
-    return [images[row] for row in range(0, len(images), -(-len(images) // SEARCH_SLICES))]
+def spread_subset(images: Images, count: int = SEARCH_SLICES) -> list[np.ndarray]:
+    """Return at most `count` evenly spread images, to search a setting on."""
+    return [images[row] for row in range(0, len(images), -(-len(images) // count))]
 
 
 def search_quality(

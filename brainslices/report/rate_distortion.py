@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 FILES = ("metrics.json", "rate_distortion.csv", "rate_distortion.png")
 SCORE = "ssim_foreground"
-# Points of each codec's curve, and how far it extends beyond the rates of the models.
-CODEC_POINTS, RATE_FACTOR = 6, 5
+# Points of each codec's curve, how far it extends beyond the rates of the models, and the number of
+# slices on which its ends are searched.
+CODEC_POINTS, RATE_FACTOR, SPAN_SLICES = 6, 5, 16
 ENDS = ("_low", "_high")
 RATE_KEYS = {f"bits_per_pixel{end}": f"bits_per_pixel_prior{end}" for end in ("", *ENDS)}
 ORIGIN = ("model_hash", "prior_hash", "sweeps", "rate_weight")
@@ -126,7 +127,7 @@ def _read_model(path: Path, slices: Slices) -> dict[str, Any]:
 def _codec_points(slices: Slices, codec: str, *rates: float) -> list[dict[str, Any]]:
     """Score a codec at evenly spread settings between two rates, the lower one first."""
     settings = CODECS[codec]
-    subset = spread_subset(slices)
+    subset = spread_subset(slices, SPAN_SLICES)
     first, last = (settings.index(search_quality(subset, codec, rate)) for rate in rates)
     chosen = np.unique(np.linspace(first, last, CODEC_POINTS).round().astype(int))
     key = f"codec_{codec}"
