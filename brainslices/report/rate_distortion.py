@@ -194,7 +194,12 @@ def _draw(path, models, points):
         style = {"fmt": "o-", "color": BLUE, "capsize": 3, "markersize": 5}
         panel.errorbar(rates, scores, errors, label="brainslices, with its prior", **style)
         for model, rate, score in zip(models, rates, scores, strict=True):
-            offset = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right"}
+            offset = {
+                "xytext": (8, -1),
+                "fontsize": 7,
+                "textcoords": "offset points",
+                "va": "center",
+            }
             panel.annotate(model["name"], (rate, score), color=INK, **offset)
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter("{x:g}")
