@@ -20,7 +20,7 @@ __all__ = ["CodeSearch", "loss_map"]
 # at the same time.
 SPACING = 3
 # Nearest codes of each latent that are tried: more if their bits count, since the cheaper codes may
-# be farther away. Chosen on validation slices.
+# be farther away.
 CANDIDATES, CANDIDATES_WITH_RATE = 4, 8
 
 
@@ -73,21 +73,26 @@ class CodeSearch:
         images = np.asarray(images, "float32")
         scores = self.model.quantizer.scores(latents)
         candidates = np.asarray(ops.top_k(scores, self.count)[1], "int32")
-        codes = best = candidates[..., 0]
+        codes = candidates[..., 0]
+        if self.encoding.sweeps:
+            codes = self._search(images, codes, candidates, rows)
+        entropy_model = self.encoding.entropy_model
+        return codes, entropy_model and entropy_model(codes, codes[..., None], rows)[..., 0]
+
+    def _search(self, images, codes, candidates, rows):
+        """Return the best codes of all sweeps, and of those that it starts at."""
         costs = self._compute_costs(codes, candidates, rows)
         losses, distortion = self._losses(images, codes)
-        lowest = np.asarray(distortion) + _gather(costs, candidates, codes).sum(axis=(1, 2))
+        best, lowest = codes, np.asarray(distortion) + _total(costs, candidates, codes)
         for sweep in range(self.encoding.sweeps):
             first = 0 if sweep else 1  # the first sweep starts at the candidates of rank 0
-            codes = self._sweep(images, codes, losses, candidates, costs, first)
+            codes, losses, distortion = self._sweep(images, codes, losses, candidates, costs, first)
             costs = self._compute_costs(codes, candidates, rows)
-            losses, distortion = self._losses(images, codes)
-            total = np.asarray(distortion) + _gather(costs, candidates, codes).sum(axis=(1, 2))
+            total = np.asarray(distortion) + _total(costs, candidates, codes)
             is_better = total < lowest
             lowest = np.where(is_better, total, lowest)
             best = np.where(is_better[:, None, None], codes, best)
-        entropy_model = self.encoding.entropy_model
-        return best, entropy_model and entropy_model(best, best[..., None], rows)[..., 0]
+        return best
 
     def _compute_costs(self, codes, candidates, rows):
         """rate_weight * R of each candidate, given the codes before it: (batch, r, c, n)."""
@@ -96,7 +101,7 @@ class CodeSearch:
         return self.loss_per_nat * self.encoding.entropy_model(codes, candidates, rows)
 
     def _sweep(self, images, codes, losses, candidates, costs, first):
-        """Try all candidates, from that of rank `first`, at all places once."""
+        """Try all candidates, from that of rank `first`, everywhere once; return the new state."""
         for rank in range(first, self.count):
             state = codes, _gather(costs, candidates, codes), losses
             for row, col in itertools.product(range(SPACING), repeat=2):
@@ -105,8 +110,8 @@ class CodeSearch:
                 state = self._step(images, *state, candidates[..., rank], costs[..., rank], sites)
             codes = np.asarray(state[0])
             # A step ignores what codes change beyond their neighbours.
-            losses, _ = self._losses(images, codes)
-        return codes
+            losses, distortion = self._losses(images, codes)
+        return codes, losses, distortion
 
     def _try_candidate(
         self,
@@ -179,6 +184,11 @@ def _gather(values, candidates, codes):
     """Take the value of each code from those of its candidates: (batch, r, c)."""
     ranks = (candidates == codes[..., None]).argmax(axis=-1)
     return np.take_along_axis(values, ranks[..., None], axis=-1)[..., 0]
+
+
+def _total(costs, candidates, codes):
+    """Sum the costs of the codes of each grid: (batch,)."""
+    return _gather(costs, candidates, codes).sum(axis=(1, 2))
 
 
 def _sum_around(values):

@@ -14,9 +14,10 @@ from brainslices.errors import InputError
 from brainslices.evaluation.codecs import CODECS, codec_rate, search_quality, spread_subset
 from brainslices.evaluation.image_metrics import score_slices, summarize
 from brainslices.evaluation.rate_distortion import Curve, bd_rate
-from brainslices.evaluation.scores import CODEC_TITLES, SCORES
+from brainslices.evaluation.scores import CODEC_TITLES
 from brainslices.progress import bar
 from brainslices.report.collect import read_reconstruction
+from brainslices.report.results import INTERVALS
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
 from brainslices.tables import format_interval, format_table
@@ -145,7 +146,7 @@ def _codec_points(slices: Slices, codec: str, *rates: float) -> list[dict[str, A
 
 
 def _scores(metrics):
-    return {f"{name}{end}": metrics[f"{name}{end}"] for name in SCORES for end in ("", *ENDS)}
+    return {name: metrics[name] for name in INTERVALS}
 
 
 def _curve(name: str, rows: Sequence[Mapping[str, Any]]) -> Curve | None:
