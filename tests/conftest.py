@@ -78,7 +78,10 @@ def trained_vqvae(phantom_archive, make_once) -> Path:
         training = tiny_training(epochs=1, schedule="constant", warmup_steps=0)
         train(phantom_archive.path, path, config, training)
 
-    return make_once("vqvae", make)
+    run = make_once("vqvae", make)
+    # Another process with an archive of its own may have trained it.
+    _point(Run(run).environment_path, archive=phantom_archive.path.resolve())
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -96,14 +99,14 @@ def trained_prior(trained_vqvae, make_once) -> Path:
 
         train(grids, path, tiny_prior_config(), training)
 
-    return _with_vqvae(make_once("prior", make), trained_vqvae)
+    run = make_once("prior", make)
+    _point(Run(run).config_path, vqvae_run=trained_vqvae)
+    return run
 
 
-def _with_vqvae(prior: Path, vqvae: Path) -> Path:
-    """Point a prior's run to the run of its VQ-VAE."""
-    path = Run(prior).config_path
-    write_json(path, {**read_json(path), "vqvae_run": str(vqvae)})
-    return prior
+def _point(path: Path, **folders: Path):
+    """Replace folders that a JSON file names."""
+    write_json(path, read_json(path) | {key: str(folder) for key, folder in folders.items()})
 
 
 @pytest.fixture
@@ -111,7 +114,8 @@ def linked(trained_vqvae, trained_prior, tmp_path):
     """Copies of both runs, the prior's pointing to its VQ-VAE's."""
     vqvae = Path(shutil.copytree(trained_vqvae, tmp_path / "vqvae"))
     prior = Path(shutil.copytree(trained_prior, tmp_path / "prior"))
-    return Run(_with_vqvae(prior, vqvae)), Run(vqvae)
+    _point(Run(prior).config_path, vqvae_run=vqvae)
+    return Run(prior), Run(vqvae)
 
 
 @pytest.fixture(scope="session")
