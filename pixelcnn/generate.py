@@ -308,11 +308,11 @@ def summary(metrics: Mapping[str, Any]) -> str:
     if "frechet_distance" not in metrics:
         return line
     rows = [
-        (label, f"{metrics[name]:.4f}", f"{metrics[f'{name}_real']:.4f}")
+        (label, *(format_interval(metrics, f"{name}{end}", 4) for end in ("", "_real")))
         for name, label in MEASURES.items()
     ]
     table = format_table([(None, "samples", "real"), *rows], "<>")
-    return f"{line}; real: real slices at the same positions\n{table}"
+    return f"{line}; real: real slices at the same positions; 95 % intervals\n{table}"
 
 
 def _slope_table(slopes):

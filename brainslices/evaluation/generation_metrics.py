@@ -1,15 +1,18 @@
 """Scores of sampled slices: diversity, memorisation and similarity to real slices.
 
-Each score comes with a baseline: the same score of real slices at the same positions.
+Each score comes with a baseline, the same score of real slices at the same positions, and both with
+a 95 % interval.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD, SliceArchive
 from brainslices.errors import InputError
+from brainslices.evaluation.bootstrap import jackknife_interval, named_interval
 from brainslices.evaluation.density_coverage import density_and_coverage
 from brainslices.evaluation.frechet import MIN_SIDE, features, frechet_distance
 from brainslices.evaluation.matching import match_rows, sample_pairs
@@ -24,6 +27,20 @@ __all__ = [
 ]
 
 QUANTILES = np.linspace(0.05, 0.95, 19)
+DISTANCES = (
+    "frechet_distance",
+    "density",
+    "coverage",
+    "foreground_area_difference",
+    "intensity_quantile_difference",
+)
+
+
+class _Slices(NamedTuple):
+    """Images (n, rows, cols), and the subject of each; a sample is a subject of its own."""
+
+    images: np.ndarray
+    subjects: np.ndarray
 
 
 def foreground_area_difference(first: np.ndarray, second: np.ndarray) -> float:
@@ -33,8 +50,7 @@ def foreground_area_difference(first: np.ndarray, second: np.ndarray) -> float:
         first: float array of shape (n, rows, cols) in [0, 1].
         second: float array of shape (m, rows, cols) in [0, 1].
     """
-    areas = [np.mean(images > FOREGROUND_THRESHOLD) for images in (first, second)]
-    return float(abs(areas[0] - areas[1]))
+    return _mean_difference(*map(_foreground_areas, (first, second)))
 
 
 def intensity_quantile_difference(first: np.ndarray, second: np.ndarray) -> float:
@@ -47,14 +63,27 @@ def intensity_quantile_difference(first: np.ndarray, second: np.ndarray) -> floa
         first: float array of shape (n, rows, cols) in [0, 1].
         second: float array of shape (m, rows, cols) in [0, 1].
     """
-    means = []
-    for images in (first, second):
-        foregrounds = [image[image > FOREGROUND_THRESHOLD] for image in images]
-        quantiles = [np.quantile(pixels, QUANTILES) for pixels in foregrounds if pixels.size]
-        if not quantiles:
-            return math.nan
-        means.append(np.mean(quantiles, axis=0))
-    return float(np.mean(np.abs(means[0] - means[1])))
+    return _mean_difference(*map(_intensity_quantiles, (first, second)))
+
+
+def _foreground_areas(images):
+    """Shares of foreground pixels, (n, 1)."""
+    return np.mean(images > FOREGROUND_THRESHOLD, axis=(1, 2))[:, np.newaxis]
+
+
+def _intensity_quantiles(images):
+    """Quantiles of the foreground, (n, 19); NaN for an image without."""
+    foregrounds = [image[image > FOREGROUND_THRESHOLD] for image in images]
+    none = np.full(len(QUANTILES), math.nan)
+    return np.array([np.quantile(x, QUANTILES) if x.size else none for x in foregrounds])
+
+
+def _mean_difference(first, second):
+    """Mean absolute difference of the means of two sets, over the rows that are not NaN."""
+    present = [values[np.isfinite(values[:, 0])] for values in (first, second)]
+    if not all(map(len, present)):
+        return math.nan
+    return float(np.mean(np.abs(present[0].mean(axis=0) - present[1].mean(axis=0))))
 
 
 def check_comparable(positions: Sequence[float], archive: SliceArchive, seed: int = 0) -> None:
@@ -86,8 +115,10 @@ def evaluate_samples(
         `pairwise_ms_ssim` (baseline: training slices of different subjects),
         `nearest_train_ssim` (test slices), `frechet_distance`, `density`, `coverage`,
         `foreground_area_difference` and `intensity_quantile_difference` (each to the test slices;
-        baseline: as many training slices as samples), each with its baseline as `_real`;
-        `samples`, their number; and `nearest`, the row and SSIM arrays of `NearestTrain`.
+        baseline: as many training slices as samples), each with its baseline as `_real` and, of
+        both, the ends of the interval as `_low` and `_high`: by subject, where each sample counts
+        as one, and NaN where there is one subject. `samples`, their number; and `nearest`, the row
+        and SSIM arrays of `NearestTrain`.
 
     Raises:
         InputError: if there are fewer than 2 samples, no two at one position, the shape is not
@@ -100,17 +131,20 @@ def evaluate_samples(
             f"{len(positions)} positions for {len(images)} images."
         )
     train_rows, test_rows, pairs, real_pairs = _choose_comparisons(positions, archive, seed)
-    train, test = (archive.load(rows)[..., 0] for rows in (train_rows, test_rows))
-    unique_test = archive.load(np.unique(test_rows))[..., 0]
+    unique_rows, matched = np.unique(test_rows, return_inverse=True)
+    samples = _Slices(images, np.arange(len(images)))
+    train, test = (_load(archive, rows) for rows in (train_rows, unique_rows))
     find_nearest = NearestTrain(archive)
     nearest = find_nearest(images, "nearest of samples")
-    _, real_scores = find_nearest(unique_test, "nearest of test slices")
+    _, real_nearest = find_nearest(test.images, "nearest of test slices")
+    measured_test = _measure(test.images)
     return {
-        "pairwise_ms_ssim": pairwise_ms_ssim(images, pairs, "pairs of samples"),
-        "pairwise_ms_ssim_real": pairwise_ms_ssim(train, real_pairs, "pairs of real slices"),
-        "nearest_train_ssim": float(nearest[1].mean()),
-        "nearest_train_ssim_real": float(real_scores.mean()),
-        **_distances_to_test(images, train, test, unique_test),
+        **_diversity(samples, pairs, "pairs of samples", ""),
+        **_diversity(train, real_pairs, "pairs of real slices", "_real"),
+        **_mean("nearest_train_ssim", nearest[1], samples),
+        **_mean("nearest_train_ssim_real", real_nearest, test),
+        **_distances(samples, test.subjects, measured_test, matched, ""),
+        **_distances(train, test.subjects, measured_test, matched, "_real"),
         "samples": len(images),
         "nearest": nearest,
     }
@@ -135,17 +169,50 @@ def _choose_comparisons(positions, archive, seed):
     return train_rows, test_rows, *pairs
 
 
-def _distances_to_test(images, train, test, unique_test):
-    test_features, unique_features = features(test), features(unique_test)
-    distances = {}
-    for suffix, compared in (("", images), ("_real", train)):
-        compared_features = features(compared)
-        density, coverage = density_and_coverage(compared_features, unique_features)
-        distances |= {
-            f"frechet_distance{suffix}": frechet_distance(compared_features, test_features),
-            f"density{suffix}": density,
-            f"coverage{suffix}": coverage,
-            f"foreground_area_difference{suffix}": foreground_area_difference(compared, test),
-            f"intensity_quantile_difference{suffix}": intensity_quantile_difference(compared, test),
-        }
-    return distances
+def _load(archive, rows):
+    subjects = np.array([archive.index[row].subject for row in rows])
+    return _Slices(archive.load(rows)[..., 0], subjects)
+
+
+def _diversity(slices, pairs, description, suffix):
+    """MS-SSIM between the two slices of pairs."""
+    scores = pairwise_ms_ssim(slices.images, pairs, description)
+
+    def statistic(kept):
+        remaining = scores[kept[pairs].all(axis=1)]
+        return [remaining.mean() if len(remaining) else math.nan]
+
+    return _with_intervals([f"pairwise_ms_ssim{suffix}"], statistic, slices.subjects)
+
+
+def _mean(name, scores, slices):
+    return _with_intervals([name], lambda kept: [scores[kept].mean()], slices.subjects)
+
+
+def _distances(compared, test_subjects, measured_test, matched, suffix):
+    """Distances to the test slices at the same positions, the rows `matched` of the test slices."""
+    measured = _measure(compared.images)
+
+    def statistic(kept, kept_test):
+        rows = matched[kept_test[matched]]
+        first, second = (values[kept] for values in measured), (x[rows] for x in measured_test)
+        features_pair, *others = zip(first, second, strict=True)
+        return [
+            frechet_distance(*features_pair),
+            *density_and_coverage(features_pair[0], measured_test[0][kept_test]),
+            *(_mean_difference(*pair) for pair in others),
+        ]
+
+    names = [f"{name}{suffix}" for name in DISTANCES]
+    return _with_intervals(names, statistic, compared.subjects, test_subjects)
+
+
+def _measure(images):
+    """Features, foreground areas and intensity quantiles, a row for each image."""
+    return features(images), _foreground_areas(images), _intensity_quantiles(images)
+
+
+def _with_intervals(names, statistic, *owners):
+    intervals = np.transpose(jackknife_interval(statistic, *owners)).tolist()
+    named = (named_interval(*pair) for pair in zip(names, intervals, strict=True))
+    return {key: value for scores in named for key, value in scores.items()}

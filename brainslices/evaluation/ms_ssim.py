@@ -56,17 +56,22 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.prod(np.maximum(terms, 0) ** (weights / weights.sum())))
 
 
-def pairwise_ms_ssim(images: np.ndarray, pairs: np.ndarray, description: str = "pairs") -> float:
-    """Average MS-SSIM over pairs of images: the lower, the more diverse they are.
+def pairwise_ms_ssim(
+    images: np.ndarray, pairs: np.ndarray, description: str = "pairs"
+) -> np.ndarray:
+    """Compute the MS-SSIM of pairs of images: the lower, the more diverse they are.
 
     Args:
         images: float array of shape (n, rows, cols) in [0, 1].
         pairs: int array of shape (pairs, 2), indices into `images`.
         description: label of the progress bar.
+
+    Returns:
+        float64 array of shape (pairs,).
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         scores = pool.map(lambda pair: ms_ssim(images[pair[0]], images[pair[1]]), pairs)
-        return float(np.mean(list(track(scores, len(pairs), description, "pairs"))))
+        return np.array(list(track(scores, len(pairs), description, "pairs")))
 
 
 def _window_mean(image):

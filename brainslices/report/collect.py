@@ -59,7 +59,12 @@ CODEC = SCORES | {"bits_per_pixel": NUMBER}
 MEASURES = ("pairwise_ms_ssim", "nearest_train_ssim", "frechet_distance")
 SAMPLING = {"samples": NATURAL, "temperature": NUMBER, "seed": INTEGER}
 COMPARISON = {f"{name}{end}": OPTIONAL_NUMBER for name in MEASURES for end in ("", "_real")}
-DENSITY_AND_COVERAGE = ("density", "density_real", "coverage", "coverage_real")
+SAMPLE_SCORES = [
+    f"{name}{real}{end}"
+    for name in (*MEASURES, "density", "coverage")
+    for real in ("", "_real")
+    for end in ("", "_low", "_high")
+]
 SCORING = {
     f"{name}{end}": NUMBER
     for name in ("bits_per_slice", "nats_per_code", "percentile")
@@ -331,7 +336,7 @@ def read_sampling(path: PathLike) -> Sampling:
         InputError: if it is not such a folder, or a file of it is corrupt.
     """
     path = Path(path)
-    optional = COMPARISON | dict.fromkeys(DENSITY_AND_COVERAGE, OPTIONAL_NUMBER)
+    optional = dict.fromkeys(SAMPLE_SCORES, OPTIONAL_NUMBER)
     metrics = _read_metrics(path, "sample.py", SAMPLING | optional, optional)
     table = path / "nearest.csv"
     with reading(table, "table of nearest slices", "Run sample.py again."):

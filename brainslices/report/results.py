@@ -8,8 +8,7 @@ from brainslices.errors import InputError
 from brainslices.evaluation.reports import BASELINES
 from brainslices.evaluation.scores import SCORES
 from brainslices.report.collect import (
-    COMPARISON,
-    DENSITY_AND_COVERAGE,
+    SAMPLE_SCORES,
     Reconstruction,
     RunRecord,
     read_reconstruction,
@@ -76,9 +75,7 @@ def _prior_row(folder: Path, vqvae: RunRecord, reconstruction: Mapping[str, Any]
     if (folder / "samples").is_dir():
         sampling = read_sampling(folder / "samples")
         _check_made_with(sampling.path, sampling.metrics.get("prior_hash"), prior)
-        row |= _select(
-            sampling.metrics, ["samples", "temperature", "seed", *COMPARISON, *DENSITY_AND_COVERAGE]
-        )
+        row |= _select(sampling.metrics, ["samples", "temperature", "seed", *SAMPLE_SCORES])
     return row
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from brainslices.csv_files import read_rows
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
+from brainslices.evaluation.bootstrap import named_interval
 from pixelcnn import generate
 from pixelcnn.generate import (
     FILES,
@@ -253,12 +254,12 @@ def test_evaluation_reports_every_score_with_its_baseline(write, phantom_archive
     options |= {"codes": options["codes"] * 2, "positions": np.tile(positions, 2)}
     out, metrics = write(count=16, evaluate=True, crop=phantom_archive.crop, **options)
     scores = {name for name in metrics if not name.startswith(("nats", *METADATA))} - {"samples"}
-    assert {name for name in scores if name.endswith("_real")} == {
-        f"{name}_real" for name in scores if not name.endswith("_real")
-    }
-    assert scores == {name + end for name in generate.MEASURES for end in ("", "_real")}
-    assert metrics == json.loads((out / "metrics.json").read_text())
-    assert all(np.isfinite(metrics[name]) for name in scores)
+    means = {name + end for name in generate.MEASURES for end in ("", "_real")}
+    assert scores == {name + end for name in means for end in ("", "_low", "_high")}
+    assert all(np.isfinite(metrics[name]) for name in means)
+    written = json.loads((out / "metrics.json").read_text())
+    # Of a single test subject no interval is known: NaN.
+    assert written == {key: None if value != value else value for key, value in metrics.items()}
     # The sheet shows no nearest slices here, but every sample's is known.
     assert len(read_rows(out / "nearest.csv")) == len([*(out / "nearest").iterdir()]) == 16
     # The samples are the test slices: no distance to these, and each pair is one slice twice.
@@ -351,13 +352,15 @@ def test_summary_is_one_line_or_a_table():
     metrics = {"samples": 5, "temperature": 0.9, "nats_per_code_samples": 2.5}
     assert summary(metrics) == "5 samples at temperature 0.9, 2.500 nats per code"
     for number, name in enumerate(generate.MEASURES):
-        metrics |= {name: number / 10, f"{name}_real": number / 20}
+        for end, value in (("", number / 10), ("_real", number / 20)):
+            metrics |= named_interval(name + end, (value, value - 1, value + 1))
     line, head, *rows = summary(metrics).splitlines()
     assert line.startswith("5 samples")
     assert head.split() == ["samples", "real"]
-    assert [row.split()[-2:] for row in rows] == [
+    assert [row.split()[-6::3] for row in rows] == [
         [f"{number / 10:.4f}", f"{number / 20:.4f}"] for number in range(len(generate.MEASURES))
     ]
+    assert rows[-1].endswith("0.6000 [-0.4000, 1.6000]  0.3000 [-0.7000, 1.3000]")
     assert len({len(row) for row in (head, *rows)}) == 1
     inpainted = {"samples": 2, "temperature": 1.0, "completed": "a.png", "position": 0.25}
     assert "a.png, position 0.25, at temperature 1" in summary(inpainted)

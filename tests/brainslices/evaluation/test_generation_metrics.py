@@ -1,5 +1,7 @@
 """Scores of samples: each against a reference, a property or real slices."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -82,8 +84,8 @@ def test_pairs_are_at_one_position_and_of_two_subjects(heads):
     with pytest.raises(InputError, match="Received: 4 slices"):
         sample_pairs(positions, subjects)
     images = np.concatenate([heads, heads])
-    assert pairwise_ms_ssim(images, [[0, 1]]) == pytest.approx(ms_ssim(*heads))
-    assert pairwise_ms_ssim(images, pairs) == pytest.approx(1)
+    assert pairwise_ms_ssim(images, [[0, 1]]) == pytest.approx([ms_ssim(*heads)])
+    assert pairwise_ms_ssim(images, pairs) == pytest.approx([1, 1])
 
 
 def test_some_of_many_pairs_are_sampled_by_seed():
@@ -280,8 +282,31 @@ def test_every_score_has_its_baseline(measured):
         "intensity_quantile_difference",
     }
     scores = measured[2]
-    assert set(scores) == names | {f"{name}_real" for name in names} | {"samples", "nearest"}
-    assert all(np.isfinite(scores[name]) for name in scores if name != "nearest")
+    keys = {f"{name}{end}" for name in names for end in ("", "_real")}
+    keys |= {f"{key}{end}" for key in keys for end in ("_low", "_high")}
+    assert set(scores) == keys | {"samples", "nearest"}
+    # Of the single test subject no interval by subject is known.
+    known = names | {f"{name}_real" for name in names}
+    for name in ("pairwise_ms_ssim", "pairwise_ms_ssim_real", "nearest_train_ssim"):
+        assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"]
+        known |= {f"{name}_low", f"{name}_high"}
+    assert {key for key in keys if np.isfinite(scores[key])} == known
+
+
+def test_intervals_by_subject(phantom_archive, tmp_path):
+    splits = ["train"] * 4 + ["test"] * 3 + ["validate"]
+    subjects = sorted({record.subject for record in phantom_archive.index})
+    split_of = dict(zip(subjects, splits, strict=True))
+    slices = [
+        (dataclasses.replace(record, split=split_of[record.subject]), image)
+        for record, image in zip(phantom_archive.index, phantom_archive.images, strict=True)
+    ]
+    archive = write_archive(tmp_path / "archive", slices, intensity_rule="phantom")
+    positions = np.repeat(np.arange(8) / 7, 2)
+    images = archive.load(match_rows(archive, "train", positions, seed=1))[..., 0]
+    scores = evaluate_samples(images, positions, archive)
+    for name in ("frechet_distance", "density", "nearest_train_ssim_real"):
+        assert scores[f"{name}_low"] < scores[name] < scores[f"{name}_high"]
 
 
 def test_memorised_training_slices_are_detected(phantom_archive):
