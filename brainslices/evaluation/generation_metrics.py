@@ -125,11 +125,7 @@ def evaluate_samples(
             the archive's, or the archive has no training or no test slices.
     """
     images = np.asarray(images, "float32")
-    if len(positions) != len(images):
-        raise InputError(
-            "`positions` must hold one entry for each of `images`. Received: "
-            f"{len(positions)} positions for {len(images)} images."
-        )
+    _check_lengths(images, positions)
     train_rows, test_rows, pairs, real_pairs = _choose_comparisons(positions, archive, seed)
     unique_rows, matched = np.unique(test_rows, return_inverse=True)
     samples = _Slices(images, np.arange(len(images)))
@@ -148,6 +144,14 @@ def evaluate_samples(
         "samples": len(images),
         "nearest": nearest,
     }
+
+
+def _check_lengths(images, positions):
+    if len(positions) != len(images):
+        raise InputError(
+            "`positions` must hold one entry for each of `images`. Received: "
+            f"{len(positions)} positions for {len(images)} images."
+        )
 
 
 def _choose_comparisons(positions, archive, seed):

@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_command
+from helpers import ROOT, python, run_command
 from PIL import Image
 
 from brainslices.csv_files import read_rows
 from brainslices.data.slices import open_slices
 from brainslices.evaluation.codecs import CODECS, codec_rate
 from brainslices.evaluation.image_metrics import score_slices
-from brainslices.report.rate_distortion import ENDS, RATE_KEYS, compare_with_codecs
+from brainslices.report.rate_distortion import ENDS, RATE_KEYS
 from brainslices.runs.run import Run
 
 RECONSTRUCT = ROOT / "scripts" / "reconstruct.py"
@@ -72,45 +72,56 @@ def test_rate_weight_without_a_prior_is_refused(trained_vqvae, phantom_archive, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture(scope="module")
+def compared(reconstructions, phantom_archive, tmp_path_factory):
+    """Folder and output of a comparison of models and of made-up points.
+
+    `good` has half the bits of AVIF at its score, `bad` a score below any of AVIF's.
+    """
+    slices = open_slices(phantom_archive.path, "test")
+    rate, decoded = codec_rate(slices, "avif", 60)
+    score = float(np.nanmean(score_slices(slices, decoded)["ssim_foreground"]))
+    metrics, made_up = read(reconstructions / "nearest"), tmp_path_factory.mktemp("points")
+    for name, (own_rate, own_score) in {"good": (rate / 2, score), "bad": (rate, 0.01)}.items():
+        scores = dict.fromkeys(("ssim_foreground", *(f"ssim_foreground{e}" for e in ENDS)))
+        scores = dict.fromkeys(scores, own_score) | dict.fromkeys(RATE_KEYS.values(), own_rate)
+        (made_up / name).mkdir()
+        (made_up / name / "metrics.json").write_text(json.dumps(metrics | scores))
+    folders = [*(reconstructions / name for name in ("nearest", "cheap")), *made_up.iterdir()]
+    out = tmp_path_factory.mktemp("compared") / "out"
+    arguments = ["--reconstructions", *folders, "--data", phantom_archive.path, "--out", out]
+    done = python(COMPARE, *arguments)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
 @pytest.mark.slow
-def test_comparison_has_the_points_of_models_and_codecs(
-    reconstructions, phantom_archive, tmp_path, capsys
-):
-    folders = [reconstructions / "nearest", reconstructions / "cheap"]
-    arguments = ["--reconstructions", *folders, "--data", phantom_archive.path]
-    assert run_command(COMPARE, *arguments, "--out", out := tmp_path / "out") == 0
-    printed = capsys.readouterr().out
+def test_comparison_has_the_points_of_models_and_codecs(compared, reconstructions):
+    out, printed = compared
     metrics = json.loads((out / "metrics.json").read_text())
     models = [row for row in metrics["points"] if not row["codec"]]
-    assert [row["name"] for row in models] == ["cheap", "nearest"]  # by rising rate
-    for row in models:
-        expected = read(reconstructions / row["name"])
-        assert row["bits_per_pixel"] == expected["bits_per_pixel_prior"]
-        assert row["ssim_foreground_low"] == expected["ssim_foreground_low"]
-        assert row["name"] in printed
+    rates = [row["bits_per_pixel"] for row in models]
+    assert rates == sorted(rates)
+    by_name = {row["name"]: row for row in models}
+    assert set(by_name) == {"cheap", "nearest", "good", "bad"}
+    for name in ("cheap", "nearest"):
+        expected = read(reconstructions / name)
+        assert by_name[name]["bits_per_pixel"] == expected["bits_per_pixel_prior"]
+        assert by_name[name]["ssim_foreground_low"] == expected["ssim_foreground_low"]
+        assert name in printed
     assert set(metrics["bd_rate"]) == set(CODECS)
     assert len(read_rows(out / "rate_distortion.csv")) == len(metrics["points"])
     with Image.open(out / "rate_distortion.png") as figure:
         assert min(figure.size) > 300
 
 
-def test_difference_has_the_sign_of_the_rates(reconstructions, phantom_archive, tmp_path):
-    """A model with half the bits of AVIF at its score, and one with a score below any of AVIF's."""
-    slices = open_slices(phantom_archive.path, "test")
-    rate, decoded = codec_rate(slices, "avif", 60)
-    score = float(np.nanmean(score_slices(slices, decoded)["ssim_foreground"]))
-    metrics = read(reconstructions / "nearest")
-    for name, (own_rate, own_score) in {"good": (rate / 2, score), "bad": (rate, 0.01)}.items():
-        scores = dict.fromkeys(("ssim_foreground", *(f"ssim_foreground{e}" for e in ENDS)))
-        scores = dict.fromkeys(scores, own_score) | dict.fromkeys(RATE_KEYS.values(), own_rate)
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics | scores))
-    folders = [tmp_path / "good", tmp_path / "bad"]
-    compared = compare_with_codecs(folders, phantom_archive.path, tmp_path / "out")
-    by_name = {row["name"]: row for row in compared["points"]}
+@pytest.mark.slow
+def test_difference_has_the_sign_of_the_rates(compared, reconstructions):
+    points = json.loads((compared[0] / "metrics.json").read_text())["points"]
+    by_name = {row["name"]: row for row in points}
     assert by_name["good"]["rate_difference_avif"] == pytest.approx(-0.5, abs=0.05)
     assert by_name["bad"]["rate_difference_avif"] is None
-    assert by_name["good"]["prior_hash"] == metrics["prior_hash"]
+    assert by_name["good"]["prior_hash"] == read(reconstructions / "nearest")["prior_hash"]
 
 
 def test_comparison_refuses_other_slices_and_rates_without_a_prior(
