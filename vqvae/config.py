@@ -182,7 +182,7 @@ DEFAULT = Preset(
     training=VQVAETraining(
         epochs=10,
         batch_size=8,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         warmup_steps=100,
         beta_2=0.99,
@@ -192,10 +192,10 @@ DEFAULT = Preset(
     ),
 )
 
-# A quarter of the arithmetic of `default`, for laptops: 17 minutes on two cores without AVX-512.
+# A quarter of the arithmetic of `default`, for laptops: 13 minutes on two cores without AVX-512.
 SMALL = Preset(
     model=replace(DEFAULT.model, channels=(32, 64, 64)),
-    training=replace(DEFAULT.training, epochs=4),
+    training=replace(DEFAULT.training, epochs=3, learning_rate=4e-3),
 )
 
 PRESETS: dict[str, Preset[VQVAEConfig, VQVAETraining]] = {

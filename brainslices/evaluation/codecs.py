@@ -2,8 +2,10 @@
 
 import io
 import logging
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -49,18 +51,21 @@ def codec_rate(
         InputError: if the codec is unknown, the quality out of range, or there is no image.
     """
     options, payload_size = _encoder(codec, quality)
-    bits, pixels, decoded = 0, 0, []
-    for image in images:
+
+    def code(image):
         grey = to_uint8(check_image("images", image))
         buffer = io.BytesIO()
         Image.fromarray(grey).save(buffer, **options)
-        bits += 8 * payload_size(buffer.getvalue())
-        pixels += grey.size
         with Image.open(buffer) as coded:
-            decoded.append(np.asarray(coded.convert("L"), "float32") / 255)
-    if not decoded:
+            decoded = np.asarray(coded.convert("L"), "float32") / 255
+        return 8 * payload_size(buffer.getvalue()), decoded
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        coded = list(pool.map(code, images))
+    if not coded:
         raise InputError("`images` must hold at least one image. Received: none.")
-    return bits / pixels, decoded
+    bits, decoded = zip(*coded, strict=True)
+    return sum(bits) / sum(image.size for image in decoded), list(decoded)
 
 
 def codec_scores(images: Images, subjects: Sequence[str], bits_per_pixel: float) -> dict[str, dict]:
