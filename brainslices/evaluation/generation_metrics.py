@@ -34,6 +34,7 @@ DISTANCES = (
     "foreground_area_difference",
     "intensity_quantile_difference",
 )
+UNBOUNDED = ("frechet_distance", "density")  # all other scores are at most 1
 
 
 class _Slices(NamedTuple):
@@ -217,6 +218,10 @@ def _measure(images):
 
 
 def _with_intervals(names, statistic, *owners):
-    intervals = np.transpose(jackknife_interval(statistic, *owners)).tolist()
-    named = (named_interval(*pair) for pair in zip(names, intervals, strict=True))
-    return {key: value for scores in named for key, value in scores.items()}
+    intervals = np.transpose(jackknife_interval(statistic, *owners))
+    scores: dict[str, float] = {}
+    for name, interval in zip(names, intervals, strict=True):
+        # A symmetric interval may exceed the range of the score.
+        highest = None if name.startswith(UNBOUNDED) else 1.0
+        scores |= named_interval(name, np.clip(interval, 0.0, highest).tolist())
+    return scores
