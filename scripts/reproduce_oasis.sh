@@ -20,17 +20,21 @@ run() { printf '\n$ python %s\n' "$*"; "$PYTHON" "$@"; }
 
 train() { # NAME FLAG...
     run scripts/train_vqvae.py --data "$out/archive" --run "$out/$1/vqvae" "${@:2}"
-    [ -e "$out/$1/reconstruction/metrics.json" ] || run scripts/reconstruct.py --codecs \
+}
+reconstruct() { # NAME FLAG...
+    [ -e "$out/$1/reconstruction/metrics.json" ] || run scripts/reconstruct.py "${@:2}" \
         --run "$out/$1/vqvae" --data "$out/archive" --split test --out "$out/$1/reconstruction"
 }
 
 [ -e "$out/archive/archive.json" ] || run scripts/prepare_data.py --source "$data" --out "$out/archive"
 echo "$data" >"$out/source.txt"
 train $model --preset $model
+reconstruct $model --codecs
 run scripts/train_pixelcnn.py --vqvae "$out/$model/vqvae" --run "$out/$model/prior" --preset $model
 [ -e "$out/$model/samples/metrics.json" ] || run scripts/sample.py --run "$out/$model/prior" \
     --count $count --evaluate --nearest --out "$out/$model/samples"
 train seed --preset seed "${seed[@]}"
+reconstruct seed
 run scripts/report.py --runs "$out/$model/vqvae" "$out/$model/prior" --samples "$out/$model/samples" \
     --reconstruction "$out/$model/reconstruction" --out "$out/report.html"
 run scripts/results.py --folders "$out/$model" "$out/seed" --out "$out/results.json"
