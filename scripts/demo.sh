@@ -14,9 +14,10 @@ out="${out:-outputs/demo}"
 run() { printf '\n$ python %s\n' "$*"; "$PYTHON" "$@"; }
 
 [ -e "$out/phantoms/archive.json" ] || run scripts/prepare_data.py --source phantom --out "$out/phantoms"
-run scripts/train_vqvae.py --data "$out/phantoms" --run "$out/vqvae" --preset small --epochs 20
+run scripts/train_vqvae.py --data "$out/phantoms" --run "$out/vqvae" --preset small --epochs 8 \
+  --magnification 1.7
 run scripts/reconstruct.py --run "$out/vqvae" --data "$out/phantoms" --split test --out "$out/reconstruction"
-run scripts/train_pixelcnn.py --vqvae "$out/vqvae" --run "$out/prior" --epochs 20 --channels 64 --layers 6 --variants 1 \
+run scripts/train_pixelcnn.py --vqvae "$out/vqvae" --run "$out/prior" --epochs 7 --channels 64 --layers 6 --variants 1 \
   --conditions age sex
 run scripts/sample.py --run "$out/prior" --count 64 --evaluate --nearest --out "$out/samples"
 run scripts/sample.py --run "$out/prior" --count 6 --condition age=30,50,70,85 --out "$out/aged"
