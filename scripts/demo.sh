@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fresh machine to result: own .venv, install, phantom brains, training of both stages, reconstruction
-# of brains that the model has not seen, novel ones, and a report. Seven minutes on two cores after the
+# of brains that the model has not seen, novel ones, and a report. Nine minutes on two cores after the
 # install. Needs no data.
 #   bash scripts/demo.sh [--open] [OUT]        (default: outputs/demo)
 # --open opens the report in the web browser.
