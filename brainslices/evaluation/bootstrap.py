@@ -1,4 +1,4 @@
-"""Intervals of statistics by resampling."""
+"""Intervals of statistics by resampling, or by leaving out."""
 
 import math
 from collections.abc import Callable, Sequence
