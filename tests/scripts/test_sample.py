@@ -157,7 +157,8 @@ def test_evaluation_and_nearest_slices(sample, sampled):
     np.testing.assert_array_equal(arrays(out)["positions"], np.float32([0.4] * 3 + [0.8] * 3))
     metrics = read_json(out / "metrics.json")
     scores = {name + end for name in MEASURES for end in ("", "_real")}
-    assert set(metrics) == scores | set(read_json(sampled[0] / "metrics.json"))
+    intervals = {f"{name}{end}" for name in scores for end in ("_low", "_high")}
+    assert set(metrics) == scores | intervals | set(read_json(sampled[0] / "metrics.json"))
     assert all(metrics[name] is not None for name in scores)
     assert 0 < metrics["nearest_train_ssim"] < 1
     assert len(read_rows(out / "nearest.csv")) == 6
