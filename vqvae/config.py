@@ -192,7 +192,7 @@ DEFAULT = Preset(
     ),
 )
 
-# A quarter of the arithmetic of `default`, for laptops: 13 minutes on two cores without AVX-512.
+# A quarter of the arithmetic of `default`, for laptops: 14 minutes on two cores without AVX-512.
 SMALL = Preset(
     model=replace(DEFAULT.model, channels=(32, 64, 64)),
     training=replace(DEFAULT.training, epochs=3, learning_rate=4e-3),

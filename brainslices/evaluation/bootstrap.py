@@ -55,8 +55,8 @@ def jackknife_interval(
         The statistics and the ends of their intervals; NaN where a set has too few owners.
 
     Reference:
-        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 11.4 and 11.5. The
-        variances of the sets are added: Arvesen 1969, "Jackknifing U-statistics".
+        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11. The variances of
+        the sets are added: Arvesen 1969, "Jackknifing U-statistics".
     """
     everything = [np.ones(len(names), bool) for names in owners]
     estimate = np.asarray(statistic(*everything), "float64")

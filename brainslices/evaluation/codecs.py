@@ -56,9 +56,9 @@ def codec_rate(
         grey = to_uint8(check_image("images", image))
         buffer = io.BytesIO()
         Image.fromarray(grey).save(buffer, **options)
-        with Image.open(buffer) as coded:
-            decoded = np.asarray(coded.convert("L"), "float32") / 255
-        return 8 * payload_size(buffer.getvalue()), decoded
+        with Image.open(buffer) as file:
+            pixels = np.asarray(file.convert("L"), "float32") / 255
+        return 8 * payload_size(buffer.getvalue()), pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         coded = list(pool.map(code, images))
