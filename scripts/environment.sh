@@ -24,7 +24,11 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         }
     fi
     echo "installing brainslices${EXTRAS:+[$EXTRAS]} (with TensorFlow: 2.6 GB on disk, a few minutes)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile \
-        --constraint scripts/constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}" || exit 1
+    wants=(--quiet --constraint scripts/constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}")
+    pip=("$PYTHON" -m pip --disable-pip-version-check install --no-compile)
+    # uv takes a fifth of pip's time, but does not read pip's settings, such as a mirror's address.
+    { "${pip[@]}" --quiet --constraint scripts/constraints.txt uv &&
+        "$PYTHON" -m uv pip install --python "$PYTHON" "${wants[@]}"; } ||
+        "${pip[@]}" "${wants[@]}" || exit 1
     echo "$wanted" >"$stamp"
 fi

@@ -20,15 +20,15 @@ EXTRAS=test,docs,jax,export,studio
 types=$!
 wait $chromium
 if [ $# = 0 ]; then
-    # Building the docs occupies one core, and many tests wait for processes of their own.
-    "$PYTHON" -m sphinx -W -q -b html docs docs/_build/html &
+    # Notebooks are executed by a long test.
+    off=(-D nb_execution_mode=off -D suppress_warnings=myst-nb.lexer)
+    "$PYTHON" -m sphinx -W -q "${off[@]}" -b html docs docs/_build/html &
     docs=$!
     trap 'kill $docs 2>/dev/null || true' EXIT
 fi
 wait $types
-site="tests/docs/test_docs.py::test_built_notebook_has_its_figures"
-"$PYTHON" -m pytest --numprocesses 3 --dist worksteal "$@" ${docs:+--deselect $site}
+# Many tests wait for processes of their own.
+"$PYTHON" -m pytest --numprocesses 3 --dist worksteal "$@"
 if [ $# = 0 ]; then
     wait $docs
-    "$PYTHON" -m pytest -q $site
 fi

@@ -29,7 +29,7 @@ __all__ = ["describe_search", "run_trial", "trial_config", "trial_folder"]
 
 # The prior that measures the rate of the codes: small, and the same in all trials.
 PRIOR = dataclasses.replace(DEFAULT.model, channels=48, layers=5, attention_layers=0)
-PRIOR_TRAINING = dataclasses.replace(DEFAULT.training, variants=0, warmup_steps=50, average=0.98)
+PRIOR_TRAINING = dataclasses.replace(DEFAULT.training, warmup_steps=50, average=0.98)
 
 
 def trial_config(
@@ -101,7 +101,9 @@ def run_trial(
     training = dataclasses.replace(training, **options)
     with FileLock(folder / ".lock"):  # another worker may run the same configuration
         vqvae_metrics = vqvae.training.train(data, folder / "vqvae", model, training)
-        grids = load_or_encode(folder / "vqvae", data, 0)
+        # A trial's prior is too short to overfit; a final one has the full training's variants.
+        variants = DEFAULT.training.variants if FINAL_SEED in values else 0
+        grids = load_or_encode(folder / "vqvae", data, variants)
         metrics = _vqvae_metrics(vqvae_metrics, grids)
         if config.objective == "val_rate_distortion":
             prior_metrics = _train_prior(folder, grids, config)
@@ -156,8 +158,8 @@ def _train_prior(folder, grids, config):
     for path in folder.glob("prior-*"):
         if path.name != name:  # of the codes of an earlier, shorter training
             shutil.rmtree(path)
-    options = {"epochs": config.prior_epochs, **_shared_options(config)}
-    training = dataclasses.replace(PRIOR_TRAINING, **options)
+    options = {"epochs": config.prior_epochs, "variants": len(grids.variants)}
+    training = dataclasses.replace(PRIOR_TRAINING, **options, **_shared_options(config))
     metrics = pixelcnn.training.train(grids, folder / name, PRIOR, training)
     return {name: metrics[name] for name in ("bits_per_pixel_prior", "nats_per_code", "seconds")}
 

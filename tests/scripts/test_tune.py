@@ -135,6 +135,7 @@ def test_finished_search_is_only_reported_again(searched, run_here):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_finalists_of_a_finished_search_are_trained_in_full(searched, run_here, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(searched[0], out)

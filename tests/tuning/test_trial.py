@@ -3,8 +3,9 @@ from helpers import ROOT, tiny_prior_config
 
 import tuning.trial
 from brainslices.errors import InputError
-from tuning.config import SearchConfig
-from tuning.trial import describe_search
+from pixelcnn.config import PRESETS
+from tuning.config import FINAL_SEED, SearchConfig
+from tuning.trial import describe_search, run_trial
 
 SPACE = str(ROOT / "tests" / "support" / "tiny_space.py")
 
@@ -40,3 +41,18 @@ def test_batches_that_the_devices_do_not_divide_are_refused(describe, monkeypatc
     with pytest.raises(InputError, match="multiple of 3"):
         describe()
     describe(devices=1)  # one of several workers has one device
+
+
+def test_only_a_final_training_has_the_augmented_copies_of_a_full_one(monkeypatch, tmp_path):
+    received = []
+
+    def encode(run, data, variants):
+        received.append(variants)
+        raise InterruptedError
+
+    monkeypatch.setattr(tuning.trial.vqvae.training, "train", lambda *_: {})
+    monkeypatch.setattr(tuning.trial, "load_or_encode", encode)
+    for values in ({}, {FINAL_SEED: 0}):
+        with pytest.raises(InterruptedError):
+            run_trial(tmp_path, tmp_path, SearchConfig(space=SPACE), values)
+    assert received == [0, PRESETS["default"].training.variants]

@@ -160,6 +160,7 @@ def test_finished_run_returns_the_same_metrics(run, phantom_archive):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_more_epochs_continue_where_fewer_ended(run, phantom_archive):
     earlier, seconds = run.history_path.read_text(), read_json(run.metrics_path)["seconds"]
     metrics = resume(run, phantom_archive, epochs=3)
