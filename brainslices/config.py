@@ -15,7 +15,7 @@ from brainslices.errors import InputError
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Preset", "TrainingConfig", "check_field", "from_dict"]
+__all__ = ["PRECISIONS", "Precision", "Preset", "TrainingConfig", "check_field", "from_dict"]
 
 Optimizer = Literal["adam", "muon"]
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
@@ -78,7 +78,7 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Preset(Generic[Model, Training]):
-    """A configuration that was trained and measured: the model's and the training's dataclass."""
+    """A named configuration of a model and of its training."""
 
     model: Model
     training: Training

@@ -26,12 +26,12 @@ class EntropyModel:
 
     Call arguments:
         codes: int array of shape (batch, r, c).
-        candidates: int array of shape (batch, r, c, n), codes for each place.
+        candidates: int array of shape (batch, r, c, n), codes for each grid cell.
         rows: int array of shape (batch,), which slices the codes are of.
 
     Returns:
-        float32 array of shape (batch, r, c, n): the nats of each candidate at its place, given the
-        codes before that place.
+        float32 array of shape (batch, r, c, n): the nats of each candidate in its cell, given the
+        codes before that cell.
     """
 
     def __init__(self, model: PixelCNN, position: np.ndarray, metadata: dict[str, str]):

@@ -153,9 +153,10 @@ def write_samples(
 
     Args:
         out: new or empty folder, or an earlier sampling to replace, for `slices/` (8-bit PNGs),
-            `contact_sheet.png` (at most 96 slices), `codes.npz` and `metrics.json`; with `evaluate`
-            or `nearest` also the training slice nearest to each sample (to each on the sheet):
-            `nearest.csv` and, under the sample's name, `nearest/`.
+            `contact_sheet.png` (at most 96 slices), `codes.npz` and `metrics.json`. With `nearest`
+            also the training slice nearest to each sample on the sheet, with `evaluate` to every
+            sample (not of several values of a condition): `nearest.csv` and, under the sample's
+            name, `nearest/`.
         samples: the slices.
         crop: the part of an image that the contact sheet shows.
         archive: the training slices, required by `evaluate` and `nearest`.
@@ -198,11 +199,11 @@ def _write(folder, samples, crop, archive, evaluate, nearest):
         name, values = _condition_values(samples.groups)
         slopes = condition_slopes(images, samples.positions[:size], values, archive, name, seed)
         metrics["condition_slopes"] = {name: slopes}
-        images = images[shown]
+        images, kept = images[shown], shown
     elif evaluate:
         metrics |= evaluate_samples(images, samples.positions, archive, seed=seed)
         neighbours = metrics.pop("nearest")
-    elif nearest:
+    if nearest and neighbours is None:
         neighbours = NearestTrain(archive)(images, "nearest training slices")
     if neighbours:
         _write_nearest(folder, [names[index] for index in kept], archive, *neighbours)

@@ -163,8 +163,8 @@ class GatedBlock(layers.Layer):
 class RowAttention(layers.Layer):
     """Causal multi-head self-attention within each row of the horizontal stack.
 
-    It carries what convolutions lose over a distance: where a row of the scan crosses the head,
-    the mirror-symmetric cell. Queries and keys know their cell through the condition.
+    It models dependencies beyond the receptive field of the convolutions, such as between
+    mirror-symmetric cells of a row. The condition encodes the cell in queries and keys.
 
     Args:
         heads: int, must divide the channels of the input.

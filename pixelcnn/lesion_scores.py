@@ -43,12 +43,17 @@ def measure_lesions(
         `auroc` (slices with a lesion against the same slices without), `average_precision` and
         `dice` (pixels inside the head) with `_low` and `_high`, 95 % intervals by subject; and
         `average_precision_chance`.
+
+    Raises:
+        InputError: if no slice has room for a lesion.
     """
     chosen = np.linspace(0, len(slices) - 1, min(len(slices), MAX_SLICES)).round().astype(int)
     images = np.stack([slices[row] for row in chosen])
     positions, subjects = positions[chosen], np.array(slices.subjects)[chosen]
     heads = np.stack([head_mask(image) for image in images])
     has_head = heads.any(axis=(1, 2))
+    if not has_head.any():
+        raise _no_room(slices)
     images, heads, positions = images[has_head], heads[has_head], positions[has_head]
     subjects = subjects[has_head]
     options = restorations, seed
@@ -63,8 +68,12 @@ def measure_lesions(
             scores = _measure(healthy[name], maps, masks, heads, lesion_rows, subjects)
             rows.append({**_describe(lesion), "map": name, "slices": len(lesion_rows), **scores})
     if not rows:
-        raise InputError(f"No head in {slices.path} has room for a lesion. Leave --lesions out.")
+        raise _no_room(slices)
     return rows
+
+
+def _no_room(slices):
+    return InputError(f"No head in {slices.path} has room for a lesion. Leave --lesions out.")
 
 
 def _describe(lesion):

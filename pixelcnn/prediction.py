@@ -25,9 +25,9 @@ DRAWS = 4
 
 
 class Prediction:
-    """Maps of what a slice shows beside what a prior predicts, in the prior's standard deviations.
+    """Maps of the difference between a slice and a prior's prediction, in standard deviations.
 
-    The predicted image is decoded from the mean code vector at each place, under the prior's
+    The predicted image is decoded from the mean code vector of each cell, under the prior's
     probabilities given the codes before it, and the standard deviation of each pixel is that of
     images whose codes are drawn from these probabilities. Both are averaged over the slice and its
     mirror image, which the prior reads from the other side. The difference to the slice, divided by

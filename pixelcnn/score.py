@@ -100,7 +100,8 @@ def _write(folder, scorer, slices, positions, config):
     if config.restore:
         maps = scorer.restoration_maps(slices, positions, scored, config.restore, config.seed)
         written["restoration"] = _write_maps(folder / "restoration_maps.npy", maps, shape)
-    _write_table(folder / "slices.csv", slices, scored, scorer.places(scored.surprise))
+    pixels = scorer.most_surprising_pixels(scored.surprise)
+    _write_table(folder / "slices.csv", slices, scored, pixels)
     surprise_figure(folder / "surprise.png", list(_figure_rows(scorer, slices, scored, written)))
     metrics = {
         **with_interval("bits_per_slice", scored.bits, slices.subjects),
@@ -132,15 +133,15 @@ def _write_maps(path, maps, shape):
     return array
 
 
-def _write_table(path, slices, scored, places):
+def _write_table(path, slices, scored, pixels):
     columns = {
         "bits": scored.bits,
         "nats_per_code": scored.nats.mean(axis=(1, 2)),
         "surprise": scored.surprise.mean(axis=(1, 2)),
         "percentile": scored.percentiles,
         "most_surprise": scored.surprise.max(axis=(1, 2)),
-        "row": places[:, 0],
-        "col": places[:, 1],
+        "row": pixels[:, 0],
+        "col": pixels[:, 1],
     }
     write_slice_table(path, slices.records, columns)
 

@@ -106,7 +106,8 @@ class Scorer:
         Args:
             images: sequence of float32 arrays of shape (rows, cols), in [0, 1].
             positions: float array of shape (n,), in [0, 1], or with conditions.
-            subjects: subject of each slice; its own validation slices are not compared with.
+            subjects: subject of each slice; its own validation slices are not compared with,
+                unless there is no other subject.
             silent: show no progress bars.
         """
         subjects = np.full(len(images), "") if subjects is None else np.asarray(subjects)
@@ -165,7 +166,7 @@ class Scorer:
         for row, restorations in enumerate(restored):
             yield restoration_map(images[row], restorations)
 
-    def places(self, surprise: np.ndarray) -> np.ndarray:
+    def most_surprising_pixels(self, surprise: np.ndarray) -> np.ndarray:
         """Return the pixel (row, col) in the centre of each slice's most surprising code."""
         top, left, *sides = self.decoder.crop
         shape, flat = surprise.shape[1:], surprise.reshape(len(surprise), -1)

@@ -14,7 +14,7 @@ from brainslices.types import PathLike
 from pixelcnn.conditions import expand_request, parse_request
 from pixelcnn.config import SamplingConfig
 from pixelcnn.generate import Samples, decode_batches, spread_positions
-from pixelcnn.inpainting import inpaint_codes, most_likely_position
+from pixelcnn.inpainting import CANDIDATES, inpaint_codes, most_likely_position
 from pixelcnn.model import PixelCNN
 from pixelcnn.provenance import Provenance, load_provenance
 from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler, uniform_noise
@@ -107,11 +107,12 @@ class SlicePrior:
         Args:
             sampling: number, positions and options of the slices.
             per_position: least number of slices at a position, if `sampling` names no positions.
+
+        Raises:
+            InputError: as `sample`.
         """
         requests = expand_request(self.model.condition_variables, sampling.condition)
-        # Codes (uint16), their log-probabilities and the noise (float32) of all samples.
-        codes = sampling.count * len(requests) * int(np.prod(self.model.grid_shape))
-        check_needed(f"count={sampling.count}", memory=codes * 10)
+        self._check_memory(sampling, sampling.count * len(requests))
         positions = spread_positions(
             sampling.count, self.provenance.positions, sampling.position, per_position
         )
@@ -139,7 +140,7 @@ class SlicePrior:
         """Sample one batch of code grids, and yield it after every few rows of the scan.
 
         Args:
-            count: number of grids, at most `batch_size`.
+            count: number of grids; more than `batch_size` compile a sampler of their own size.
             position: as for `sample`.
             rows: rows of the scan between two results.
             shared_noise: give all grids the noise of the first, so that they differ only by their
@@ -149,6 +150,9 @@ class SlicePrior:
 
         Yields:
             What `Sampler.partial_grids` yields, and `positions`, float32 of shape (count,).
+
+        Raises:
+            InputError: as `sample`.
         """
         options["condition"] = _as_texts(conditions)
         sampling = SamplingConfig(count, _as_tuple(position), **options)
@@ -218,6 +222,7 @@ class SlicePrior:
                 f"Received: position={sampling.position}."
             )
         _check_decoder(self.decoder, "inpainting")
+        self._check_memory(sampling, CANDIDATES * sampling.count)
         task, sampler = self.decoder.inpainting(image, hidden), self._get_sampler(sampling)
         observed, noise = task.observed_codes(MASKED), (sampling.seed, sampling.batch_size)
         conditions = parse_request(sampling.condition)
@@ -230,7 +235,10 @@ class SlicePrior:
         batch = inpaint_codes(sampler, observed, inputs, sampling.count, *noise)
         metadata = self._metadata(sampling)
         metadata |= {"hidden": task.hidden, "position": float(positions[0])}
-        return Samples(decode_batches([batch], task.decode), positions, metadata, task.image)
+        starts = range(0, sampling.count, sampling.batch_size)
+        parts = [slice(start, start + sampling.batch_size) for start in starts]
+        batches = ({name: batch[name][part] for name in batch} for part in parts)
+        return Samples(decode_batches(batches, task.decode), positions, metadata, task.image)
 
     def log_prob(
         self,
@@ -269,6 +277,11 @@ class SlicePrior:
         if self._sampler.limits["top_k"] != sampling.top_k:
             self._sampler = Sampler(self.model, top_k=sampling.top_k)
         return self._sampler.with_limits(sampling.temperature, sampling.top_p, sampling.guidance)
+
+    def _check_memory(self, sampling, grids):
+        """Refuse more grids than fit: codes (uint16), log-probabilities and noise (float32)."""
+        codes = grids * int(np.prod(self.model.grid_shape))
+        check_needed(f"count={sampling.count}", memory=codes * 10)
 
     def _check_guidance(self, sampling):
         """Refuse to guide towards nothing; a prior without conditions has a message of its own."""

@@ -1,4 +1,4 @@
-"""Surprise: cost of codes under a prior, relative to validation codes at the same place."""
+"""Surprise: cost of codes under a prior, relative to validation codes of the same grid cell."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -31,9 +31,9 @@ MIN_NEIGHBOURS = 30
 class Surprise:
     """Likelihood of code grids under a prior, relative to validation slices of nearby position.
 
-    The surprise of a code is its nats minus the mean nats of the codes at the same place of the
-    grid in the validation slices nearest in position. Those of the slice's own subject are left
-    out.
+    The surprise of a code is its nats minus the mean nats of the codes of the same grid cell in the
+    validation slices nearest in position. Those of the slice's own subject are left out, unless
+    there is no other subject.
 
     Args:
         model: a built `PixelCNN`.

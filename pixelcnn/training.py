@@ -265,13 +265,16 @@ def _condition_gain(model, grids, batch_size):
     split = grids.splits.get("test", grids.splits["validate"])
     unknown, others = split.positions.copy(), split.positions.copy()
     unknown[:, 1:] = UNKNOWN
+    replaced = {"unknown": unknown}
     names, first, own = np.unique(split.subjects, return_index=True, return_inverse=True)
-    others[:, 1:] = split.positions[first[(own + 1) % len(names)], 1:]
+    if len(names) > 1:  # a single subject has no other
+        others[:, 1:] = split.positions[first[(own + 1) % len(names)], 1:]
+        replaced["shuffled"] = others
     return {
         f"nats_per_code_{name}_conditions": measure_rate(
             model, grids, dataclasses.replace(split, positions=positions), batch_size
         )["nats_per_code"]
-        for name, positions in (("unknown", unknown), ("shuffled", others))
+        for name, positions in replaced.items()
     }
 
 
@@ -293,9 +296,12 @@ def summary(metrics: dict) -> str:
         name, split = next(reversed(metrics["splits"].items()))
         conditions = (
             f"{name} nats per code: {split['nats_per_code']:.4f} with the conditions, "
-            f"{metrics['nats_per_code_unknown_conditions']:.4f} unknown, "
-            f"{metrics['nats_per_code_shuffled_conditions']:.4f} of another subject\n"
+            f"{metrics['nats_per_code_unknown_conditions']:.4f} unknown"
         )
+        if "nats_per_code_shuffled_conditions" in metrics:
+            shuffled = metrics["nats_per_code_shuffled_conditions"]
+            conditions += f", {shuffled:.4f} of another subject"
+        conditions += "\n"
     return (
         f"{format_table(rows, '<>')}\n{conditions}"
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "

@@ -34,8 +34,8 @@ class Arguments:
     """Folder of images, to time making an archive of them."""
     only: tuple[str, ...] = ()
     """Measurements to run, all by default: machine, pauses; start, archive, memory, seed, default,
-    evaluation, slices, quantizer, codes; sampling, scoring, conditions, growth, sampling_memory,
-    prior."""
+    pipeline, evaluation, slices, quantizer, codes; sampling, scoring, conditions, growth,
+    sampling_memory, prior."""
     quick: bool = False
     """Measure too little for stable values, only to check that the benchmark runs."""
 

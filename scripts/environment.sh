@@ -1,5 +1,5 @@
-# Sourced by demo.sh and test.sh, with EXTRAS set to the extras wanted ("" or "test,jax"):
-# goes to the repository's root, makes .venv with the pinned versions, once, and sets PYTHON.
+# Sourced by demo.sh, test.sh and reproduce_oasis.sh, with EXTRAS set to the extras wanted ("" or
+# "test,jax"): goes to the repository's root, makes .venv with the pinned versions, once, and sets PYTHON.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 PYTHON=.venv/bin/python

@@ -8,7 +8,8 @@
     python scripts/sample.py --run runs/prior --count 8 --complete slice.png --out inpainted
 
 Writes OUT/slices/ (8-bit PNGs of the source's size), contact_sheet.png, codes.npz and metrics.json;
-with --evaluate or --nearest also nearest.csv and nearest/, with --report report.html.
+with --nearest, or --evaluate of a single condition, also nearest.csv and nearest/; with --report
+report.html.
 On two cores 64 slices of 572 codes took 21 seconds, 256 with --evaluate 73.
 """
 
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     crop = CropBox(*prior.decoder.crop)
     metrics = write_samples(arguments.out, samples, crop, archive, **comparison)
     print_lines(summary(metrics))
-    nearest = ", nearest.csv, nearest/" * is_compared
+    nearest = ", nearest.csv, nearest/" * (arguments.out / "nearest.csv").exists()
     print_lines(f"{arguments.out}: slices/, contact_sheet.png, codes.npz, metrics.json{nearest}")
     if arguments.report:
         from brainslices.report.page import write_report

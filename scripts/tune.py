@@ -4,10 +4,10 @@ r"""Search for a codebook, and what else the space varies, by rate and distortio
     python scripts/tune.py --data data/oasis --out outputs/search --workers 2 --space full \
         --fix downsampling=8 embedding_dim=32
 
-Writes OUT/trials.csv, OUT/best_config.json (for train_vqvae.py --config), OUT/figures/ and the
-trials' runs in OUT/runs/. Rerun the same command to resume a stopped search; with more --trials
-it adds some, and with --finalists 3 it trains the best three in full and chooses among them. For
-several machines see docs/choosing_the_codebook.md.
+Writes OUT/trials.csv, OUT/best_config.json (for train_vqvae.py --config), OUT/figures/, the
+trials' runs in OUT/runs/ and, of final trainings, OUT/finalists.csv. Rerun the same command to
+resume a stopped search; with more --trials it adds some, and with --finalists 3 it trains the best
+three in full and chooses among them. For several machines see docs/choosing_the_codebook.md.
 """
 
 import os
@@ -61,8 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     is_distributed = any(name in os.environ for name in ENVIRONMENT)
     run = join if is_distributed else search
     cli.print_wrapped(run(arguments.data, arguments.out, arguments.search, arguments.workers))
-    if not is_distributed:
-        print_lines(f"{arguments.out}: trials.csv, best_config.json, figures/, runs/")
+    if not is_distributed or "chief" in os.environ[ENVIRONMENT[0]]:  # a worker reports nothing
+        finalists = "finalists.csv, " * (arguments.out / "finalists.csv").exists()
+        print_lines(f"{arguments.out}: trials.csv, {finalists}best_config.json, figures/, runs/")
         if arguments.report:
             from brainslices.report.page import write_report
             from tuning.report import read_search

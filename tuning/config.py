@@ -67,6 +67,11 @@ class SearchConfig:
     final_prior_epochs: int = 20
     """Training epochs of the small prior of each of them."""
 
+    @property
+    def fixed_names(self) -> frozenset[str]:
+        """Names of the fixed dimensions."""
+        return frozenset(item.partition("=")[0] for item in self.fix)
+
     def __post_init__(self):
         counts = ("trials", "epochs", "prior_epochs", "final_seeds", "final_epochs")
         for name in (*counts, "final_prior_epochs"):
@@ -78,4 +83,5 @@ class SearchConfig:
         check_field(self, "rate_weight", lambda value: 0 < value < math.inf, "a positive number")
         check_field(self, "objective", OBJECTIVES.__contains__, "one of " + ", ".join(OBJECTIVES))
         check_field(self, "precision", PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS))
-        check_field(self, "seed", lambda value: 0 <= value < 2**31, "from 0 to 2**31 - 1")
+        last = 2**31 - self.final_seeds  # each final training adds its number
+        check_field(self, "seed", lambda value: 0 <= value <= last, f"from 0 to {last}")

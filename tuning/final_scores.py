@@ -11,7 +11,7 @@ import scipy.stats
 from brainslices.types import PathLike
 from brainslices.visualization.figures import BLUE, GREY, figure_panels
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import TrialRecord, rank_trials, split_finals
+from tuning.records import TrialRecord, format_value, rank_configurations, split_finals
 
 __all__ = [
     "Finalist",
@@ -62,12 +62,8 @@ def collect_finalists(config: SearchConfig, trials: Sequence[TrialRecord]) -> li
     """
     searched, finals = split_finals(trials)
     direction = OBJECTIVES[config.objective]
-    configurations: dict[tuple, TrialRecord] = {}
-    for trial in rank_trials(searched, direction):
-        # Hyperband trains a configuration in several trials.
-        configurations.setdefault(tuple(trial.values.items()), trial)
     finalists = []
-    for rank, trial in enumerate(configurations.values(), start=1):
+    for rank, trial in enumerate(rank_configurations(searched, direction), start=1):
         own = [one for one in finals if one.values == trial.values and one.score is not None]
         if own:
             finalists.append(Finalist(trial, rank, own))
@@ -96,7 +92,9 @@ def order_confidence(first: Finalist, second: Finalist, finalists: Sequence[Fina
     inverse_counts = 1 / len(first.scores) + 1 / len(second.scores)
     error = math.sqrt(squares / degrees * inverse_counts)
     difference = abs(first.score - second.score)
-    return float(scipy.stats.t.cdf(difference / error, degrees)) if error else 1.0
+    if not error:  # no spread: certain, or a tie
+        return 1.0 if difference else 0.5
+    return float(scipy.stats.t.cdf(difference / error, degrees))
 
 
 def rank_correlation(finalists: Sequence[Finalist]) -> float:
@@ -160,8 +158,11 @@ def _percent(probability):
 
 def _name(config, finalist):
     """The values of a finalist that the search varies."""
-    fixed = {item.partition("=")[0] for item in config.fix}
-    values = [f"{key} {value}" for key, value in finalist.trial.values.items() if key not in fixed]
+    values = [
+        f"{name} {format_value(value)}"
+        for name, value in finalist.trial.values.items()
+        if name not in config.fixed_names
+    ]
     return ", ".join(values) or "the only configuration"
 
 

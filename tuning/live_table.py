@@ -16,7 +16,15 @@ from tqdm import tqdm
 from brainslices.errors import InputError
 from brainslices.progress import print_lines
 from tuning.config import OBJECTIVES, SearchConfig
-from tuning.records import best_trial, current_epoch, finished_trials, read_trials, split_finals
+from tuning.records import (
+    best_trial,
+    current_epoch,
+    finished_trials,
+    format_value,
+    rank_configurations,
+    read_trials,
+    split_finals,
+)
 from tuning.trial import trial_folder
 
 __all__ = ["SearchScreen", "live_table"]
@@ -46,7 +54,8 @@ class SearchScreen:
         """Build a table of the last trials and the first dimensions that fit the terminal."""
         trials = read_trials(self.out)
         best = self._best(trials)
-        names = [name for name in (trials[0].values if trials else ()) if name not in self._fixed()]
+        values, fixed = trials[0].values if trials else {}, self.config.fixed_names
+        names = [name for name in values if name not in fixed]
         names = names[: max(1, (size.width - OTHER_WIDTH) // DIMENSION_WIDTH)]
         table = Table(
             title=Text(self._headline(trials)),
@@ -63,7 +72,7 @@ class SearchScreen:
         # Takes the remaining width; trials.csv has the whole reason of a failure.
         table.add_column("status", ratio=1, no_wrap=True)
         for trial in trials[-max(MIN_ROWS, size.height - FRAME_LINES) :]:
-            cells = [trial.name, *(_format(trial.values.get(name)) for name in names)]
+            cells = [trial.name, *(format_value(trial.values.get(name)) for name in names)]
             for name, (_, spec) in METRIC_COLUMNS.items():
                 cells.append(format(trial.metrics[name], spec) if name in trial.metrics else "")
             cells += ["" if trial.score is None else f"{trial.score:.4f}", self._status(trial)]
@@ -73,9 +82,6 @@ class SearchScreen:
             # As `Text`: rich would read the brackets of a reason as markup.
             table.add_row(*map(Text, cells), style=style)
         return table
-
-    def _fixed(self):
-        return {item.partition("=")[0] for item in self.config.fix}
 
     def _status(self, trial):
         if trial.status == "running":
@@ -93,14 +99,28 @@ class SearchScreen:
     def _count_epochs(self, trials, finals):
         """Epochs of both stages that some trials and final trainings take."""
         config = self.config
-        final_epochs = config.final_epochs + config.final_prior_epochs
-        return trials * (config.epochs + config.prior_epochs) + finals * final_epochs
+        has_prior = config.objective == "val_rate_distortion"
+        epochs = config.epochs + has_prior * config.prior_epochs
+        return trials * epochs + finals * (
+            config.final_epochs + has_prior * config.final_prior_epochs
+        )
+
+    def _count_finals(self, trials):
+        """Final trainings in all: those of an earlier selection, and those of the present one."""
+        config = self.config
+        searched, finals = split_finals(trials)
+        if len(finished_trials(searched)) < config.trials:
+            return max(len(finals), config.finalists * config.final_seeds)
+        best = rank_configurations(searched, OBJECTIVES[config.objective])[: config.finalists]
+        chosen = [trial.values for trial in best]
+        earlier = [final for final in finals if final.values not in chosen]
+        return len(earlier) + len(chosen) * config.final_seeds
 
     def _headline(self, trials):
         """The numbers of finished trials and final trainings, the best, and the time."""
         searched, finals = map(finished_trials, split_finals(trials))
         parts, best = [f"{len(searched)} of {self.config.trials} trials"], self._best(trials)
-        final_total = self.config.finalists * self.config.final_seeds
+        final_total = self._count_finals(trials)
         if final_total:
             parts.append(f"{len(finals)} of {final_total} final trainings")
         if best:
@@ -121,15 +141,13 @@ class SearchScreen:
         for trial in finished_trials(trials):
             if trial.name not in self.printed:
                 self.printed.add(trial.name)
-                values = " ".join(f"{key}={_format(value)}" for key, value in trial.values.items())
+                values = " ".join(
+                    f"{name}={format_value(value)}" for name, value in trial.values.items()
+                )
                 if trial.final_seed is not None:
                     values += f", final training, seed {trial.final_seed}"
                 result = self._status(trial) if trial.score is None else f"score {trial.score:.4f}"
                 print_lines(f"trial {trial.name}: {values}: {result}. {headline}")
-
-
-def _format(value):
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager

@@ -116,8 +116,9 @@ class WorkerPool:
         if self.deaths >= MAX_RESTARTS:
             log = self._log(name)
             raise InputError(
-                f"The process {name!r} of the search died {MAX_RESTARTS} times in a row "
-                f"({last_line(log)}); see {log}. Rerun the same command to resume."
+                f"Processes of the search died {MAX_RESTARTS} times without a finished trial "
+                f"in between, the last time {name!r} ({last_line(log)}); see {log}. Rerun the same "
+                "command to resume."
             )
 
     def _count_finished(self):

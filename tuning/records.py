@@ -1,4 +1,4 @@
-"""Trials of a search, read from its folder without asking any of its processes."""
+"""Trials of a search, read from the files in its folder."""
 
 import contextlib
 import csv
@@ -25,6 +25,8 @@ __all__ = [
     "check_records",
     "current_epoch",
     "finished_trials",
+    "format_value",
+    "rank_configurations",
     "rank_trials",
     "read_trials",
     "split_finals",
@@ -84,6 +86,12 @@ class TrialRecord:
 
 def read_trials(out: PathLike) -> list[TrialRecord]:
     """Read the trials of a search folder, in the order of their start.
+
+    Args:
+        out: search folder.
+
+    Returns:
+        All trials, also final trainings and those that failed or run; none if there is no folder.
 
     Raises:
         InputError: if a trial's file is corrupt.
@@ -186,6 +194,24 @@ def rank_trials(trials: Iterable[TrialRecord], direction: str) -> list[TrialReco
     return [trial for _, trial in sorted(ranked, key=lambda pair: pair[0])]
 
 
+def rank_configurations(trials: Iterable[TrialRecord], direction: str) -> list[TrialRecord]:
+    """Return the best trial of each configuration, in the order of `rank_trials`.
+
+    Args:
+        trials: trials of any status; with hyperband a configuration has several.
+        direction: as for `rank_trials`.
+    """
+    best: dict[tuple, TrialRecord] = {}
+    for trial in rank_trials(trials, direction):
+        best.setdefault(tuple(trial.values.items()), trial)
+    return list(best.values())
+
+
+def format_value(value: Any) -> str:
+    """Format the value of a dimension; floats have three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def best_trial(trials: Iterable[TrialRecord], direction: str) -> TrialRecord | None:
     """Return the first of `rank_trials`; None if no trial is completed."""
     return next(iter(rank_trials(trials, direction)), None)
@@ -221,10 +247,13 @@ def current_epoch(runs: Path) -> str:
     Args:
         runs: folder of the trial's runs.
     """
-    stages = [("prior", path) for path in runs.glob("prior-*")] + [("vqvae", runs / "vqvae")]
-    for stage, path in stages:
-        # A trial removes the prior of outdated codes at any moment.
+    # A trial removes the prior of outdated codes at any moment, after more epochs of the VQ-VAE.
+    latest, progress = -1.0, "starting"
+    for path in [runs / "vqvae", *runs.glob("prior-*")]:
         with contextlib.suppress(FileNotFoundError):
-            epochs = max(Run(path).history_path.read_bytes().count(b"\n") - 1, 0)
-            return f"{stage}, epoch {epochs}"
-    return "starting"
+            history = Run(path).history_path
+            modified, lines = history.stat().st_mtime, history.read_bytes().count(b"\n")
+            if modified > latest:
+                stage = path.name.partition("-")[0]
+                latest, progress = modified, f"{stage}, epoch {max(lines - 1, 0)}"
+    return progress

@@ -24,6 +24,7 @@ from tuning.records import (
     TrialRecord,
     best_trial,
     finished_trials,
+    format_value,
     read_trials,
     split_finals,
     write_table,
@@ -134,11 +135,18 @@ def write_report(out: PathLike, config: SearchConfig) -> str:
     if len(finished) < config.trials:
         summary += f" The space has no more than these; {config.trials} were requested."
     summary += f" {describe_best(result)}"
-    if finals:
-        _write_table(out / "finalists.csv", config, finals)
+    if not finals:
+        return (
+            f"{summary} Trials of {config.epochs} epochs favour configurations that learn fast: "
+            "--finalists 3 trains the best three in full before one is chosen."
+        )
+    _write_table(out / "finalists.csv", config, finals)
     if finalists:
         draw_finalists(out / "figures" / "finalists.png", config, finalists)
         summary += f" {describe_finalists(config, finalists)}"
+    if failed := sum(final.status == "failed" for final in finals):
+        table = out / "finalists.csv"
+        summary += f" {failed} of {len(finals)} final trainings failed: {table} has the reasons."
     return summary
 
 
@@ -223,13 +231,22 @@ def pareto_front(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def describe_best(result: SearchResult) -> str:
-    """Describe the best configuration, and the next smaller and larger codebooks tried."""
+    """Describe the best configuration, and the next smaller and larger codebooks tried.
+
+    Args:
+        result: the completed trials.
+
+    Returns:
+        One paragraph.
+    """
     config, best = result.config, result.best
     by_size = result.best_by_size()
     sizes = list(by_size)
     index = list(by_size.values()).index(best)
-    hidden = {item.partition("=")[0] for item in config.fix} | {"num_embeddings"}
-    values = [f"{name} {value}" for name, value in best.values.items() if name not in hidden]
+    hidden = config.fixed_names | {"num_embeddings"}
+    values = [
+        f"{name} {format_value(value)}" for name, value in best.values.items() if name not in hidden
+    ]
 
     def metrics(trial):
         ssim, rate = trial.metrics["val_ssim_foreground"], trial.metrics[result.rate]

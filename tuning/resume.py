@@ -41,7 +41,7 @@ DESCRIPTION = {
 def locked_search(
     data: Path, out: Path, config: SearchConfig, devices: int | None
 ) -> Iterator[SearchConfig]:
-    """Lock a search folder after checking all that the command asks for.
+    """Lock a search folder after checking the archive, the space and the options.
 
     Args:
         data: archive folder.

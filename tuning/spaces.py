@@ -25,7 +25,14 @@ CODEBOOK_SIZES = [2**power for power in range(4, 13)]
 
 
 def codebook(hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
-    """Vary the codebook size, and whether a code covers 4 x 4 or 8 x 8 pixels."""
+    """Vary the codebook size, and whether a code covers 4 x 4 or 8 x 8 pixels.
+
+    Args:
+        hp: keras-tuner's hyperparameters, on which every call declares the same dimensions.
+
+    Returns:
+        Configuration of the model, and of its full training.
+    """
     num_embeddings = hp.Choice("num_embeddings", CODEBOOK_SIZES, default=512)
     stages = {4: 2, 8: 3}[hp.Choice("downsampling", [4, 8], default=8)]
     channels = DEFAULT.model.channels[:stages]
@@ -34,7 +41,14 @@ def codebook(hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
 
 
 def full(hp: HyperParameters) -> tuple[VQVAEConfig, VQVAETraining]:
-    """Vary the codebook, the widths, the magnification, the commitment and the learning rate."""
+    """Vary the codebook, the widths, the magnification, the commitment and the learning rate.
+
+    Args:
+        hp: as for `codebook`.
+
+    Returns:
+        As `codebook`.
+    """
     model, training = codebook(hp)
     width = hp.Choice("width", [32, 64, 96], default=64)
     model = replace(

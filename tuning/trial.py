@@ -25,7 +25,7 @@ from tuning.spaces import SPACES, build_config, declare, load_space
 from vqvae.config import VQVAEConfig, VQVAETraining
 from vqvae.encode import load_or_encode
 
-__all__ = ["describe_search", "run_trial", "trial_config", "trial_folder"]
+__all__ = ["describe_search", "rate_distortion", "run_trial", "trial_config", "trial_folder"]
 
 # The prior that measures the rate of the codes: small, and the same in all trials.
 PRIOR = dataclasses.replace(DEFAULT.model, channels=48, layers=5, attention_layers=0)
@@ -95,7 +95,7 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     config, (model, training) = _own_length(config, values), trial_config(config, values)
     epochs = values.get("tuner/epochs", config.epochs)
-    # The warm-up keeps its share of the longest training of the search.
+    # A search shorter than the preset's training has a proportionally shorter warm-up.
     warmup_steps = round(training.warmup_steps * min(1, config.epochs / training.epochs))
     options = {"epochs": epochs, "warmup_steps": warmup_steps, **_shared_options(config)}
     training = dataclasses.replace(training, **options)
@@ -191,11 +191,10 @@ def describe_search(
     for batch_size in (training.batch_size, PRIOR_TRAINING.batch_size):
         check_batch_divides(batch_size, devices or count_devices())
     precision, _ = resolve_precision(config.precision, max(model.channels))
-    fixed_names = sorted(item.partition("=")[0] for item in config.fix)
     description = {
         "archive_hash": archive.content_hash,
         "precision": precision,
-        "fix": [f"{name}={hp.values[name]}" for name in fixed_names],
+        "fix": [f"{name}={hp.values[name]}" for name in sorted(config.fixed_names)],
         # The dimensions alone do not show what a file makes of their values.
         "space_hash": None if config.space in SPACES else file_hash(Path(config.space)),
         "space": [dimension["config"] for dimension in hp.get_config()["space"]],

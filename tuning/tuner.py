@@ -91,7 +91,7 @@ class Searcher(CrashSafeTuner):
         Raises:
             FailedTrialError: if the trial fails; the reason is in its `failure.json`.
             CallFailed: if its process was killed; keras-tuner then retries the trial.
-            FatalRuntimeError: if the disk or the archive fails, which is no trial's fault.
+            FatalRuntimeError: if the disk or the archive fails, which ends the search.
         """
         values = trial.hyperparameters.values
         try:

@@ -29,7 +29,7 @@ class CodeSearch:
 
     Reduces D + rate_weight * R by coordinate descent: D is the reconstruction loss that the model
     was trained on, of the clipped image, R the bits per pixel under an entropy model. The search
-    starts at the nearest codes. A sweep tries the nearest few codes of each latent at every place,
+    starts at the nearest codes. A sweep tries the nearest few codes of each latent in every cell,
     and accepts one if it lowers the sum over the cells around; how it changes the bits of later
     codes is ignored. After each sweep D and R are computed exactly. The best grid of all sweeps is
     returned, which is never worse than that of the nearest codes.

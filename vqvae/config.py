@@ -7,7 +7,7 @@ from typing import Any, Literal
 from brainslices.config import Preset, TrainingConfig, check_field
 from brainslices.resources import TRAINING_BYTES, check_needed
 
-__all__ = ["PRESETS", "Encoding", "VQVAEConfig", "VQVAETraining"]
+__all__ = ["DEFAULT", "PRESETS", "Encoding", "VQVAEConfig", "VQVAETraining"]
 
 MAX_WIDTH = 4096
 

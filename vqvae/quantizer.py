@@ -103,7 +103,7 @@ def rotate_to(latents: Tensor, quantized: Tensor) -> Tensor:
         ops.norm(detached, axis=-1, keepdims=True) + EPSILON
     )
     scaled = scale * rotated
-    # The value is exactly the code's; only the gradient is the rotation's.
+    # The value is the code's, up to rounding; only the gradient is the rotation's.
     return scaled + ops.stop_gradient(quantized - scaled)
 
 

@@ -1,10 +1,11 @@
 """Intervals of statistics by resampling, or by leaving out."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import bootstrap, t
+from scipy.stats import DegenerateDataWarning, bootstrap, t
 
 __all__ = ["bootstrap_interval", "jackknife_interval", "named_interval"]
 
@@ -24,16 +25,22 @@ def bootstrap_interval(
         seed: seed of the resampling.
 
     Returns:
-        The statistic, the 2.5 and the 97.5 % percentile. One observation: width 0.
+        The statistic, and the 2.5 and the 97.5 % percentile of the resamples in which it is not
+        NaN. One observation: width 0; none: three NaN.
 
     Reference:
         Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
     """
+    if not len(observations[0]):
+        return math.nan, math.nan, math.nan
     estimate = float(statistic(*observations, axis=-1))
     if len(observations[0]) == 1:  # SciPy resamples from two observations on
         return estimate, estimate, estimate
     options = {"n_resamples": RESAMPLES, "method": "percentile", "rng": seed, "paired": True}
-    low, high = bootstrap(observations, statistic, **options).confidence_interval
+    with warnings.catch_warnings():  # of NaN in some resamples
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        resampled = bootstrap(observations, statistic, **options).bootstrap_distribution
+    low, high = np.nanpercentile(resampled, (2.5, 97.5))
     return estimate, float(low), float(high)
 
 

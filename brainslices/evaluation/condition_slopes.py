@@ -127,6 +127,8 @@ def _real_statistics(archive, known, positions):
 
 
 def _slope(values, statistic, axis=-1):
-    """Slope of the least-squares line."""
+    """Slope of the least-squares line; NaN where all values are equal, as in some resamples."""
     centred = values - values.mean(axis=axis, keepdims=True)
-    return (centred * statistic).sum(axis=axis) / (centred**2).sum(axis=axis)
+    squares = (centred**2).sum(axis=axis)
+    slopes = (centred * statistic).sum(axis=axis) / np.where(squares > 0, squares, 1)
+    return np.where(squares > 0, slopes, np.nan)

@@ -26,7 +26,7 @@ LABELS = {
 
 
 class CollapseWarning(TrainingCallback):
-    """Warn if hardly any code of the codebook was used for some epochs."""
+    """Warn if few codes of the codebook were used in each of the last epochs."""
 
     def on_epoch_end(self, epoch, logs=None):
         if not is_primary():

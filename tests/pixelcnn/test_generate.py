@@ -46,7 +46,8 @@ def write(tmp_path):
     def call(count=6, name="out", **options):
         batches = decode_batches(options.pop("codes", grids(count)), options.pop("decode", decode))
         positions = options.pop("positions", spread_positions(count, (0, 1)))
-        samples = Samples(batches, positions, METADATA, options.pop("original", None))
+        original, groups = options.pop("original", None), options.pop("groups", ())
+        samples = Samples(batches, positions, METADATA, original, groups=groups)
         out = tmp_path / name
         return out, write_samples(out, samples, **{"crop": CROP, **options})
 
@@ -233,6 +234,23 @@ def test_nearest_of_a_training_slice_is_itself(write, sheet, phantom_archive):
     assert [float(line["ssim"]) for line in table] == pytest.approx([1] * 4)
     for row, name in zip(rows, names, strict=True):
         np.testing.assert_array_equal(read(out / "nearest" / name), phantom_archive.images[row])
+
+
+def test_several_values_are_evaluated_and_shown_beside_their_nearest_slices(
+    write, sheet, phantom_archive, monkeypatch
+):
+    """The sheet's slices alone have neighbours."""
+    monkeypatch.setattr(generate, "known_values", lambda *_: {})
+    monkeypatch.setattr(generate, "condition_slopes", lambda images, *_: {"samples": len(images)})
+    monkeypatch.setattr(generate, "MAX_SHOWN", 4)
+    options, _ = of_archive(phantom_archive, "train", 8)
+    options |= {"groups": ("age 45", "age 60"), "crop": phantom_archive.crop, "evaluate": True}
+    out, metrics = write(count=8, name="both", nearest=True, **options)
+    assert metrics["condition_slopes"] == {"age": {"samples": 8}}
+    assert len(read_rows(out / "nearest.csv")) == len(sheet["nearest"]) == 4
+    assert all(label.endswith("SSIM 1.000") for _, label in sheet["nearest"])
+    out, _ = write(count=8, name="evaluated", **options)
+    assert not (out / "nearest.csv").exists()
 
 
 def test_nearest_sheet_is_wider_than_the_plain_one(write, phantom_archive):

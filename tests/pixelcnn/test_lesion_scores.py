@@ -84,3 +84,9 @@ def test_slices_without_room_are_an_error():
     images[:, 30:33, 30:33] = 99
     with pytest.raises(InputError, match="room for a lesion"):
         measure_lesions(PerfectScorer(images), make_slices(images), np.arange(2.0))
+
+
+def test_black_slices_are_an_error():
+    images = np.zeros((2, 64, 64), "uint8")
+    with pytest.raises(InputError, match="room for a lesion"):
+        measure_lesions(PerfectScorer(images), make_slices(images), np.arange(2.0))

@@ -66,6 +66,7 @@ def test_confidence_needs_two_seeds_of_some_finalist():
     assert 0.5 < order_confidence(one, other, [one, other, third]) < 1
     equal = finalist(0.1, 0.1)
     assert order_confidence(equal, other, [equal, other]) == 1
+    assert order_confidence(equal, equal, [equal, equal]) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_report_chooses_among_the_finalists(tmp_path):
         write_trial(tmp_path, trial)
     summary = write_report(tmp_path, CONFIG)
     assert summary.startswith("4 trials completed, 1 failed.")
+    assert "1 of 5 final trainings failed: " in summary
     assert "Trained in full (20 epochs of the VQ-VAE and 20 of the prior), " in summary
     model, _ = load_config(tmp_path / "best_config.json", VQVAEConfig, VQVAETraining)
     assert (model.num_embeddings, model.downsampling) == (512, 4)
@@ -110,6 +112,16 @@ def test_report_chooses_among_the_finalists(tmp_path):
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 6
     with Image.open(tmp_path / "figures" / "finalists.png") as image:
         assert min(image.size) > 200
+
+
+def test_failures_of_all_final_trainings_are_told(tmp_path):
+    for trial in (*TRIALS, FINALS[-1]):
+        write_trial(tmp_path, trial)
+    summary = write_report(tmp_path, CONFIG)
+    assert summary.endswith(
+        f"1 of 1 final trainings failed: {tmp_path / 'finalists.csv'} has the reasons."
+    )
+    assert "--finalists" not in summary
 
 
 def test_page_about_a_search_shows_its_finalists(tmp_path):

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleDimensions
 
 from tuning.config import SearchConfig
 from tuning.live_table import SearchScreen
-from tuning.records import TrialRecord
+from tuning.records import TrialRecord, read_trials
 from tuning.trial import trial_folder
 
 SPACE = str(ROOT / "tests" / "support" / "tiny_space.py")
@@ -70,6 +70,30 @@ def test_low_terminal_shows_the_last_trials(out):
         write_trial(out, record(str(number), 8, 0.5))
     names = [line.split()[0] for line in render(out, height=5).splitlines()[-3:]]
     assert names == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "epochs"), [("val_rate_distortion", 3 + 4), ("val_ssim_foreground", 3)]
+)
+def test_time_left_counts_the_epochs_of_the_stages_that_are_trained(out, objective, epochs):
+    config = dataclasses.replace(CONFIG, objective=objective, epochs=3, prior_epochs=4)
+    assert SearchScreen(out, config)._count_epochs(2, 0) == 2 * epochs
+
+
+def test_final_trainings_of_an_earlier_selection_are_counted(out):
+    config = dataclasses.replace(CONFIG, trials=3, finalists=1, final_seeds=2)
+    finals = [dataclasses.replace(record("4", 8, 0.2), final_seed=0)]
+    trials = read_trials(out)
+    screen = SearchScreen(out, config)
+    assert screen._count_finals(trials) == 2
+    # Trial 1 has become the best since that of trial 0 was trained.
+    assert screen._count_finals([*trials, *finals]) == 1 + 2
+    # Of more finalists than configurations, those that there are.
+    config = dataclasses.replace(config, finalists=9)
+    assert SearchScreen(out, config)._count_finals(trials) == 2 * 2
+    # Before all trials have ended, the selection is not known.
+    config = dataclasses.replace(config, trials=9)
+    assert SearchScreen(out, config)._count_finals(trials) == 9 * 2
 
 
 def test_pipe_gets_one_line_for_each_newly_finished_trial(out, capsys):

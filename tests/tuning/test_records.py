@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 
 import pytest
@@ -104,9 +105,12 @@ def test_best_trial_is_the_first_of_the_best_completed():
     assert best_trial(TRIALS[-1:], "min") is None
 
 
-def test_current_epoch_of_both_stages(tmp_path):
+def test_current_epoch_is_that_of_the_stage_written_last(tmp_path):
+    """With hyperband the VQ-VAE is trained further while the prior of its old codes exists."""
     assert current_epoch(tmp_path) == "starting"
-    for name, rows, text in (("vqvae", 2, "vqvae, epoch 2"), ("prior-1", 1, "prior, epoch 1")):
-        (tmp_path / name).mkdir()
+    steps = (("vqvae", 2, "vqvae, epoch 2"), ("prior-1", 1, "prior, epoch 1"))
+    for seconds, (name, rows, text) in enumerate((*steps, ("vqvae", 3, "vqvae, epoch 3"))):
+        (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "history.csv").write_text("epoch\n" + "1\n" * rows)
+        os.utime(tmp_path / name / "history.csv", (seconds, seconds))
         assert current_epoch(tmp_path) == text

@@ -53,6 +53,7 @@ def test_summary_names_the_best_size_and_its_neighbours():
 def test_report_has_table_configuration_and_figures(out):
     summary = write_report(out, CONFIG)
     assert summary.startswith("4 trials completed, 1 failed. A codebook of 512 codes")
+    assert "--finalists 3" in summary
     lines = (out / "trials.csv").read_text().splitlines()
     assert lines[0] == (
         "trial,status,score,num_embeddings,downsampling,val_rate_distortion,val_ssim_foreground,"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from brainslices.evaluation.bootstrap import jackknife_interval
+from brainslices.evaluation.bootstrap import bootstrap_interval, jackknife_interval
 
 
 def means(*sets):
@@ -53,3 +53,8 @@ def test_interval_of_too_few_is_unknown(owners):
     (estimate,), low, high = jackknife_interval(means(np.arange(len(owners))), list(owners))
     assert estimate == np.mean(range(len(owners)))
     assert np.isnan([low, high]).all()
+
+
+def test_interval_of_nothing_and_of_one_observation():
+    assert np.isnan(bootstrap_interval(np.mean, (np.array([]),), 0)).all()
+    assert bootstrap_interval(np.mean, (np.array([2.0]),), 0) == (2, 2, 2)

@@ -7,7 +7,9 @@ from brainslices.data.archive import SliceArchive, SliceRecord
 from brainslices.data.archive_writer import write_archive
 from brainslices.data.subject_table import save_subjects
 from brainslices.errors import InputError
+from brainslices.evaluation.bootstrap import bootstrap_interval
 from brainslices.evaluation.condition_slopes import (
+    _slope,
     condition_slopes,
     known_values,
     slice_statistics,
@@ -71,3 +73,20 @@ def test_slope_of_samples_stands_beside_that_of_subjects(archive, effect, is_wit
 def test_conditions_without_numbers_are_refused(archive, name):
     with pytest.raises(InputError, match=f"`condition` {name} must be a number"):
         known_values(archive, name)
+
+
+def test_resamples_of_a_single_subject_have_no_slope():
+    """Of three subjects, one resample in nine is one subject three times."""
+    rng = np.random.default_rng(0)
+    ages = np.array([40.0, 60.0, 80.0])
+    observations = ages, 0.01 * ages + rng.normal(0, 0.01, 3)
+    slope, low, high = bootstrap_interval(_slope, observations, 0)
+    assert low < slope < high
+    assert np.isnan(_slope(np.full(3, 40.0), observations[1]))
+
+
+def test_samples_without_a_head_have_no_slope(archive):
+    images = np.zeros((2 * len(POSITIONS), SIDE, SIDE))
+    slopes = condition_slopes(images, POSITIONS, (45, 60), archive, "age")["dark_share"]
+    assert np.isnan(slopes["slope"])
+    assert np.isfinite(slopes["slope_real"])
