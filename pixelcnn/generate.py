@@ -100,7 +100,8 @@ def spread_positions(
         float32 array of shape (count,), rising.
 
     Raises:
-        InputError: if `count` is not positive, or a position is outside the trained range.
+        InputError: if `count` is not positive or less than the number of positions, or a position
+            is outside the trained range.
 
     Example:
         >>> spread_positions(3, (0.0, 1.0)).tolist()
@@ -110,6 +111,11 @@ def spread_positions(
     """
     if count < 1:
         raise InputError(f"`count` must be at least 1. Received: count={count}.")
+    if count < len(positions):
+        raise InputError(
+            f"`count` must be at least {len(positions)}, the number of positions. Received: "
+            f"count={count}."
+        )
     low, high = trained
     for position in positions:
         # In float32, as in archives, where 0.65 is slightly above 0.65.

@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = collect_results(arguments.folders)
     write_results(arguments.out, rows)
     print_lines(results_table(rows))
+    print_lines(f"{arguments.out}: {len(rows)} rows")
 
 
 if __name__ == "__main__":

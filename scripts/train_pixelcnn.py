@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     with distributed_session():
         model, training, path = arguments.model, arguments.training, arguments.codes
         # Before slices are encoded for it.
-        run_on_primary(check_resumable, arguments.run, "pixelcnn", model, training)
+        vqvae_hash = run_on_primary(_vqvae_hash, arguments.vqvae)
+        provenance = {"vqvae_hash": vqvae_hash}
+        run_on_primary(check_resumable, arguments.run, "pixelcnn", model, training, provenance)
         subjects = run_on_primary(_subjects, arguments)
         grids = run_on_primary(
             partial(load_or_encode, arguments.vqvae, arguments.data, training.variants, path=path)
@@ -72,6 +74,15 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.report.page import write_report
 
         print_lines(write_report(arguments.run / "report.html", [arguments.vqvae, arguments.run]))
+
+
+def _vqvae_hash(vqvae):
+    from brainslices.runs.provenance import file_hash
+    from brainslices.runs.run import Run
+
+    run = Run(vqvae)
+    run.open_config("vqvae")
+    return file_hash(run.trained_model_path())
 
 
 def _subjects(arguments):

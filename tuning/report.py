@@ -25,6 +25,7 @@ from tuning.records import (
     best_trial,
     finished_trials,
     format_value,
+    rank_configurations,
     read_trials,
     split_finals,
     write_table,
@@ -137,13 +138,16 @@ def write_report(out: PathLike, config: SearchConfig) -> str:
     summary += f" {describe_best(result)}"
     if not finals:
         return (
-            f"{summary} Trials of {config.epochs} epochs favour configurations that learn fast: "
+            f"{summary} Short trials favour configurations that learn fast: "
             "--finalists 3 trains the best three in full before one is chosen."
         )
     _write_table(out / "finalists.csv", config, finals)
     if finalists:
         draw_finalists(out / "figures" / "finalists.png", config, finalists)
         summary += f" {describe_finalists(config, finalists)}"
+    configurations = len(rank_configurations(trials, OBJECTIVES[config.objective]))
+    if configurations < config.finalists:
+        summary += f" {config.finalists} finalists were requested of {configurations}."
     if failed := sum(final.status == "failed" for final in finals):
         table = out / "finalists.csv"
         summary += f" {failed} of {len(finals)} final trainings failed: {table} has the reasons."

@@ -26,6 +26,8 @@ from tuning.workers import CallFailed, call
 __all__ = ["DESCRIPTION_FILE", "locked_search", "read_description", "resumed_config"]
 
 DESCRIPTION_FILE, SPACE_FILE = "search.json", "space.py"
+# Fields of `SearchConfig` that matter to final trainings alone.
+FINAL_LENGTHS = ("final_seeds", "final_epochs", "final_prior_epochs")
 DESCRIPTION = {
     "archive_hash": STRING,
     "search": Rule(
@@ -68,6 +70,11 @@ def locked_search(
                 _check_resumable(out, previous, description)
                 check_records(out)
                 description["precision"] = previous["precision"]
+                if not config.finalists:  # keep how those of an earlier command were trained
+                    stored = {name: previous["search"].get(name) for name in FINAL_LENGTHS}
+                    stored = {name: value for name, value in stored.items() if value is not None}
+                    description["search"] |= stored
+                    config = dataclasses.replace(config, **stored)
             write_json(path, description)
             if config.space not in SPACES:
                 # A copy: the file may change while trials are made of it.
@@ -131,8 +138,8 @@ def _check_resumable(out, previous, current):
     if previous["archive_hash"] != current["archive_hash"]:
         changes.append(f"another archive (content {previous['archive_hash'][:12]})")
     free = {"trials", "finalists"}
-    if not finals:
-        free |= {"final_seeds", "final_epochs", "final_prior_epochs"}
+    if not finals or not current["search"]["finalists"]:
+        free |= set(FINAL_LENGTHS)
     for name, value in current["search"].items():
         before = previous["search"].get(name)
         if name not in free and before != value:

@@ -159,7 +159,7 @@ def _choose_comparisons(positions, archive, seed):
     """Training and test rows at the samples' positions, pairs of samples and of training slices."""
     if len(positions) < 2:
         raise InputError(
-            f"`positions` must hold at least 2 samples to evaluate. Received: {len(positions)}."
+            f"`count` must be at least 2 to evaluate the samples. Received: {len(positions)}."
         )
     if min(archive.image_shape) < MIN_SIDE:
         raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from brainslices.csv_files import write_rows
 from brainslices.data.slices import Slices, open_slices
@@ -194,18 +195,17 @@ def _draw(path, models, points):
         errors = [[abs(model[SCORE] - model[SCORE + end]) for model in models] for end in ENDS]
         style = {"fmt": "o-", "color": BLUE, "capsize": 3, "markersize": 5}
         panel.errorbar(rates, scores, errors, label="brainslices, with its prior", **style)
-        for model, rate, score in zip(models, rates, scores, strict=True):
-            offset = {
-                "xytext": (8, -1),
-                "fontsize": 7,
-                "textcoords": "offset points",
-                "va": "center",
-            }
-            panel.annotate(model["name"], (rate, score), color=INK, **offset)
+        names = [model["name"] for model in models]
+        style = {"color": INK, "fontsize": 7, "textcoords": "offset points", "va": "center"}
+        for number, (*point, name) in enumerate(sorted(zip(rates, scores, names, strict=True))):
+            # Alternate sides, so that the names of neighbours do not overlap.
+            side = -1 if number % 2 else 1
+            align = {"xytext": (6 * side, -8 * side), "ha": "left" if side > 0 else "right"}
+            panel.annotate(name, point, **align, **style)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter("{x:g}")
-        panel.xaxis.set_minor_formatter("{x:g}")
-        panel.tick_params(axis="x", which="minor", labelsize=7)
         panel.set(xlabel="bits per pixel of the source", ylabel=SCORE)
         panel.legend(loc="lower right")
 

@@ -40,6 +40,13 @@ def collect_results(folders: Sequence[PathLike]) -> list[dict[str, Any]]:
     if not folders:
         raise InputError("`folders` must name at least one folder. Received: none.")
     paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if not (path / "vqvae").is_dir() or not (path / "reconstruction").is_dir():
+            raise InputError(
+                "`folders` must hold vqvae/ (a run) and reconstruction/ (the --out folder of "
+                "reconstruct.py), and may hold prior/ and samples/, as reproduce_oasis.sh makes "
+                f"them. Received: {path}."
+            )
     read = [read_reconstruction(path / "reconstruction") for path in paths]
     rows = [_model_row(*pair) for pair in zip(paths, read, strict=True)]
     return [*rows, *_baseline_rows(read[0])]

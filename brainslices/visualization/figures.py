@@ -294,6 +294,8 @@ def _draw_curves(panel, title, columns):
     if title == "Reconstruction loss":
         _use_log_scale(panel, [columns[name] for name in names if name in columns])
     elif title not in ("Validation SSIM", "Nats per code"):
+        panel.update_datalim([(1, 0)])  # so that the margin is a share of the whole height
+        panel.autoscale_view()
         panel.set_ylim(bottom=0)
     if title == "Codebook usage":
         panel.set_ylim(top=1.03)

@@ -108,7 +108,7 @@ def test_a_minimum_of_slices_shares_each_position(count, number):
         (3, (0.5,), [0.5, 0.5, 0.5]),
         (4, (0.75, 0.25), [0.25, 0.25, 0.75, 0.75]),
         (3, (0.25, 0.75), [0.25, 0.25, 0.75]),
-        (1, (0.75, 0.25), [0.75]),
+        (2, (0.75, 0.25), [0.25, 0.75]),
         (2, (0.0, 1.0), [0, 1]),
     ],
 )
@@ -133,6 +133,11 @@ def test_position_outside_the_trained_range_raises():
 def test_count_must_be_positive(count):
     with pytest.raises(InputError, match=f"Received: count={count}"):
         spread_positions(count, (0, 1))
+
+
+def test_every_position_has_a_sample():
+    with pytest.raises(InputError, match="at least 3.* Received: count=2"):
+        spread_positions(2, (0, 1), (0.1, 0.5, 0.9))
 
 
 # Files

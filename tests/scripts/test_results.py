@@ -31,6 +31,7 @@ def models(tmp_path):
 def test_rows_are_the_models_and_their_baselines(models, tmp_path, capsys):
     assert run_command(COMMAND, "--folders", *models, "--out", tmp_path / "results.json") == 0
     printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"{tmp_path / 'results.json'}: 5 rows"
     assert printed[1].split()[0] == "full"
     assert {"0.0790", "0.0410", "0.0200", "0.0086"} <= set(printed[1].split())
     rows = json.loads((tmp_path / "results.json").read_text())["results"]
@@ -65,6 +66,15 @@ def test_folder_of_another_model_is_refused(models, tmp_path, capsys, part):
     assert run_command(COMMAND, "--folders", *models, "--out", tmp_path / "results.json") == 2
     assert f"{models[0] / part} was not made with the present model" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
+
+
+def test_folder_of_another_layout_is_refused(models, tmp_path, capsys):
+    """The folder of reconstruct.py itself, instead of the one that it is in."""
+    folder = models[1] / "reconstruction"
+    assert run_command(COMMAND, "--folders", folder, "--out", tmp_path / "results.json") == 2
+    error = capsys.readouterr().err
+    assert "must hold vqvae/" in error
+    assert f"Received: {folder}" in error
 
 
 def test_folder_without_a_reconstruction_is_refused(models, tmp_path, capsys):

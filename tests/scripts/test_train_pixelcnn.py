@@ -1,3 +1,5 @@
+import zipfile
+
 import pytest
 from helpers import ROOT, flags, script_main, tiny_prior_config, tiny_prior_training
 from training_runs import contents, interrupt_after
@@ -58,6 +60,13 @@ def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypat
     moved.rename(vqvae.path)
     assert command(*arguments, "--layers", "3") == 2
     assert "layers=2" in capsys.readouterr().err
+    # Codes of another model: refused before slices are encoded for it.
+    vqvae.code_grids_path.unlink()
+    with zipfile.ZipFile(vqvae.model_path, "a") as file:
+        file.writestr("comment.txt", "another model")
+    assert command(*arguments) == 2
+    assert "vqvae_hash=" in capsys.readouterr().err
+    assert not vqvae.code_grids_path.exists()
 
 
 def error_of(command, capsys, *arguments):

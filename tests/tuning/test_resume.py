@@ -65,6 +65,10 @@ def test_finalists_are_added_later_and_keep_their_length(tmp_path, search_descri
     for changes in ({"final_epochs": 20}, {"final_seeds": 2}, {"final_prior_epochs": 30}):
         with pytest.raises(InputError, match=next(iter(changes))):
             start_search(tmp_path, replace(longer, **changes))
+    # A command that asks for no finalists adds trials, and keeps the length of the earlier ones.
+    more = start_search(tmp_path, replace(CONFIG, trials=9))
+    assert (more.trials, more.final_epochs, more.final_seeds) == (9, 30, 1)
+    assert read_description(tmp_path)["search"]["final_epochs"] == 30
 
 
 def test_search_from_before_finalists_is_resumed(tmp_path, search_description):
