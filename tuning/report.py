@@ -136,22 +136,28 @@ def write_report(out: PathLike, config: SearchConfig) -> str:
     if len(finished) < config.trials:
         summary += f" The space has no more than these; {config.trials} were requested."
     summary += f" {describe_best(result)}"
+    return f"{summary} {_report_finals(out, config, trials, finals, finalists)}"
+
+
+def _report_finals(out, config, trials, finals, finalists):
+    """Write the table and the figure of the final trainings; return what they showed."""
     if not finals:
         return (
-            f"{summary} Short trials favour configurations that learn fast: "
-            "--finalists 3 trains the best three in full before one is chosen."
+            "Short trials favour configurations that learn fast: --finalists 3 trains the best "
+            "three in full before one is chosen."
         )
     _write_table(out / "finalists.csv", config, finals)
+    parts = []
     if finalists:
         draw_finalists(out / "figures" / "finalists.png", config, finalists)
-        summary += f" {describe_finalists(config, finalists)}"
+        parts.append(describe_finalists(config, finalists))
     configurations = len(rank_configurations(trials, OBJECTIVES[config.objective]))
     if configurations < config.finalists:
-        summary += f" {config.finalists} finalists were requested of {configurations}."
+        parts.append(f"{config.finalists} finalists were requested of {configurations}.")
     if failed := sum(final.status == "failed" for final in finals):
         table = out / "finalists.csv"
-        summary += f" {failed} of {len(finals)} final trainings failed: {table} has the reasons."
-    return summary
+        parts.append(f"{failed} of {len(finals)} final trainings failed: {table} has the reasons.")
+    return " ".join(parts)
 
 
 def _write_table(path, config, trials):
