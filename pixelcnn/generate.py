@@ -100,8 +100,8 @@ def spread_positions(
         float32 array of shape (count,), rising.
 
     Raises:
-        InputError: if `count` is not positive or less than the number of positions, or a position
-            is outside the trained range.
+        InputError: if `count` is not positive or under the number of positions, or a position is
+            outside the trained range.
 
     Example:
         >>> spread_positions(3, (0.0, 1.0)).tolist()
@@ -109,12 +109,9 @@ def spread_positions(
         >>> spread_positions(3, (0.0, 1.0), (0.75, 0.25)).tolist()
         [0.25, 0.75, 0.75]
     """
-    if count < 1:
-        raise InputError(f"`count` must be at least 1. Received: count={count}.")
-    if count < len(positions):
+    if count < (least := max(1, len(positions))):
         raise InputError(
-            f"`count` must be at least {len(positions)}, the number of positions. Received: "
-            f"count={count}."
+            f"`count` must be at least {least}: one slice at each position. Received: {count=}."
         )
     low, high = trained
     for position in positions:
