@@ -153,7 +153,10 @@ def _report_finals(out, config, trials, finals, finalists):
         parts.append(describe_finalists(config, finalists))
     configurations = len(rank_configurations(trials, OBJECTIVES[config.objective]))
     if configurations < config.finalists:
-        parts.append(f"{config.finalists} finalists were requested of {configurations}.")
+        parts.append(
+            f"{config.finalists} finalists were requested, but only {configurations} "
+            "configurations completed a trial."
+        )
     if failed := sum(final.status == "failed" for final in finals):
         table = out / "finalists.csv"
         parts.append(f"{failed} of {len(finals)} final trainings failed: {table} has the reasons.")

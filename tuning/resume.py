@@ -71,8 +71,8 @@ def locked_search(
                 check_records(out)
                 description["precision"] = previous["precision"]
                 if not config.finalists:  # keep how those of an earlier command were trained
-                    stored = {name: previous["search"].get(name) for name in FINAL_LENGTHS}
-                    stored = {name: value for name, value in stored.items() if value is not None}
+                    before = previous["search"]
+                    stored = {name: before[name] for name in FINAL_LENGTHS if name in before}
                     description["search"] |= stored
                     config = dataclasses.replace(config, **stored)
             write_json(path, description)

@@ -105,7 +105,7 @@ def test_report_chooses_among_the_finalists(tmp_path):
     assert "1 of 5 final trainings failed: " in summary
     assert "requested" not in summary
     many = dataclasses.replace(CONFIG, finalists=9)
-    assert "9 finalists were requested of 4." in write_report(tmp_path, many)
+    assert "9 finalists were requested, but only 4 configurations" in write_report(tmp_path, many)
     assert "Trained in full (20 epochs of the VQ-VAE and 20 of the prior), " in summary
     model, _ = load_config(tmp_path / "best_config.json", VQVAEConfig, VQVAETraining)
     assert (model.num_embeddings, model.downsampling) == (512, 4)
