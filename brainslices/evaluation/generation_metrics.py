@@ -159,7 +159,8 @@ def _choose_comparisons(positions, archive, seed):
     """Training and test rows at the samples' positions, pairs of samples and of training slices."""
     if len(positions) < 2:
         raise InputError(
-            f"`count` must be at least 2 to evaluate the samples. Received: {len(positions)}."
+            "`positions` must hold at least 2 samples to evaluate them (--count 2 or more). "
+            f"Received: {len(positions)}."
         )
     if min(archive.image_shape) < MIN_SIDE:
         raise InputError(
