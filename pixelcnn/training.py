@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from brainslices.data.batches import Batches
-from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, nats_by_position
 from brainslices.data.subject_table import SubjectTable
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
@@ -216,7 +216,8 @@ def measure_rate(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_siz
         batch_size: grids at a time.
 
     Returns:
-        `nats_per_code`, `bits_per_slice`, and `bits_per_pixel_prior` over the source's pixels.
+        `nats_per_code`, `bits_per_slice`, and `bits_per_pixel_prior` over the source's pixels;
+        `nats_per_code_by_position`, the cost without a prior.
     """
     if not model.compiled:
         model.compile()
@@ -229,10 +230,14 @@ def measure_rate(model: PixelCNN, grids: CodeGrids, split: SplitCodes, batch_siz
         data = input_pipeline(CodeBatches(split, batch_size))
         scores = model.evaluate(data, verbose=0, callbacks=[step], return_dict=True)
     bits = scores["nats_per_code"] / math.log(2) * math.prod(grids.grid_shape)
+    train_codes = grids.splits["train"].codes
     return {
         "nats_per_code": scores["nats_per_code"],
         "bits_per_slice": bits,
         "bits_per_pixel_prior": bits / math.prod(grids.image_shape),
+        "nats_per_code_by_position": nats_by_position(
+            split.codes, train_codes, grids.num_embeddings
+        ),
     }
 
 
@@ -241,7 +246,6 @@ def _metrics(run, grids, progress, batch_size):
     splits = {
         name: measure_rate(model, grids, split, batch_size) for name, split in grids.splits.items()
     }
-    train_codes = grids.splits["train"].codes
     raw = bits_per_pixel_raw(grids.grid_shape, grids.num_embeddings, grids.image_shape)
     return {
         "split": "validate",
@@ -251,9 +255,7 @@ def _metrics(run, grids, progress, batch_size):
         "bits_per_pixel_raw": raw,
         "splits": splits,
         **_condition_gain(model, grids, batch_size),
-        # Baselines: the cost of a training code without a prior.
-        "entropy_by_position": entropy_by_position(train_codes, grids.num_embeddings),
-        "entropy": entropy(train_codes, grids.num_embeddings),
+        "entropy": entropy(grids.splits["train"].codes, grids.num_embeddings),
         "seconds": progress.seconds,
     }
 
@@ -289,7 +291,7 @@ def summary(metrics: dict) -> str:
         nats, bits = split["nats_per_code"], split["bits_per_slice"]
         rate = f"{split['bits_per_pixel_prior']:.4f}"
         rows.append((name, f"{nats:.4f}", f"{nats / math.log(2):.4f}", f"{bits:.1f}", rate))
-    baseline = metrics["entropy_by_position"]
+    baseline = metrics["nats_per_code_by_position"]
     gain = 1 - metrics["nats_per_code"] / baseline
     conditions = ""
     if "nats_per_code_unknown_conditions" in metrics:
@@ -305,6 +307,6 @@ def summary(metrics: dict) -> str:
     return (
         f"{format_table(rows, '<>')}\n{conditions}"
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
-        f"{abs(gain):.1%} {'under' if gain >= 0 else 'over'} the codes' entropy by position "
+        f"{abs(gain):.1%} {'under' if gain >= 0 else 'over'} the cost by position alone "
         f"({baseline:.4f} nats), {metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from brainslices.data.archive import SPLITS, SliceArchive
 from brainslices.data.batches import padded_batches
-from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, nats_by_position
 from brainslices.data.crop import CropBox
 from brainslices.errors import CorruptFileError, InputError
 from brainslices.progress import bar
@@ -141,13 +141,15 @@ def summary(grids: CodeGrids) -> str:
     counts = [f"{name} {len(split)}" for name, split in grids.splits.items()]
     codes, num_embeddings = grids.splits["train"].codes, grids.num_embeddings
     bits = entropy(codes, num_embeddings) / math.log(2)
-    bits_by_position = entropy_by_position(codes, num_embeddings) / math.log(2)
+    validation = grids.splits["validate"].codes
+    bits_by_position = nats_by_position(validation, codes, num_embeddings) / math.log(2)
     rows, cols = grids.grid_shape
     return (
         f"{', '.join(counts)} slices and {len(grids.variants)} variants of the train slices, "
         f"each a grid of {rows} x {cols} out of {num_embeddings} codes\n"
-        f"order-0 entropy of the train slices: {bits:.3f} bits per code, {bits_by_position:.3f} "
-        f"given its grid position, of {math.log2(num_embeddings):.3f} raw"
+        f"order-0 entropy of the train slices: {bits:.3f} bits per code of "
+        f"{math.log2(num_embeddings):.3f} raw; {bits_by_position:.3f} for a code of a "
+        "validate slice by its position on the grid"
     )
 
 

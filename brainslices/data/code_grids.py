@@ -17,9 +17,11 @@ from brainslices.runs.atomic import atomic_path
 from brainslices.schema import CODEBOOK_SIZE, SHAPE, STRING, check_fields
 from brainslices.types import PathLike
 
-__all__ = ["CodeGrids", "SplitCodes", "entropy", "entropy_by_position"]
+__all__ = ["CodeGrids", "SplitCodes", "entropy", "nats_by_position"]
 
 FORMAT_VERSION = 1
+# Of 16 to 512, 64 and 128 make OASIS validation codes cheapest, with 32 to 5,216 training grids.
+SMOOTHING = 64
 _REPAIR = "Run encode_codes.py on the VQ-VAE's run to encode the slices again."
 _METADATA = {
     "num_embeddings": CODEBOOK_SIZE,
@@ -183,16 +185,26 @@ def entropy(codes: np.ndarray, num_embeddings: int) -> float:
     return float(-np.sum(frequencies * np.log(frequencies)))
 
 
-def entropy_by_position(codes: np.ndarray, num_embeddings: int) -> float:
-    """Compute the entropy of a code given its position on the grid.
+def nats_by_position(codes: np.ndarray, train_codes: np.ndarray, num_embeddings: int) -> float:
+    """Compute the cost of codes without a prior: by how often their position had them in training.
+
+    The frequencies at a position are smoothed towards those over the whole grid, which count as
+    much as `SMOOTHING` training grids: without that, codes that a position has not had in training
+    would cost infinitely much.
 
     Args:
         codes: integer array of shape (n, r, c).
+        train_codes: integer array of shape (m, r, c).
         num_embeddings: number of codes in the codebook.
 
     Returns:
-        Nats per code: the mean of `entropy` over the grid positions. Biased low if n is less than
-        several times num_embeddings.
+        Nats per code: mean of -log(frequency) over the grid positions.
     """
-    columns = np.reshape(codes, (len(codes), -1)).T
-    return float(np.mean([entropy(column, num_embeddings) for column in columns]))
+    overall = np.bincount(np.ravel(train_codes), minlength=num_embeddings) + 1.0
+    overall *= SMOOTHING / overall.sum()
+    columns = (np.reshape(grids, (len(grids), -1)).T for grids in (codes, train_codes))
+    costs = []
+    for column, train_column in zip(*columns, strict=True):
+        counts = np.bincount(train_column, minlength=num_embeddings) + overall
+        costs.append(-np.log(counts[column] / counts.sum()).mean())
+    return float(np.mean(costs))

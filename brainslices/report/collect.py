@@ -73,7 +73,7 @@ SCORING = {
 SCORING |= {"nats_per_code_validate": NUMBER, "subjects": NATURAL, "slices": NATURAL}
 RUN_SCORES = ("ssim", "ssim_foreground", "train_codebook_usage", "seconds")
 RUN = dict.fromkeys(RUN_SCORES, OPTIONAL_NUMBER)
-RUN |= dict.fromkeys(("entropy", "entropy_by_position", "nats_per_code"), OPTIONAL_NUMBER)
+RUN |= dict.fromkeys(("entropy", "nats_per_code", "nats_per_code_by_position"), OPTIONAL_NUMBER)
 # Kind of model -> the column of its history that chooses the best epoch, its label, the best value.
 OBJECTIVES: dict[str, tuple[str, str, Callable]] = {
     "vqvae": ("val_ssim_foreground", "ssim_foreground", np.max),

@@ -40,7 +40,7 @@ MEASURES = {
     "bits_per_pixel_raw": "bits per pixel, raw",
     "bits_per_pixel_prior": "bits per pixel under the prior, validation",
     "nats_per_code": "nats per code, validation",
-    "entropy_by_position": "nats per code by position, without a prior",
+    "nats_per_code_by_position": "nats per code by position alone, validation",
     "seconds": "seconds of training",
 }
 # Samples are cut to the bounding box of pixels above DARK in any of them, plus MARGIN pixels.

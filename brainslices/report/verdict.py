@@ -11,7 +11,7 @@ __all__ = ["Check", "Sentence", "judge"]
 # Share of the distance from the mean training image's score to 1 that a reconstruction must reach,
 # and share of the codebook that must be used.
 MIN_GAP, MIN_USAGE = 0.75, 0.5
-# Highest cost of a code under the prior, relative to the entropy by position; and highest cost of a
+# Highest cost of a code under the prior, relative to that by position alone; and highest cost of a
 # validation code, relative to a training code, of a prior that is not overfit.
 MAX_COST, MAX_OVERFIT = 0.95, 1.1
 # SSIM to the nearest training slice above that of test slices; difference of the MS-SSIM to that of
@@ -138,8 +138,8 @@ def _codec_check(name, score, codec):
 
 
 def _is_measured(prior):
-    has_splits = {"train", "validate"} <= {*prior.metrics.get("splits", ())}
-    return has_splits and prior.metrics.get("entropy_by_position")
+    splits = prior.metrics.get("splits", {})
+    return {"train", "validate"} <= {*splits} and "nats_per_code_by_position" in splits["validate"]
 
 
 def _half(priors):
@@ -151,16 +151,17 @@ def _prior_parts(prior):
     metrics = prior.metrics
     bits = {name: split["nats_per_code"] / math.log(2) for name, split in metrics["splits"].items()}
     name = "test" if "test" in bits else "validate"
-    order_0 = metrics["entropy_by_position"] / math.log(2)
-    gain = 1 - bits[name] / order_0
+    by_position = metrics["splits"][name]["nats_per_code_by_position"] / math.log(2)
+    gain = 1 - bits[name] / by_position
     cost = Check(
         f"bits per code, {name}",
         f"{bits[name]:.2f}",
-        f"entropy by position {order_0:.2f}",
-        f"at most {MAX_COST * order_0:.2f}: {1 - MAX_COST:.0%} below the entropy by position",
-        bits[name] <= MAX_COST * order_0,
-        "Bits that the prior needs for a code of a slice it has not seen. The entropy by position "
-        "is the cost without any context: a prior above it has learned nothing from its context.",
+        f"by position alone {by_position:.2f}",
+        f"at most {MAX_COST * by_position:.2f}: {1 - MAX_COST:.0%} below the cost by position",
+        bits[name] <= MAX_COST * by_position,
+        "Bits that the prior needs for a code of a slice it has not seen. By position "
+        "alone it costs what the frequencies of the codes there in training slices give: a prior "
+        "above that has learned nothing from the context.",
     )
     overfit = bits["validate"] / bits["train"] - 1
     gap = Check(
@@ -171,11 +172,12 @@ def _prior_parts(prior):
         overfit <= MAX_OVERFIT - 1,
         "How much more validation codes cost than training codes. A large gap is overfitting.",
     )
-    change = f"{abs(gain):.0%} {'below' if gain >= 0 else 'above'} the {order_0:.2f} of code counts"
+    side = "below" if gain >= 0 else "above"
     return [
         f"A code of a {name} slice costs ",
         cost,
-        f" bits, {change} at its position; validation costs ",
+        f" bits, {abs(gain):.0%} {side} the {by_position:.2f} of code counts at its position; "
+        "validation costs ",
         gap,
         " against training.",
     ]

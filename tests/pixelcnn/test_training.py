@@ -15,7 +15,7 @@ from prior_training import (
 )
 from training_runs import contents
 
-from brainslices.data.code_grids import entropy, entropy_by_position
+from brainslices.data.code_grids import entropy, nats_by_position
 from brainslices.errors import InputError
 from brainslices.runs.json_files import read_json
 from brainslices.runs.run import FORMAT_VERSION, Run
@@ -49,9 +49,10 @@ def test_metrics_are_those_of_the_best_epoch(trained_run, grids):
     path, metrics = trained_run
     assert read_json(path / "metrics.json") == metrics
     rates = {"nats_per_code", "bits_per_slice", "bits_per_pixel_prior"}
+    rates |= {"nats_per_code_by_position"}
     assert set(metrics) == rates | {
         *("split", "epoch", "epochs", "splits", "seconds"),
-        *("bits_per_pixel_raw", "entropy", "entropy_by_position"),
+        *("bits_per_pixel_raw", "entropy"),
         *("nats_per_code_unknown_conditions", "nats_per_code_shuffled_conditions"),
     }
     assert list(metrics["splits"]) == ["train", "validate", "test"]
@@ -68,7 +69,9 @@ def test_metrics_are_those_of_the_best_epoch(trained_run, grids):
     assert metrics["bits_per_pixel_raw"] == pytest.approx(3 * 20 / (64 * 60))
     codes = grids.splits["train"].codes
     assert metrics["entropy"] == entropy(codes, CODES)
-    assert metrics["entropy_by_position"] == entropy_by_position(codes, CODES)
+    for name, split in metrics["splits"].items():
+        expected = nats_by_position(grids.splits[name].codes, codes, CODES)
+        assert split["nats_per_code_by_position"] == expected
     assert metrics["seconds"] > 0
 
 

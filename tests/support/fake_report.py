@@ -49,9 +49,10 @@ PRIOR_METRICS = {
     "epochs": 2,
     "epoch": 2,
     "nats_per_code": 3.5,
-    "entropy_by_position": 4.4,
+    "nats_per_code_by_position": 4.4,
     "splits": {
         name: {"nats_per_code": nats, "bits_per_slice": 100.0, "bits_per_pixel_prior": 0.044}
+        | {"nats_per_code_by_position": 4.4}
         for name, nats in (("train", 3.4), ("validate", 3.5), ("test", 3.5))
     },
 }

@@ -5,7 +5,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, entropy_by_position
+from brainslices.data.code_grids import (
+    SMOOTHING,
+    CodeGrids,
+    SplitCodes,
+    entropy,
+    nats_by_position,
+)
 from brainslices.errors import InputError
 
 COUNTS = {"train": 7, "validate": 3, "test": 2}
@@ -229,26 +235,40 @@ def test_entropy_is_that_of_the_definition():
     frequencies = [np.mean(codes == code) for code in range(100)]
     expected = -sum(frequency * math.log(frequency) for frequency in frequencies if frequency)
     assert entropy(codes, 100) == pytest.approx(expected)
-    each = [entropy(codes[:, row, col], 100) for row in range(4) for col in range(5)]
-    assert entropy_by_position(codes, 100) == pytest.approx(np.mean(each))
 
 
 def test_entropy_of_one_code_is_0_and_of_all_alike_the_logarithm():
     codes = np.arange(16, dtype="uint16").reshape(16, 1, 1)
-    assert entropy(codes, 16) == entropy_by_position(codes, 16) == pytest.approx(math.log(16))
+    assert entropy(codes, 16) == pytest.approx(math.log(16))
     assert entropy(np.full((8, 2, 2), 3, "uint16"), 16) == 0
+    assert nats_by_position(codes, codes, 16) == pytest.approx(math.log(16))
 
 
-def test_a_code_that_its_grid_position_determines_has_no_entropy_given_it():
-    codes = np.broadcast_to(np.arange(20).reshape(GRID), (11, *GRID))
+def test_cost_by_position_is_that_of_smoothed_frequencies():
+    rng = np.random.default_rng(0)
+    train_codes, codes = rng.integers(0, 9, (50, *GRID)) ** 2, rng.integers(0, 100, (7, *GRID))
+    costs = []
+    for index in np.ndindex(codes.shape):
+        code, (row, col) = codes[index], index[1:]
+        overall = (np.sum(train_codes == code) + 1) / (train_codes.size + 100)
+        here = np.sum(train_codes[:, row, col] == code)
+        costs.append(-math.log((here + SMOOTHING * overall) / (50 + SMOOTHING)))
+    assert nats_by_position(codes, train_codes, 100) == pytest.approx(np.mean(costs))
+
+
+def test_codes_that_their_position_determines_cost_little_by_position():
+    codes = np.broadcast_to(np.arange(20).reshape(GRID), (2000, *GRID))
     assert entropy(codes, 20) == pytest.approx(math.log(20))
-    assert entropy_by_position(codes, 20) == 0
-    random = code_grids().splits["train"].codes
-    assert entropy_by_position(random, NUM_EMBEDDINGS) < entropy(random, NUM_EMBEDDINGS)
+    assert nats_by_position(codes[:3], codes, 20) < 0.05
+    # Few training grids that look determined are no proof: random codes stay expensive.
+    random = np.random.default_rng(0).integers(0, 20, (9, *GRID))
+    assert nats_by_position(random[1:], random[:1], 20) > 0.95 * math.log(20)
 
 
 def test_entropies_do_not_depend_on_the_order_of_the_slices():
     codes = code_grids().splits["train"].codes
     turned = codes[::-1]
     assert entropy(turned, NUM_EMBEDDINGS) == entropy(codes, NUM_EMBEDDINGS)
-    assert entropy_by_position(turned, NUM_EMBEDDINGS) == entropy_by_position(codes, NUM_EMBEDDINGS)
+    assert nats_by_position(codes, turned, NUM_EMBEDDINGS) == pytest.approx(
+        nats_by_position(turned, codes, NUM_EMBEDDINGS)
+    )
