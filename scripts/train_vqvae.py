@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
     print_lines(
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
-        f"ssim {metrics['ssim']:.4f}, ssim_foreground {metrics['ssim_foreground']:.4f}, "
+        f"ssim {metrics['ssim']:.4f}, ssim_foreground {metrics['ssim_foreground']:.4f} "
+        f"(mean training image {metrics['floor_mean_image']['ssim_foreground']:.4f}), "
         f"codebook usage {metrics['train_codebook_usage']:.1%}, "
         f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
     )

@@ -7,9 +7,10 @@ import numpy as np
 
 from brainslices.data.archive import SliceArchive
 from brainslices.data.batches import SliceBatches
+from brainslices.data.slices import open_slices
 from brainslices.distributed.collectives import run_on_all, run_on_primary
 from brainslices.errors import CorruptFileError
-from brainslices.evaluation.image_metrics import mean_image
+from brainslices.evaluation.image_metrics import mean_image, score_slices, summarize
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
 from brainslices.training.checkpoint import TrainingProgress
@@ -36,7 +37,8 @@ def train(data: PathLike, run: PathLike, config: VQVAEConfig, training: VQVAETra
         training: the training's hyperparameters.
 
     Returns:
-        The run's metrics: the best epoch's scores on the validation slices, and the rate.
+        The run's metrics: the best epoch's scores on the validation slices, the rate, and under
+        `floor_mean_image` the scores of the mean training image on the same slices.
 
     Raises:
         InputError: if the archive or the run folder cannot be used; nothing is changed then.
@@ -63,7 +65,10 @@ def train(data: PathLike, run: PathLike, config: VQVAEConfig, training: VQVAETra
         metadata={"archive": str(archive.path.resolve()), **provenance},
         sample_counts=(len(train_rows), len(validation_rows)),
         prepare=prepare,
-        measure=_metrics,
+        measure=lambda model, progress: {
+            **_metrics(model, progress),
+            "floor_mean_image": _mean_image_scores(run, data),
+        },
     )
     return run_training(run, stage, training)
 
@@ -129,6 +134,14 @@ def _initialize_codebook(model, batches):
         count += len(latents[-1])
     if count >= config.num_embeddings:  # otherwise the codes stay random
         model.quantizer.initialize_codebook(np.concatenate(latents)[:needed])
+
+
+def _mean_image_scores(run, data):
+    """Score the mean training image on the validation slices."""
+    slices = open_slices(data, "validate")
+    mean = run.read_mean_image(slices[0].shape)
+    images = np.broadcast_to(mean, (len(slices), *mean.shape))
+    return summarize(score_slices(slices, images, "scoring the mean image"), {}, slices.subjects)
 
 
 def _metrics(model: VQVAE, progress: TrainingProgress) -> dict:

@@ -74,6 +74,9 @@ SCORING |= {"nats_per_code_validate": NUMBER, "subjects": NATURAL, "slices": NAT
 RUN_SCORES = ("ssim", "ssim_foreground", "train_codebook_usage", "seconds")
 RUN = dict.fromkeys(RUN_SCORES, OPTIONAL_NUMBER)
 RUN |= dict.fromkeys(("entropy", "nats_per_code", "nats_per_code_by_position"), OPTIONAL_NUMBER)
+RUN |= {"splits": OBJECT, "floor_mean_image": OBJECT}
+RUN_FLOOR = {"ssim_foreground": OPTIONAL_NUMBER}
+RUN_SPLIT = {"nats_per_code": NUMBER, "nats_per_code_by_position": NUMBER}
 # Kind of model -> the column of its history that chooses the best epoch, its label, the best value.
 OBJECTIVES: dict[str, tuple[str, str, Callable]] = {
     "vqvae": ("val_ssim_foreground", "ssim_foreground", np.max),
@@ -286,6 +289,9 @@ def read_run(path: PathLike) -> RunRecord:
     config, metrics = run.open_config(), run.read_metrics()
     with reading(run.metrics_path, "metrics of a run", "Run the training command again."):
         check_fields(metrics, RUN, RUN)
+        check_fields(metrics.get("floor_mean_image", {}), RUN_FLOOR, RUN_FLOOR)
+        for split in metrics.get("splits", {}).values():
+            check_fields(split, RUN_SPLIT, ("nats_per_code_by_position",))
     environment = run.read_environment()
     archive = environment.get("archive")
     if config["kind"] == "pixelcnn" and (Path(config["vqvae_run"]) / "environment.json").exists():

@@ -89,9 +89,14 @@ def _sentences(title, items, parts, missing):
 
 def _unscored(runs):
     stage_one = [run for run in runs if run.kind == "vqvae" and run.score_so_far]
-    scores = "; ".join(f"{run.name}: {run.score_so_far}" for run in stage_one)
-    text = f"{scores}, without floors. " if scores else "Not measured. "
+    scores = "; ".join(f"{run.name}: {run.score_so_far}{_floor(run.metrics)}" for run in stage_one)
+    text = f"{scores}. " if scores else "Not measured. "
     return text + "Run reconstruct.py and pass its folder as --reconstruction."
+
+
+def _floor(metrics):
+    floor = metrics.get("floor_mean_image", {}).get("ssim_foreground")
+    return f" (mean training image {floor:.3f})" if floor is not None else ", without floors"
 
 
 def _reconstruction_parts(reconstruction):

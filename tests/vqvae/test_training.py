@@ -22,7 +22,7 @@ from training_runs import contents, saved_progress
 
 from brainslices.data.archive_writer import write_archive
 from brainslices.errors import InputError
-from brainslices.evaluation.image_metrics import mean_image
+from brainslices.evaluation.image_metrics import floor_scores, mean_image
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import FORMAT_VERSION, Run
 from vqvae.training import OBJECTIVE, _write_mean_image, build_model, train
@@ -79,6 +79,7 @@ def check_metrics(run, epochs):
         *("split", "epoch", "epochs", "loss", "reconstruction_loss", "quantizer_loss"),
         *("ssim", "ssim_foreground", "perplexity", "codebook_usage"),
         *("bits_per_pixel_raw", "train_codebook_usage", "seconds"),
+        "floor_mean_image",
     }
     assert (metrics["split"], metrics["epochs"]) == ("validate", epochs)
     assert metrics["epoch"] == int(best["epoch"])
@@ -90,6 +91,14 @@ def check_metrics(run, epochs):
 
 def test_metrics_are_those_of_the_best_epoch(trained_vqvae):
     check_metrics(Run(trained_vqvae), epochs=1)
+
+
+def test_metrics_hold_the_scores_of_the_mean_image(trained_vqvae, phantom_archive):
+    floor = read_json(Run(trained_vqvae).metrics_path)["floor_mean_image"]
+    originals = phantom_archive.load(phantom_archive.indices("validate"))[..., 0]
+    expected = floor_scores(originals, mean_image(phantom_archive))["floor_mean_image"]
+    for name, values in expected.items():
+        assert floor[name] == pytest.approx(np.nanmean(values))
 
 
 def test_history_has_a_column_for_each_value(trained_vqvae):

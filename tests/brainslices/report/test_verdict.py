@@ -82,13 +82,26 @@ def test_prior_must_beat_code_counts_and_not_overfit(tmp_path, nats, expected):
 
 
 def test_what_is_missing_is_named_and_not_judged(tmp_path):
-    runs = [write_run(tmp_path / "vqvae", epochs=1), write_run(tmp_path / "new", "pixelcnn", 0)]
+    floor = {"epochs": 2, "floor_mean_image": {"ssim_foreground": 0.3}}
+    runs = [
+        write_run(tmp_path / "vqvae", epochs=1),
+        write_run(tmp_path / "trained", metrics=floor),
+        write_run(tmp_path / "new", "pixelcnn", 0),
+    ]
     sampling = read_sampling(write_sampling(tmp_path / "samples", with_nearest=False))
     sentences = judge([read_run(run) for run in runs], [], [sampling])
     assert [sentence.is_good for sentence in sentences] == [None] * 3
     reconstruction, prior, samples = map(text, sentences)
-    assert "validation ssim_foreground 0.600" in reconstruction
+    assert "validation ssim_foreground 0.600, without floors; " in reconstruction
+    assert "(mean training image 0.300)" in reconstruction
     assert "--reconstruction" in reconstruction
     assert "no epoch of 2 has finished" in prior
+    rates = {**PRIOR_METRICS["splits"]["test"]}
+    del rates["nats_per_code_by_position"]  # of an earlier version
+    earlier = {**PRIOR_METRICS, "splits": dict.fromkeys(("train", "validate"), rates)}
+    run = write_run(tmp_path / "earlier", "pixelcnn", metrics=earlier)
+    [_, sentence, _] = judge([read_run(run)], [], [])
+    assert sentence.is_good is None
+    assert "trained, 2 epochs" in text(sentence)
     assert "sample.py --evaluate" in samples
     assert "--samples" in text(judge([], [], [])[2])
