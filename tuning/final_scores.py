@@ -176,20 +176,22 @@ def draw_finalists(path: PathLike, config: SearchConfig, finalists: Sequence[Fin
     rows = np.arange(len(finalists))
     seed_rows = np.repeat(rows, [len(one.finals) for one in finalists])
     points = {
-        "trial": ([one.trial.score for one in finalists], rows, GREY, "o"),
+        # A ring, so that it is seen around a seed with the same score.
+        "trial": ([one.trial.score for one in finalists], rows, GREY, "o", 10),
         "a seed, trained in full": (
             np.concatenate([one.scores for one in finalists]),
             seed_rows,
             BLUE,
             "o",
+            6,
         ),
-        "mean of the seeds": ([one.score for one in finalists], rows, BLUE, "|"),
+        "mean of the seeds": ([one.score for one in finalists], rows, BLUE, "|", 18),
     }
     inches = (7.2, 1.4 + 0.45 * len(finalists))
     with figure_panels(Path(path), 1, 1, inches=inches) as (panel,):
-        for label, (scores, heights, color, marker) in points.items():
-            size = 18 if marker == "|" else 6
+        for label, (scores, heights, color, marker, size) in points.items():
             style = {"color": color, "marker": marker, "markersize": size, "linestyle": "none"}
+            style |= {"markerfacecolor": "none"} if label == "trial" else {}
             panel.plot(scores, heights, label=label, **style)
         panel.set_yticks(rows, labels=[_name(config, finalist) for finalist in finalists])
         panel.set_ylim(len(finalists) - 0.5, -0.5)

@@ -197,7 +197,7 @@ def read_search(out: PathLike) -> Search:
     rate = next((name for name in RATES if completed and name in shared), "")
     names = (rate, QUALITY) if rate else ()
     points = [np.array([trial.metrics[name] for trial in completed]) for name in names]
-    best = best_trial(trials, OBJECTIVES[objective])
+    chosen = finalists[0].trial if finalists else best_trial(trials, OBJECTIVES[objective])
     return Search(
         path=out,
         objective=(objective, OBJECTIVES[objective]),
@@ -209,7 +209,7 @@ def read_search(out: PathLike) -> Search:
             for trial in trials
         ],
         rate=rate,
-        best=best.name if best else "",
+        best=chosen.name if chosen else "",
         front=[completed[row].name for row in pareto_front(*points)] if points else [],
         finalists=[
             {"trial": one.trial.name, "score": one.score, "scores": [*one.scores]}

@@ -102,10 +102,11 @@ def run_trial(
     with FileLock(folder / ".lock"):  # another worker may run the same configuration
         vqvae_metrics = vqvae.training.train(data, folder / "vqvae", model, training)
         # A trial's prior is too short to overfit; a final one has the full training's variants.
-        variants = DEFAULT.training.variants if FINAL_SEED in values else 0
+        has_prior = config.objective == "val_rate_distortion"
+        variants = DEFAULT.training.variants if FINAL_SEED in values and has_prior else 0
         grids = load_or_encode(folder / "vqvae", data, variants)
         metrics = _vqvae_metrics(vqvae_metrics, grids)
-        if config.objective == "val_rate_distortion":
+        if has_prior:
             prior_metrics = _train_prior(folder, grids, config)
             seconds = metrics["seconds"] + prior_metrics["seconds"]
             metrics |= {**prior_metrics, "seconds": seconds}

@@ -259,7 +259,8 @@ class Search:
         dimensions: the dimensions of the space.
         metrics: the metrics, of which `rate` and `quality` span the plane.
         rows: one per trial: `trial`, `status`, `score`, `reason`, the dimensions and the metrics.
-        best: name of the best trial; empty without any.
+        best: name of the chosen trial, that of the best finalist or else the one with the best
+            score; empty without any.
         front: names of the trials on the Pareto front, by ascending rate.
         finalists: one per configuration that was trained in full, the best first: `trial` (its
             best one), `score` (the mean over seeds), `scores`, and the dimensions.

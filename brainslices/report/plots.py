@@ -127,7 +127,7 @@ def search_plane(search: Search) -> Figure:
     groups = {
         "trials": ([row for row in rows if row["trial"] not in search.front], "markers", 1),
         "Pareto front": ([by_name[name] for name in search.front], "lines+markers", 0),
-        "best by the objective": ([by_name[search.best]] if search.best else [], "markers", 2),
+        "chosen": ([by_name[search.best]] if search.best else [], "markers", 2),
     }
     traces = [
         {

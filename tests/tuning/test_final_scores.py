@@ -128,12 +128,16 @@ def test_failures_of_all_final_trainings_are_told(tmp_path):
 
 
 def test_page_about_a_search_shows_its_finalists(tmp_path):
-    for trial in (*TRIALS, *FINALS):
-        write_trial(tmp_path, trial)
     description = {"archive_hash": "a" * 64, "precision": "float32", "space": []}
     search = {"search": dataclasses.asdict(CONFIG)}
     write_json(tmp_path / "search.json", description | search)
+    for trial in TRIALS:
+        write_trial(tmp_path, trial)
+    assert read_search(tmp_path).best == "1"
+    for trial in FINALS:
+        write_trial(tmp_path, trial)
     page = read_search(tmp_path)
+    assert page.best == "2"
     assert [row["trial"] for row in page.finalists] == ["2", "1"]
     assert page.finalists[0]["scores"] == pytest.approx([0.195, 0.199])
     assert page.conclusion == describe_finalists(
