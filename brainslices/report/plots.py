@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from brainslices.report.collect import Reconstruction, RunRecord, Search
+from brainslices.report.collect import OBJECTIVES, Reconstruction, RunRecord, Search
 from brainslices.visualization.figures import PANELS
 
 __all__ = ["code_usage", "learning_curves", "parallel_coordinates", "rate_plane", "search_plane"]
@@ -26,7 +26,10 @@ def _layout(title: str, x: str, y: str, **changes: Any) -> dict[str, Any]:
 
 
 def learning_curves(runs: Sequence[RunRecord]) -> list[Figure]:
-    """Draw one figure per panel of `PANELS`; colours show runs, dashes columns."""
+    """Draw one figure per panel of `PANELS`; colours show runs, dashes columns.
+
+    Several trained runs of one kind get one more, of their objective against minutes of training.
+    """
     figures = []
     for title, (_, columns, labels) in PANELS.items():
         traces = [
@@ -43,7 +46,29 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[Figure]:
             if len({trace["x"][-1] for trace in traces}) == 1 and traces[0]["x"][-1] < 10:
                 layout["xaxis"]["dtick"] = 1
             figures.append({"data": traces, "layout": layout})
-    return figures
+    return figures + [
+        _against_minutes(timed, kind)
+        for kind in OBJECTIVES
+        if len(timed := [pair for pair in enumerate(runs) if _is_timed(pair[1], kind)]) > 1
+    ]
+
+
+def _is_timed(run, kind):
+    return run.kind == kind and run.epochs and run.metrics.get("seconds")
+
+
+def _against_minutes(numbered_runs, kind):
+    """Draw the objective of trained runs against time; the epochs of a run take equally long."""
+    column, label, _ = OBJECTIVES[kind]
+    traces = []
+    for number, run in numbered_runs:
+        trace = _curve(run, COLOURS[number % len(COLOURS)], column, "validation", is_named=True)
+        minutes = run.metrics["seconds"] / 60 / run.epochs
+        trace["x"] = [epoch * minutes for epoch in trace["x"]]
+        traces.append(trace | {"hovertemplate": "%{x:.1f} minutes: %{y:.4g}"})
+    layout = _layout(f"Validation {label} for the time", "minutes of training", "")
+    layout["xaxis"]["rangemode"] = "tozero"
+    return {"data": traces, "layout": layout}
 
 
 def _curve(run, colour, column, label, is_named):

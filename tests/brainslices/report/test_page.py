@@ -15,6 +15,7 @@ from helpers import save_image
 from brainslices.errors import InputError
 from brainslices.report.collect import read_run
 from brainslices.report.page import write_report
+from brainslices.report.plots import learning_curves
 from brainslices.visualization.examples import read_examples
 
 
@@ -103,6 +104,23 @@ def test_runs_are_compared_in_one_table(tmp_path):
     ]
     html = visible(write_report(tmp_path / "report.html", runs))
     assert re.search(r"ssim_foreground, validation</th><td>0.81</td><td>0.85</td>", html)
+
+
+def test_runs_are_compared_by_the_time_that_they_took(tmp_path):
+    times = {"half": {}, "slow": {"seconds": 240.0}, "fast": {"seconds": 60.0}}
+    runs = [
+        read_run(write_run(tmp_path / name, metrics={"epochs": 2, **time} if time else None))
+        for name, time in times.items()
+    ]
+    prior = read_run(write_run(tmp_path / "prior", "pixelcnn", metrics=PRIOR_METRICS))
+    *by_epoch, by_minutes = learning_curves([*runs, prior])
+    assert {figure["layout"]["xaxis"]["title"]["text"] for figure in by_epoch} == {"epoch"}
+    slow, fast = by_minutes["data"]
+    assert (slow["x"], fast["x"]) == ([2, 4], [0.5, 1])
+    assert slow["y"] == fast["y"] == [0.6, 0.7]
+    assert slow["line"]["color"] == by_epoch[0]["data"][1]["line"]["color"]
+    titles = [figure["layout"]["title"]["text"] for figure in learning_curves(runs[:2])]
+    assert by_minutes["layout"]["title"]["text"] not in titles
 
 
 def test_results_of_several_runs_are_judged_and_shown_side_by_side(tmp_path):
