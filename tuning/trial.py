@@ -30,6 +30,8 @@ __all__ = ["describe_search", "rate_distortion", "run_trial", "trial_config", "t
 # The prior that measures the rate of the codes: small, and the same in all trials.
 PRIOR = dataclasses.replace(DEFAULT.model, channels=48, layers=5, attention_layers=0)
 PRIOR_TRAINING = dataclasses.replace(DEFAULT.training, warmup_steps=50, average=0.98)
+# The largest share of the steps of a trial that its warm-up takes: trials are short.
+MAX_WARMUP = 0.1
 
 
 def trial_config(
@@ -94,11 +96,10 @@ def run_trial(
     data, folder = Path(data), trial_folder(out, config, values)
     folder.mkdir(parents=True, exist_ok=True)
     config, (model, training) = _own_length(config, values), trial_config(config, values)
-    epochs = values.get("tuner/epochs", config.epochs)
-    # A search shorter than the preset's training has a proportionally shorter warm-up.
-    warmup_steps = round(training.warmup_steps * min(1, config.epochs / training.epochs))
-    options = {"epochs": epochs, "warmup_steps": warmup_steps, **_shared_options(config)}
-    training = dataclasses.replace(training, **options)
+    samples = len(SliceArchive.open(data).indices("train"))
+    training = _shorten(training, config, config.epochs, samples)
+    if "tuner/epochs" in values:
+        training = dataclasses.replace(training, epochs=values["tuner/epochs"])
     with FileLock(folder / ".lock"):  # another worker may run the same configuration
         vqvae_metrics = vqvae.training.train(data, folder / "vqvae", model, training)
         # A trial's prior is too short to overfit; a final one has the full training's variants.
@@ -135,8 +136,12 @@ def rate_distortion(ssim_foreground: float, bits_per_pixel: float, rate_weight: 
     return 1 - ssim_foreground + rate_weight * bits_per_pixel
 
 
-def _shared_options(config):
-    return {"seed": config.seed, "precision": config.precision}
+def _shorten(training, config, epochs, samples):
+    """A preset's training with the length, the seed and the precision of a trial."""
+    steps = epochs * math.ceil(samples / training.batch_size)
+    warmup_steps = min(training.warmup_steps, int(MAX_WARMUP * steps))
+    options = {"seed": config.seed, "precision": config.precision}
+    return dataclasses.replace(training, epochs=epochs, warmup_steps=warmup_steps, **options)
 
 
 def _vqvae_metrics(metrics: dict[str, float], grids: CodeGrids) -> dict[str, float]:
@@ -159,8 +164,9 @@ def _train_prior(folder, grids, config):
     for path in folder.glob("prior-*"):
         if path.name != name:  # of the codes of an earlier, shorter training
             shutil.rmtree(path)
-    options = {"epochs": config.prior_epochs, "variants": len(grids.variants)}
-    training = dataclasses.replace(PRIOR_TRAINING, **options, **_shared_options(config))
+    samples = len(grids.splits["train"].codes)
+    training = _shorten(PRIOR_TRAINING, config, config.prior_epochs, samples)
+    training = dataclasses.replace(training, variants=len(grids.variants))
     metrics = pixelcnn.training.train(grids, folder / name, PRIOR, training)
     return {name: metrics[name] for name in ("bits_per_pixel_prior", "nats_per_code", "seconds")}
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from helpers import ROOT, tiny_prior_config
 
@@ -6,6 +8,7 @@ from brainslices.errors import InputError
 from pixelcnn.config import PRESETS
 from tuning.config import FINAL_SEED, SearchConfig
 from tuning.trial import describe_search, run_trial
+from vqvae.config import PRESETS as PRESETS_VQVAE
 
 SPACE = str(ROOT / "tests" / "support" / "tiny_space.py")
 
@@ -43,7 +46,32 @@ def test_batches_that_the_devices_do_not_divide_are_refused(describe, monkeypatc
     describe(devices=1)  # one of several workers has one device
 
 
-def test_only_a_final_training_has_the_augmented_copies_of_a_full_one(monkeypatch, tmp_path):
+def test_warm_up_takes_at_most_a_tenth_of_a_trial(monkeypatch, phantom_archive, tmp_path):
+    received = []
+
+    def train(data, run, model, training):
+        received.append((training.epochs, training.warmup_steps))
+        raise InterruptedError
+
+    monkeypatch.setattr(tuning.trial.vqvae.training, "train", train)
+    full = PRESETS_VQVAE["default"].training
+    steps = math.ceil(len(phantom_archive.indices("train")) / full.batch_size)
+    for epochs, values in ((50, {}), (50, {"tuner/epochs": 2}), (100 * full.warmup_steps, {})):
+        config = SearchConfig(space="codebook", epochs=epochs)
+        with pytest.raises(InterruptedError):
+            run_trial(phantom_archive.path, tmp_path, config, values)
+    assert 0 < 5 * steps < full.warmup_steps
+    # A rung of hyperband is the beginning of the whole training, and has its warm-up.
+    assert received == [
+        (50, 5 * steps),
+        (2, 5 * steps),
+        (100 * full.warmup_steps, full.warmup_steps),
+    ]
+
+
+def test_only_a_final_training_has_the_augmented_copies_of_a_full_one(
+    monkeypatch, phantom_archive, tmp_path
+):
     received = []
 
     def encode(run, data, variants):
@@ -54,5 +82,9 @@ def test_only_a_final_training_has_the_augmented_copies_of_a_full_one(monkeypatc
     monkeypatch.setattr(tuning.trial, "load_or_encode", encode)
     for values in ({}, {FINAL_SEED: 0}):
         with pytest.raises(InterruptedError):
-            run_trial(tmp_path, tmp_path, SearchConfig(space=SPACE), values)
+            run_trial(phantom_archive.path, tmp_path, SearchConfig(space=SPACE), values)
     assert received == [0, PRESETS["default"].training.variants]
+    without_prior = SearchConfig(space=SPACE, objective="val_ssim_foreground")
+    with pytest.raises(InterruptedError):
+        run_trial(phantom_archive.path, tmp_path, without_prior, {FINAL_SEED: 0})
+    assert received[-1] == 0
