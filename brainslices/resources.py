@@ -32,7 +32,8 @@ def check_needed(
         installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         _compare(what, memory, installed, "of memory, but this machine has")
     if folder is not None:
-        existing = next(path for path in Path(folder).absolute().parents if path.exists())
+        absolute = Path(folder).absolute()
+        existing = next(path for path in (absolute, *absolute.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         _compare(what, disk, free, f"on disk, but {existing} has")
 

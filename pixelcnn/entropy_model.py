@@ -6,11 +6,11 @@ from keras import ops
 from brainslices.compilation import compiled
 from brainslices.data.slices import Slices
 from brainslices.data.subject_table import load_subjects
-from brainslices.runs.run import Run
 from brainslices.types import PathLike
 from pixelcnn.conditions import add_subjects
 from pixelcnn.model import PixelCNN
-from pixelcnn.provenance import load_provenance
+from pixelcnn.positions import slice_positions
+from pixelcnn.slice_prior import SlicePrior
 
 __all__ = ["EntropyModel"]
 
@@ -40,7 +40,9 @@ class EntropyModel:
 
     @classmethod
     def from_run(cls, run: PathLike, vqvae: PathLike, slices: Slices) -> "EntropyModel":
-        """Load the prior of a run for some slices; their positions and conditions are the data's.
+        """Load the prior of a run for some slices.
+
+        Their conditions are the data's, their positions as of `slice_positions`.
 
         Args:
             run: the run folder of `train_pixelcnn.py`.
@@ -50,13 +52,12 @@ class EntropyModel:
         Raises:
             InputError: if a run cannot be used, or the prior models the codes of another VQ-VAE.
         """
-        hashes = load_provenance(run, vqvae=vqvae).metadata
-        model = PixelCNN.from_run(Run(run))
+        prior = SlicePrior.from_run(run, vqvae)
         table = load_subjects(slices.path) if slices.archive_hash else {}
-        positions = np.array([record.position for record in slices.records], "float32")
-        positions = add_subjects(model.condition_variables, positions, table, slices.subjects)
-        names = ("vqvae_hash", "prior_hash")
-        return cls(model, positions, {name: hashes[name] for name in names})
+        variables, positions = prior.model.condition_variables, slice_positions(prior, slices)
+        positions = add_subjects(variables, positions, table, slices.subjects)
+        hashes = {name: prior.provenance.metadata[name] for name in ("vqvae_hash", "prior_hash")}
+        return cls(prior.model, positions, hashes)
 
     def __call__(self, codes: np.ndarray, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Compute the nats of the candidates."""

@@ -21,6 +21,7 @@ from brainslices.visualization.figures import pick_extremes
 from brainslices.visualization.surprise import SurpriseRow, surprise_figure
 from pixelcnn import lesion_scores
 from pixelcnn.config import ScoringConfig
+from pixelcnn.positions import slice_positions
 from pixelcnn.scorer import Scorer
 from pixelcnn.slice_prior import SlicePrior
 
@@ -73,7 +74,7 @@ def score(
     of_validation = table if slices.archive_hash == grids.archive_hash else {}
     with atomic_folder(out) as folder:
         scorer = Scorer(prior, grids, of_validation, config.batch_size)
-        positions = np.array([record.position for record in slices.records], "float32")
+        positions = slice_positions(prior, slices, config.batch_size)
         positions = scorer.with_conditions(positions, table, slices.subjects)
         return _write(folder, scorer, slices, positions, config)
 
@@ -101,7 +102,7 @@ def _write(folder, scorer, slices, positions, config):
         maps = scorer.restoration_maps(slices, positions, scored, config.restore, config.seed)
         written["restoration"] = _write_maps(folder / "restoration_maps.npy", maps, shape)
     pixels = scorer.most_surprising_pixels(scored.surprise)
-    _write_table(folder / "slices.csv", slices, scored, pixels)
+    _write_table(folder / "slices.csv", slices, positions, scored, pixels)
     surprise_figure(folder / "surprise.png", list(_figure_rows(scorer, slices, scored, written)))
     metrics = {
         **with_interval("bits_per_slice", scored.bits, slices.subjects),
@@ -133,8 +134,9 @@ def _write_maps(path, maps, shape):
     return array
 
 
-def _write_table(path, slices, scored, pixels):
+def _write_table(path, slices, positions, scored, pixels):
     columns = {
+        "position": np.reshape(positions, (len(slices), -1))[:, 0],  # without conditions
         "bits": scored.bits,
         "nats_per_code": scored.nats.mean(axis=(1, 2)),
         "surprise": scored.surprise.mean(axis=(1, 2)),

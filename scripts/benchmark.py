@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # TensorFlow mistakes the many models for one that is compiled again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if arguments.source and not arguments.source.is_dir():
+        raise InputError(f"`source` must be a folder of images. Received: {arguments.source}.")
     start = time.perf_counter()
     archive = SliceArchive.open(arguments.data)
     arguments.out.resolve().parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@
 set -euo pipefail
 open=()
 if [ "${1:-}" = --open ]; then open=(--open); shift; fi
+case "${1:-}" in -*) echo "usage: bash scripts/demo.sh [--open] [OUT]" >&2; exit 2 ;; esac
 out="${1:+$(realpath -m "$1")}"
 EXTRAS="studio"
 . "$(dirname "$0")/environment.sh"

@@ -59,10 +59,11 @@ def main(argv: list[str] | None = None) -> None:
         from brainslices.report.page import write_report
         from brainslices.studio.app import build
         from brainslices.studio.engine import Engine
-        from brainslices.studio.server import check_host, serve
+        from brainslices.studio.server import check_host, check_port, serve
         from pixelcnn.slice_prior import SlicePrior
 
     check_host(arguments.host, arguments.password)
+    check_port(arguments.host, arguments.port)
     prior = SlicePrior.from_run(arguments.run, arguments.vqvae)
     with tempfile.TemporaryDirectory() as folder:
         runs = [prior.provenance.run.path, arguments.run]

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv, defaults)
 
     with cli.suppress_backend_logs():
-        from brainslices.distributed.collectives import run_on_primary
+        from brainslices.distributed.collectives import is_primary, run_on_primary
         from brainslices.distributed.multihost import distributed_session
         from brainslices.training.stage import check_resumable
         from pixelcnn.training import summary, train
@@ -68,9 +68,10 @@ def main(argv: list[str] | None = None) -> None:
             partial(load_or_encode, arguments.vqvae, arguments.data, training.variants, path=path)
         )
         metrics = train(grids, arguments.run, model, training, subjects)
+        reports = arguments.report and is_primary()  # the process that has the run folder
     print_lines(summary(metrics))
     print_lines(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
-    if arguments.report:
+    if reports:
         from brainslices.report.page import write_report
 
         print_lines(write_report(arguments.run / "report.html", [arguments.vqvae, arguments.run]))

@@ -45,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = cli.parse(Arguments, argv, defaults)
 
     with cli.suppress_backend_logs():
+        from brainslices.distributed.collectives import is_primary
         from brainslices.distributed.multihost import distributed_session
         from vqvae.training import train
 
     with distributed_session():
         metrics = train(arguments.data, arguments.run, arguments.model, arguments.training)
+        reports = arguments.report and is_primary()  # the process that has the run folder
     print_lines(
         f"best epoch {metrics['epoch']} of {metrics['epochs']}: validation "
         f"ssim {metrics['ssim']:.4f}, ssim_foreground {metrics['ssim_foreground']:.4f} "
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{metrics['bits_per_pixel_raw']:.4f} bits per pixel raw"
     )
     print_lines(f"{arguments.run}: model.keras, history.csv, metrics.json, figures/training.png")
-    if arguments.report:
+    if reports:
         from brainslices.report.page import write_report
 
         print_lines(write_report(arguments.run / "report.html", [arguments.run]))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import keras
@@ -85,9 +86,9 @@ def linked_archive(run: PathLike, data: PathLike | None = None) -> SliceArchive:
                 f"{run.environment_path} does not name the archive that run {run.path} was trained "
                 "on. Pass that archive as --data."
             )
-        if not Path(data).is_dir():
+        if not os.path.isdir(data):
             raise InputError(
-                f"Run {run.path} was trained on the archive {data}, which no longer exists. Pass "
+                f"Run {run.path} was trained on the archive {data}, which cannot be reached. Pass "
                 "its new path as --data."
             )
     archive = SliceArchive.open(Path(data))

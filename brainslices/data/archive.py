@@ -80,6 +80,7 @@ class SliceArchive:
         crop: bounding box of the training content, sides rounded up to the grid's multiple.
         intensity_rule: how source intensities were mapped to 0..255, in words.
         content_hash: sha256, hexadecimal, over pixels and index.
+        identity: inode and time of change of `archive.json`, by which a replacement is noticed.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class SliceArchive:
     crop: CropBox
     intensity_rule: str
     content_hash: str
+    identity: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, folder: PathLike) -> "SliceArchive":
@@ -97,6 +99,7 @@ class SliceArchive:
             InputError: if there is no archive, or it is corrupt or of another format version.
         """
         folder = Path(folder)
+        identity = _identity(folder)
         metadata = _read_metadata(folder)
         index = _read_index(folder / "index.csv")
         if count_splits(index) != metadata.pop("counts"):
@@ -104,7 +107,7 @@ class SliceArchive:
                 f"{folder / 'index.csv'} is corrupt: its {len(index)} slices do not match the "
                 f"counts in archive.json. {_REPAIR}"
             )
-        return cls(path=folder, index=index, **metadata)
+        return cls(path=folder, index=index, identity=identity, **metadata)
 
     @property
     def images(self) -> np.ndarray:
@@ -114,14 +117,25 @@ class SliceArchive:
         so that a training with one map would end with the whole archive in memory.
 
         Raises:
-            InputError: if `slices.npy` is missing, corrupt or of another shape.
+            InputError: if `slices.npy` is missing, corrupt or of another shape, or the archive was
+                replaced after it was opened.
         """
         path, shape = self.path / "slices.npy", (len(self.index), *self.image_shape)
         with reading(path, "array of pixels", _REPAIR):
             images = read_array(path)
             if images.shape != shape or images.dtype != np.uint8:
                 raise ValueError(f"it holds {images.dtype} {images.shape}, expected uint8 {shape}")
+        self._check_not_replaced()
         return images
+
+    def _check_not_replaced(self):
+        if _identity(self.path) == self.identity:
+            return
+        if _read_metadata(self.path)["content_hash"] != self.content_hash:
+            raise InputError(
+                f"The archive {self.path} was replaced by another one after this command had "
+                "opened it. Run the command again, or prepare the other archive into a new --out."
+            )
 
     @property
     def subjects(self) -> SubjectTable:
@@ -187,6 +201,14 @@ def _read_index(path: Path) -> list[SliceRecord]:
                 SliceRecord(row["slice_id"], row["subject"], row["split"], position, row["source"])
             )
     return index
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = (folder / "archive.json").stat()
+    except OSError:  # told when it is read
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _read_metadata(folder: Path) -> dict:

@@ -23,6 +23,7 @@ __all__ = [
     "SourceFiles",
     "describe_excluded",
     "find_files",
+    "matches",
     "only_label_maps",
     "strip_suffixes",
 ]
@@ -147,7 +148,7 @@ def _find_candidates(source: Path, selection: FileSelection) -> list[_Candidate]
         candidates = [_Candidate(source, kind, _format_reason(source, kind, set()))]
     else:
         files = sorted(_walk(source, selection.exclude))
-        headers = {_stem(path) for path, _ in files if ".hdr" in path.suffixes[-2:]}
+        headers = {_stem(path) for path, _ in files if ".hdr" in _suffixes(path)}
         candidates = []
         for path, reason in files:
             kind = _file_kind(path.name)
@@ -172,7 +173,7 @@ def _walk(root: Path, exclude: Sequence[str]) -> Iterator[tuple[Path, str | None
             continue
         visited.add(_identity(folder))
         if not os.access(folder, os.R_OK | os.X_OK):
-            if not _matches([folder.relative_to(root).as_posix()], exclude):
+            if not matches([folder.relative_to(root).as_posix()], exclude):
                 raise InputError(
                     f"The folder {folder} cannot be read: no permission. Change it, for example "
                     "by `chmod u+rx`, or leave the folder out by --exclude."
@@ -202,11 +203,11 @@ def _reason(
         names += [f"{_stem(relative).as_posix()}{suffix}" for suffix in (".hdr", ".img")]
     if any(part.startswith(".") for part in relative.parts):
         return HIDDEN
-    if _matches(names, selection.exclude):
+    if matches(names, selection.exclude):
         return EXCLUDED
     if _is_lost_folder(path):
         return None
-    if selection.include and not _matches(names, selection.include):
+    if selection.include and not matches(names, selection.include):
         return NOT_INCLUDED
     if reason := _format_reason(path, kind, headers):
         return reason
@@ -224,11 +225,20 @@ def _format_reason(path: Path, kind: str | None, headers: set[Path]) -> str | No
     if kind is None:
         is_dicom = path.name.lower().endswith(_DICOM_SUFFIXES) or _has_dicom_magic(path)
         return DICOM if is_dicom else UNSUPPORTED
-    return PAIRED if ".img" in path.suffixes[-2:] and _stem(path) in headers else None
+    return PAIRED if ".img" in _suffixes(path) and _stem(path) in headers else None
 
 
-def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
-    """Whether a glob matches a path, its end, or one of the folders above it."""
+def _suffixes(path: Path) -> list[str]:
+    return [suffix.lower() for suffix in path.suffixes[-2:]]
+
+
+def matches(names: Sequence[str], globs: Sequence[str]) -> bool:
+    """Whether a glob matches a path, its end, or one of the folders above it.
+
+    Args:
+        names: POSIX paths below the source.
+        globs: as of `FileSelection`.
+    """
     variants = {glob.strip("/") for glob in globs}
     variants |= {glob.replace("**/", "") for glob in variants}
     for parts in (name.split("/") for name in names if variants):

@@ -121,6 +121,6 @@ def _to_8_bits(pixels: np.ndarray, mode: str, path: Path) -> np.ndarray:
 
 def _unsupported(path: Path, mode: str, reason: str) -> InputError:
     return InputError(
-        f"{path} must be an 8-bit greyscale image. Received: mode {mode} with {reason}. Read "
-        "grey images of more bits by --window LOW HIGH, or convert or remove it."
+        f"{path} must be an 8-bit greyscale image. Received: mode {mode} with {reason}. "
+        "Convert or remove it; prepare_data.py reads grey images of more bits by --window LOW HIGH."
     )

@@ -9,15 +9,18 @@ from brainslices.types import PathLike
 __all__ = ["INTENSITY_RULE", "fill_outside"]
 
 INTENSITY_RULE = (
-    "per volume: percentile 2 of all voxels, or of those inside where the outside is no dark end "
-    "of the range, becomes 0, percentile 99 of the head's voxels 255, linear between, clipped"
+    "per volume: percentile 2 becomes 0, percentile 99 of the head's voxels 255, linear between, "
+    "clipped; for percentile 2, voxels outside do not count if they are padding, or brighter than "
+    "the darkest tissue"
 )
-# Padding fills at least this share of the volume's border, the outside of a masked head this one.
+# Share of the volume's border with one value, at least: of padding, and of the outside of a mask.
 PADDING_SHARE, MASK_SHARE = 0.05, 0.5
-# Padding, such as -1024 or 32767, is a value at least this share of the range above the highest
-# voxels, or a negative one that far below the air or the darkest tissue, which are not negative but
-# for the second share of it, or in CT at -1000 Hounsfield units.
-PADDING_GAP, ZERO_TOLERANCE = 0.4, 0.1
+# Padding, such as -1024 or 32767, is above percentile 98 or, if negative, below the air by at least
+# this share of the range from air to percentile 98.
+PADDING_GAP = 0.4
+# Air is not negative, except for this share of percentile 98 ...
+ZERO_TOLERANCE = 0.1
+# ... or in CT, where it is near this number of Hounsfield units.
 CT_AIR, CT_TOLERANCE = -1000, 150
 
 

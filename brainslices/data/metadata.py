@@ -108,11 +108,11 @@ def read_metadata(
 
 
 def _override(item, row, table):
-    """Replace what a row of the table states; a table of files alone assigns splits."""
+    """Replace what a row of the table states."""
     if row.subject:
         item = replace(item, subject=row.subject)
     if table.lists_files:
-        item = replace(item, split=row.split, position=row.position)
+        item = replace(item, split=row.split or item.split, position=row.position)
     return item
 
 
@@ -182,10 +182,10 @@ def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
 
     The position is the table's; else the slice number in the range of those of all images, 0 for
     the smallest and 1 for the largest; else, without numbers, the rank among the subject's files
-    by name.
+    by name, of which numbers are compared as such: 2 comes before 10.
 
     Args:
-        metadata: one item per image, sorted by source within a subject.
+        metadata: one item per image.
 
     Returns:
         Records sorted by split, subject and position.
@@ -198,7 +198,7 @@ def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
     records = []
     for items in of_subject.values():
         ranks = np.linspace(0, 1, len(items)) if len(items) > 1 else [0.5]
-        for item, rank in zip(items, ranks, strict=True):
+        for item, rank in zip(sorted(items, key=_natural_order), ranks, strict=True):
             position = item.position
             if position is None and item.slice_number is not None:
                 span = largest - smallest
@@ -206,6 +206,11 @@ def slice_records(metadata: Sequence[FileMetadata]) -> list[SliceRecord]:
             records.append(item.record(float(rank if position is None else position)))
     order = (*SPLITS, "")  # a folder without splits has none
     return sorted(records, key=lambda r: (order.index(r.split), r.subject, r.position))
+
+
+def _natural_order(item: FileMetadata) -> list[str | int]:
+    """Sort key of the source, in which texts and numbers alternate."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item.source)]
 
 
 def _compile_pattern(pattern: str) -> re.Pattern:

@@ -65,7 +65,7 @@ def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.in
     """
     check_writable(config.out, overwrite=config.overwrite)
     _check_needed(config)
-    given = config.subject_table and read_subject_table(config.subject_table)
+    subject_table = config.subject_table and read_subject_table(config.subject_table)
     source = _phantom_source(config) if config.source == "phantom" else _file_source(config, report)
     stream = (pair for group in prefetch(source.read, source.items) for pair in group)
     progress: Any = track(stream, source.slice_count, "Preparing", "slices")
@@ -74,7 +74,7 @@ def make_archive(config: SourceConfig, report: Callable[[str], None] = logger.in
             config.out,
             slices,
             intensity_rule=source.intensity_rule,
-            subjects=given or source.subjects,
+            subjects=subject_table or source.subjects,
             grid_multiple=config.grid_multiple,
             overwrite=config.overwrite,
         )
@@ -184,9 +184,9 @@ def _phantom_source(config: SourceConfig) -> _Source:
 
 def _check_needed(config: SourceConfig) -> None:
     """Check what the numbers of slices, pixels and subjects need at least."""
-    given = {name: getattr(config, name) for name in ("subjects", "slices", "size")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given:
+    requested = {name: getattr(config, name) for name in ("subjects", "slices", "size")}
+    requested = {name: value for name, value in requested.items() if value is not None}
+    if not requested:
         return
     rows, cols = config.size or (16, 16)
     slices = config.slices or 1
@@ -195,7 +195,7 @@ def _check_needed(config: SourceConfig) -> None:
         rendered = slices + RENDERING_BYTES * min(READER_THREADS, config.subjects or PHANTOMS)
         subjects = config.subjects or 1
     check_needed(
-        ", ".join(f"{name}={value}" for name, value in given.items()),
+        ", ".join(f"{name}={value}" for name, value in requested.items()),
         memory=pixels * rendered + subjects * 100,  # and all names
         disk=pixels * slices * subjects,
         folder=config.out,

@@ -1,23 +1,27 @@
 """The dataset that evaluation reads: a split of an archive, or a folder of images."""
 
+import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from brainslices.data.archive import SliceArchive, SliceRecord
 from brainslices.data.archive_writer import check_names
-from brainslices.data.discovery import find_files
+from brainslices.data.discovery import describe_excluded, find_files
 from brainslices.data.file_selection import FileSelection
 from brainslices.data.images import read_image
 from brainslices.data.metadata import slice_records
-from brainslices.data.sources import read_source
+from brainslices.data.sources import LABEL_REASONS, read_source
 from brainslices.data.splits import normalize_split
 from brainslices.errors import InputError
 from brainslices.types import PathLike
 
 __all__ = ["Slices", "open_slices"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Slices(Sequence[np.ndarray]):
 
     Args:
         path: the archive or the folder of images.
-        records: a `SliceRecord` for each slice.
+        records: a `SliceRecord` for each slice. In a folder the position is NaN for images for
+            which no table states one: the range of their numbers is no range of positions.
         read: row number -> image, uint8 of shape (rows, cols).
         split: the split of the slices, or None if the data has no splits.
         archive_hash: content hash of the archive, or None for a folder of images.
@@ -48,6 +53,11 @@ class Slices(Sequence[np.ndarray]):
     def subjects(self) -> list[str]:
         """Subject of each slice."""
         return [record.subject for record in self.records]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Slice positions, float32 array of shape (slices,), in [0, 1] or NaN."""
+        return np.array([record.position for record in self.records], "float32")
 
     def check_shape(self, image_shape: tuple[int, int], run: Path) -> None:
         """Read every image once, so that a bad one stops the work before it starts.
@@ -112,7 +122,14 @@ def _open_folder(data: Path, split: str | None, selection: FileSelection) -> Sli
             f"python scripts/prepare_data.py --source {data} --out DIR."
         )
     files, metadata = read_source(files, selection, require_subject=False)
-    records = slice_records(metadata)
+    label_maps = {name: files.excluded[name] for name in LABEL_REASONS if name in files.excluded}
+    for line in describe_excluded(label_maps, files.root):
+        logger.warning("Left out: %s. --label-maps reads them all the same.", line)
+    stated = {item.source: item.position for item in metadata if item.position is not None}
+    records = [
+        replace(record, position=stated.get(record.source, math.nan))
+        for record in slice_records(metadata)
+    ]
     for record in records:
         check_names(record)
     splits = sorted({record.split for record in records if record.split})

@@ -15,7 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from brainslices.data.discovery import SourceFiles, describe_excluded, only_label_maps
+from brainslices.data.discovery import (
+    LABEL_NAME,
+    SourceFiles,
+    describe_excluded,
+    matches,
+    only_label_maps,
+)
 from brainslices.data.file_selection import FileSelection
 from brainslices.data.label_maps import is_faint, is_label_map, is_lossy_mask, is_tissue_map
 from brainslices.data.metadata import FileMetadata, read_metadata
@@ -26,9 +32,10 @@ from brainslices.errors import InputError
 from brainslices.progress import track
 from brainslices.reading import reading
 
-__all__ = ["leave_out_label_maps", "read_source"]
+__all__ = ["LABEL_REASONS", "leave_out_label_maps", "read_source"]
 
 LABEL_VALUES = "masks or label maps, by their values"
+LABEL_REASONS = (LABEL_NAME, LABEL_VALUES)
 # What the values of a file show.
 SCAN, LABELS, FAINT, BLANK, UNREADABLE = "scan", "labels", "faint", "blank", "unreadable"
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
@@ -65,7 +72,7 @@ def read_source(
     split_folders = find_split_folders(sources) if selection.split_folders else {}
     table = read_table(selection.table) if selection.table else None
     if table and table.lists_files:
-        files = replace(files, paths=_listed_files(table, files.root))
+        files = replace(files, paths=_listed_files(table, files.root, selection))
     if not selection.label_maps:
         files = leave_out_label_maps(files)
     metadata = read_metadata(
@@ -89,15 +96,15 @@ def leave_out_label_maps(files: SourceFiles) -> SourceFiles:
     Raises:
         InputError: if no other file remains.
     """
-    judge = _judge_image if files.kind == "image" else _judge_volume
-    with closing(prefetch(judge, files.paths)) as verdicts:
-        judged = list(track(verdicts, len(files.paths), "Checking", "files"))
-    verdict_of = dict(zip(files.paths, judged, strict=True))
-    scans = {_stack(path) for path, verdict in verdict_of.items() if verdict == SCAN}
+    classify = _classify_image if files.kind == "image" else _classify_volume
+    with closing(prefetch(classify, files.paths)) as results:
+        classes = list(track(results, len(files.paths), "Checking", "files"))
+    class_of = dict(zip(files.paths, classes, strict=True))
+    scans = {_stack(path) for path, kind in class_of.items() if kind == SCAN}
     label_maps = [
         path
-        for path, verdict in verdict_of.items()
-        if verdict == LABELS or (verdict == FAINT and _stack(path) not in scans)
+        for path, kind in class_of.items()
+        if kind == LABELS or (kind == FAINT and _stack(path) not in scans)
     ]
     if not label_maps:
         return files
@@ -119,7 +126,7 @@ def _stack(path: Path) -> tuple[Path, str]:
     return path.parent, _LAST_NUMBER.sub("#", path.name)
 
 
-def _judge_image(path: Path) -> str:
+def _classify_image(path: Path) -> str:
     try:
         with reading(path, "image", ""), Image.open(path) as file:
             pixels = np.asarray(file)
@@ -133,7 +140,7 @@ def _judge_image(path: Path) -> str:
     return SCAN
 
 
-def _judge_volume(path: Path) -> str:
+def _classify_volume(path: Path) -> str:
     from brainslices.data.volume_files import load_volume
 
     try:
@@ -143,9 +150,12 @@ def _judge_volume(path: Path) -> str:
     return LABELS if is_label_map(voxels) or is_tissue_map(path.name, voxels) else SCAN
 
 
-def _listed_files(table: SourceTable, root: Path) -> list[Path]:
-    paths = []
+def _listed_files(table: SourceTable, root: Path, selection: FileSelection) -> list[Path]:
+    """The files of a table, without those that --include and --exclude leave out."""
+    paths, include, exclude = [], selection.include, selection.exclude
     for row in table.rows:
+        if matches([row.file], exclude) or (include and not matches([row.file], include)):
+            continue
         path = root / row.file
         if not path.is_file() or not path.is_relative_to(root):
             raise InputError(
@@ -153,6 +163,11 @@ def _listed_files(table: SourceTable, root: Path) -> list[Path]:
                 f"file={row.file!r}, subject={row.subject!r}."
             )
         paths.append(path)
+    if not paths:
+        raise InputError(
+            f"--include and --exclude leave out all {len(table.rows)} files of the table "
+            f"{table.path}. Received: include={include}, exclude={exclude}."
+        )
     return paths
 
 

@@ -25,7 +25,8 @@ def find_split_folders(sources: Iterable[str]) -> dict[str, str]:
         sources: POSIX paths of files below the source.
 
     Returns:
-        Folder name -> split, for each folder that has a sibling of another split.
+        Folder name -> split, for each name of a folder that has a sibling of another split
+        somewhere in the source.
 
     Example:
         >>> find_split_folders(["png_train/1.png", "png_test/2.png", "sub-1/ses-test/3.png"])

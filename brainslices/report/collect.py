@@ -1,5 +1,6 @@
 """What a report shows, read from the files of runs, reconstructions and samples."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +38,9 @@ __all__ = [
     "Sampling",
     "Scoring",
     "Search",
+    "check_different_names",
     "folder_name",
+    "is_of_training_archive",
     "read_reconstruction",
     "read_run",
     "read_sampling",
@@ -83,6 +86,31 @@ OBJECTIVES: dict[str, tuple[str, str, Callable]] = {
     "pixelcnn": ("val_nats_per_code", "nats per code", np.min),
 }
 MAX_SHOWN = 64
+
+
+def check_different_names(argument: str, names: Sequence[tuple[str, Path]]) -> None:
+    """Refuse folders that a report could not tell apart.
+
+    Args:
+        argument: what lists the folders, for the message.
+        names: name that the report shows, and folder.
+
+    Raises:
+        InputError: if a name occurs twice.
+    """
+    seen: dict[str, Path] = {}
+    for name, path in names:
+        if name in seen:
+            raise InputError(
+                f"`{argument}` must have different names. Received: {name!r} for both {seen[name]} "
+                f"and {path}. Rename one of them."
+            )
+        seen[name] = path
+
+
+def is_of_training_archive(reconstruction: Mapping[str, Any]) -> bool:
+    """Return whether the metrics of a reconstruction are of the archive of the model's training."""
+    return reconstruction.get("archive_hash") == reconstruction.get("training_archive_hash")
 
 
 def folder_name(path: Path) -> str:
@@ -160,7 +188,7 @@ class RunRecord:
 
     @property
     def command(self) -> str:
-        """Command that repeats the training into another folder."""
+        """Command of the training: the recorded one, or one that repeats it in a new folder."""
         if recorded := self.environment.get("command"):
             return recorded
         source = f"--data {self.environment.get('archive', 'ARCHIVE')}"
@@ -295,7 +323,9 @@ def read_run(path: PathLike) -> RunRecord:
             check_fields(split, RUN_SPLIT, ("nats_per_code_by_position",))
     environment = run.read_environment()
     archive = environment.get("archive")
-    if config["kind"] == "pixelcnn" and (Path(config["vqvae_run"]) / "environment.json").exists():
+    if config["kind"] == "pixelcnn" and os.path.exists(
+        Path(config["vqvae_run"]) / "environment.json"
+    ):
         archive = Run(config["vqvae_run"]).read_environment().get("archive")
     counts = _count_slices(archive, config["archive_hash"])
     return RunRecord(run, config, environment, metrics, run.read_history(), archive, counts)
@@ -303,7 +333,7 @@ def read_run(path: PathLike) -> RunRecord:
 
 def _count_slices(archive, content_hash):
     """Count subjects and slices of each split; None if the archive was moved or changed."""
-    if not archive or not (Path(archive) / "archive.json").is_file():
+    if not archive or not os.path.isfile(Path(archive) / "archive.json"):
         return None
     opened = SliceArchive.open(archive)
     return opened.counts if opened.content_hash == content_hash else None

@@ -17,6 +17,8 @@ from brainslices.report.collect import (
     Sampling,
     Scoring,
     Search,
+    check_different_names,
+    folder_name,
     read_reconstruction,
     read_run,
     read_sampling,
@@ -72,13 +74,20 @@ def write_report(
         The path of the file.
 
     Raises:
-        InputError: if nothing is given, `out` does not end in .html, or an input is corrupt.
+        InputError: if nothing is given, two folders have the same name, `out` does not end in
+            .html, or an input is corrupt.
     """
     out = Path(out)
     if out.suffix != ".html":
         raise InputError(f"`out` must end in .html. Received: out={out}.")
     if not (runs or reconstructions or samples or scores or search):
         raise InputError("`runs` must name at least one run folder. Received: none.")
+    for argument, paths in (
+        ("runs", runs),
+        ("reconstructions", reconstructions),
+        ("samples", samples),
+    ):
+        check_different_names(argument, [(folder_name(Path(path)), Path(path)) for path in paths])
     text = _render(
         [read_run(path) for path in runs],
         [read_reconstruction(path) for path in reconstructions],

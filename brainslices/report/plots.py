@@ -5,7 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from brainslices.report.collect import OBJECTIVES, Reconstruction, RunRecord, Search
+from brainslices.report.collect import (
+    OBJECTIVES,
+    Reconstruction,
+    RunRecord,
+    Search,
+    is_of_training_archive,
+)
 from brainslices.visualization.figures import PANELS
 
 __all__ = ["code_usage", "learning_curves", "parallel_coordinates", "rate_plane", "search_plane"]
@@ -136,7 +142,7 @@ def _rates(reconstruction, runs, prefix):
         splits = run.metrics.get("splits", {})
         # The rate of a prior holds for the codes of its own VQ-VAE on the same split.
         same = run.config.get("vqvae_hash") == metrics.get("model_hash")
-        if same and metrics.get("split") in splits:
+        if same and is_of_training_archive(metrics) and metrics.get("split") in splits:
             rate = splits[metrics["split"]]["bits_per_pixel_prior"]
             points[f"{prefix}codes, under {run.name}"] = (rate, score)
     for name, codec in reconstruction.codecs.items():

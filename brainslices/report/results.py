@@ -11,6 +11,8 @@ from brainslices.report.collect import (
     SAMPLE_SCORES,
     Reconstruction,
     RunRecord,
+    check_different_names,
+    is_of_training_archive,
     read_reconstruction,
     read_run,
     read_sampling,
@@ -47,6 +49,7 @@ def collect_results(folders: Sequence[PathLike]) -> list[dict[str, Any]]:
                 "reconstruct.py), and may hold prior/ and samples/, as reproduce_oasis.sh makes "
                 f"them. Received: {path}."
             )
+    check_different_names("folders", [(path.name, path) for path in paths])
     read = [read_reconstruction(path / "reconstruction") for path in paths]
     rows = [_model_row(*pair) for pair in zip(paths, read, strict=True)]
     return [*rows, *_baseline_rows(read[0])]
@@ -73,7 +76,8 @@ def _prior_row(folder: Path, vqvae: RunRecord, reconstruction: Mapping[str, Any]
     _check_made_with(prior.run.path, prior.config.get("vqvae_hash"), vqvae)
     row = {"prior_command": prior.command, "prior_minutes": _minutes(prior)}
     rates = prior.metrics.get("splits", {}).get(reconstruction["split"], {})
-    if reconstruction.get("sweeps"):  # its codes are not the nearest ones
+    # Measured on the training archive, of the nearest codes.
+    if reconstruction.get("sweeps") or not is_of_training_archive(reconstruction):
         rates = {}
     if "prior_hash" in reconstruction:
         _check_made_with(folder / "reconstruction", reconstruction["prior_hash"], prior)
@@ -86,8 +90,8 @@ def _prior_row(folder: Path, vqvae: RunRecord, reconstruction: Mapping[str, Any]
     return row
 
 
-def _check_made_with(path: Path, found: str | None, run: RunRecord) -> None:
-    if found != run.model_hash:
+def _check_made_with(path: Path, model_hash: str | None, run: RunRecord) -> None:
+    if model_hash != run.model_hash:
         raise InputError(
             f"{path} was not made with the present model of {run.run.path}: run it again."
         )

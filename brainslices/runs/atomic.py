@@ -31,10 +31,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp creates private files; give this one the default permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        _make_public(temporary, 0o666)
         _sync(temporary)
         temporary.replace(path)
     except OSError as error:
@@ -43,6 +40,13 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_public(path, mode):
+    """Give a private file or folder of `tempfile` the permissions of any other new one."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(mode & ~mask)
 
 
 def _sync(path):
@@ -61,9 +65,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         An empty folder. On an error it is removed and `folder` is unchanged.
     """
     created = [parent for parent in folder.parents if not parent.exists()]
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    name = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent)
+    partial = Path(name)
     try:
-        partial.mkdir(parents=True)
+        _make_public(partial, 0o777)
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
@@ -95,6 +101,20 @@ def _replace_folder(new, folder):
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _check_replaceable(folder):
+    """Refuse a folder that `atomic_folder` could not replace: it is built beside the old one."""
+    if os.path.ismount(folder):
+        raise InputError(
+            f"{folder} is a mount point, which cannot be replaced. Give a folder in it as --out."
+        )
+    parent = next(parent for parent in folder.parents if parent.exists())
+    if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"No permission to write {folder}: it is built in {parent}, whose permissions do not "
+            "allow that. Change them, or give another --out."
+        )
+
+
 def check_output_dir(
     folder: PathLike,
     files: Collection[str] | None,
@@ -115,9 +135,12 @@ def check_output_dir(
         Whether the folder holds an earlier result.
 
     Raises:
-        InputError: if `folder` is a file, or holds anything but an earlier result.
+        InputError: if `folder` is a file, holds anything but an earlier result, or cannot be
+            replaced.
     """
     folder = Path(folder)
+    if files is not None:
+        _check_replaceable(folder.absolute())
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; --out must be a folder. Give a new one.")
     names = {item.name for item in folder.iterdir()} if folder.exists() else set()

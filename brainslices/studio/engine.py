@@ -164,17 +164,22 @@ class Engine:
         captions = [f"SSIM {score:.3f}, {name}" for name, score in zip(ids, scores, strict=True)]
         return list(zip(slices, captions, strict=True))
 
+    @property
+    def example_split(self) -> str:
+        """The split of the examples, whose slices no model was trained on; empty without any."""
+        counts = self.archive.counts if self.archive else {}
+        splits = (name for name in ("test", "validate") if counts.get(name, {}).get("slices"))
+        return next(splits, "")
+
     def example(self, seed: int) -> Upload:
         """Return a slice of the archive that no model was trained on.
 
         Raises:
             InputError: if the archive is not reachable.
         """
-        if self.archive is None:
+        if self.archive is None or not self.example_split:
             raise InputError("The slice archive of this run is not reachable. Upload an image.")
-        counts = self.archive.counts
-        split = next(name for name in ("test", "validate", "train") if counts[name]["slices"])
-        row = np.random.default_rng(seed).choice(self.archive.indices(split))
+        row = np.random.default_rng(seed).choice(self.archive.indices(self.example_split))
         return Upload(self.archive.index[row].slice_id, self.archive.images[row][None].copy())
 
     def reconstruct(self, image: np.ndarray) -> Reconstruction:

@@ -67,7 +67,8 @@ def _condition(variable):
     step = 1 if is_whole else (high - low) / 100
     with gr.Row():
         known = gr.Checkbox(False, label=f"{variable.name} is known", min_width=120)
-        value = gr.Slider(low, high, (low + high) // 2, step=step, label=variable.name)
+        middle = (low + high) // 2 if is_whole else (low + high) / 2
+        value = gr.Slider(low, high, middle, step=step, label=variable.name)
     return [known, value]
 
 

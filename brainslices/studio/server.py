@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import os
 import secrets
+import socket
 import tempfile
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from brainslices.errors import InputError
 from brainslices.studio.app import CSS, JS, theme
 from brainslices.studio.uploads import MAX_BYTES
 
-__all__ = ["USER", "OriginGuard", "check_host", "is_loopback", "serve"]
+__all__ = ["USER", "OriginGuard", "check_host", "check_port", "is_loopback", "serve"]
 
 logger = logging.getLogger(__name__)
 USER = "studio"
@@ -67,6 +68,24 @@ def check_host(host: str, password: str | None) -> None:
         f"other machines can reach {host}, unencrypted. Whoever has the password can use "
         "this app and see what it shows."
     )
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that the server can listen, before the models are loaded.
+
+    Raises:
+        InputError: if another program uses the port, or the address is not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"The studio cannot listen at `host` {host}, `port` {port} ({error}). Give another "
+            "--port, or an address of this machine as --host."
+        ) from error
 
 
 class OriginGuard:
@@ -125,9 +144,9 @@ def serve(
         # Uploads and downloads are here, and end with the server.
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
         page = build()
-        guard = Middleware(OriginGuard, hosts=LOOPBACK_NAMES if is_loopback(host) else ())
+        guard = Middleware(OriginGuard, hosts=(*LOOPBACK_NAMES, host) if is_loopback(host) else ())
         _, address, _ = page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # an IPv6 address
             server_port=port,
             auth=_check_login(password) if password else None,
             auth_message=f"The user name is {USER}.",

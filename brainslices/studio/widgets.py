@@ -88,7 +88,8 @@ def source(engine: Engine) -> tuple[gr.State, gr.Slider]:
     """
     upload = gr.State(None, time_to_live=3600)
     file = gr.File(label="PNG or NIfTI (.nii, .nii.gz)", height=160, type="filepath")
-    example = gr.Button("Take a slice of the test split", visible=engine.archive is not None)
+    split = engine.example_split
+    example = gr.Button(f"Take a slice of the {split} split", visible=bool(split))
     seed = gr.State(0)
     number = gr.Slider(0, 1, 0, step=1, label="Slice of the volume", visible=False)
 

@@ -50,6 +50,18 @@ def test_archive_round_trip(tmp_path):
     assert files(tmp_path / "archive") == ["archive.json", "index.csv", "slices.npy"]
 
 
+def test_archive_that_is_replaced_while_it_is_open_is_noticed(tmp_path):
+    """Its rows are other slices: of test subjects, perhaps, where training slices were."""
+    archive = write(tmp_path / "archive")
+    write(tmp_path / "archive", overwrite=True)  # the same content
+    np.testing.assert_array_equal(archive.images, SliceArchive.open(archive.path).images)
+    other = [(record, 255 - image) for record, image in pairs()]
+    write(tmp_path / "archive", other, overwrite=True)
+    with pytest.raises(InputError, match="archive was replaced by another one"):
+        archive.load([0])
+    np.testing.assert_array_equal(SliceArchive.open(archive.path).images[0], other[0][1])
+
+
 def test_load_returns_floats_in_the_unit_range_in_the_order_of_the_rows(tmp_path):
     archive = write(tmp_path / "archive")
     rows = np.array([4, 1])

@@ -42,10 +42,10 @@ def test_single_file_is_read_relative_to_its_folder(tmp_path):
 
 
 def test_analyze_pair_is_one_volume(tmp_path):
-    for name in ("a.hdr", "a.img", "b.nii.gz", "lone.img"):
+    for name in ("a.hdr", "a.img", "b.nii.gz", "C.HDR", "C.IMG", "lone.img"):
         (tmp_path / name).write_bytes(b"x")
     files = find_files(tmp_path)
-    assert [path.name for path in files.paths] == ["a.hdr", "b.nii.gz", "lone.img"]
+    assert [path.name for path in files.paths] == ["C.HDR", "a.hdr", "b.nii.gz", "lone.img"]
     assert files.kind == "volume"
 
 

@@ -286,3 +286,23 @@ def test_positions_of_the_public_release_are_number_over_31_to_the_bit():
     names = [f"case_001_slice_{n}.nii.png" for n in range(32)]
     records = slice_records(read_metadata(source_files(*names)))
     assert [record.position for record in records] == [n / 31 for n in range(32)]
+
+
+def test_images_without_numbers_are_ranked_in_natural_order():
+    metadata = read_metadata(
+        source_files(*(f"a/{number}.png" for number in range(1, 13))), "(?P<subject>a)"
+    )
+    sources = [record.source for record in slice_records(metadata)]
+    assert sources == [f"a/{number}.png" for number in range(1, 13)]
+
+
+def test_table_without_splits_keeps_those_of_the_folders(tmp_path):
+    names = ("train/x.png", "test/y.png")
+    for name in names:
+        save_image(tmp_path / "png" / name)
+    files = find_files(tmp_path / "png")
+    metadata = with_table(files, "file,subject\ntrain/x.png,a\ntest/y.png,b\n")
+    assert {item.source: item.split for item in metadata} == {
+        "train/x.png": "train",
+        "test/y.png": "test",
+    }

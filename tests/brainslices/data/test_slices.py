@@ -40,10 +40,10 @@ def test_folder_without_splits_has_all_images(tmp_path):
     folder = save_images(tmp_path, "case_002_slice_0", "case_001_slice_4", "case_001_slice_2")
     slices = open_slices(folder)
     assert (slices.split, slices.archive_hash) == (None, None)
-    assert [(r.subject, r.split, r.position) for r in slices.records] == [
-        ("case_001", "", 0.5),
-        ("case_001", "", 1),
-        ("case_002", "", 0),
+    assert [(r.subject, r.split, r.source) for r in slices.records] == [
+        ("case_001", "", "case_001_slice_2.png"),
+        ("case_001", "", "case_001_slice_4.png"),
+        ("case_002", "", "case_002_slice_0.png"),
     ]
     np.testing.assert_array_equal(slices.read(0), GREY)
     with pytest.raises(InputError, match="`split`.*split='test'"):
@@ -60,17 +60,16 @@ def test_sub_folders_are_splits(tmp_path):
 
 def test_single_image_is_a_dataset(tmp_path):
     slices = open_slices(save_image(tmp_path / "case_001_slice_3.png"))
-    assert [record.position for record in slices.records] == [0.5]
+    assert np.isnan(slices.positions).tolist() == [True]
     np.testing.assert_array_equal(slices.read(0), GREY)
 
 
-def test_images_of_any_name_are_a_dataset(tmp_path):
+def test_images_of_any_name_are_a_dataset(tmp_path, caplog):
     folder = save_images(tmp_path / "any", "b", "a", "c_mask")
     slices = open_slices(folder)
-    assert [(r.slice_id, r.subject, r.position) for r in slices.records] == [
-        ("a", "a", 0.5),
-        ("b", "b", 0.5),
-    ]
+    assert [(r.slice_id, r.subject) for r in slices.records] == [("a", "a"), ("b", "b")]
+    [warning] = [line for line in caplog.messages if "Left out" in line]
+    assert "1 masks or label maps, by their names, e.g. c_mask.png. --label-maps" in warning
     selection = FileSelection(pattern="(?P<subject>a)", include=("a.png",))
     assert open_slices(folder, selection=selection).subjects == ["a"]
 
@@ -91,3 +90,13 @@ def test_names_that_a_figure_cannot_show_are_refused(tmp_path, caplog, name):
     save_images(tmp_path / "in", name, "b")
     with pytest.raises(InputError, match="must be UTF-8 text and must not have control characters"):
         open_slices(tmp_path / "in")
+
+
+def test_position_of_an_image_in_a_folder_is_what_a_table_states(tmp_path):
+    """The range of the numbers in a folder is not that of the training archive."""
+    folder = save_images(tmp_path / "in", "case_001_slice_14", "case_001_slice_16", "other")
+    assert np.isnan(open_slices(folder).positions).all()
+    table = tmp_path / "table.csv"
+    table.write_text("file,subject,position\ncase_001_slice_16.png,a,0.25\nother.png,b,\n")
+    slices = open_slices(folder, selection=FileSelection(table=table))
+    np.testing.assert_array_equal(slices.positions, np.float32([0.25, np.nan]))

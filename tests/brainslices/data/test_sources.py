@@ -101,3 +101,17 @@ def test_file_that_the_disk_cannot_read_is_named(tmp_path):
     (tmp_path / "IM0001").symlink_to("/proc/self/mem")
     with pytest.raises(InputError, match=r"case_002_slice_0\.png cannot be read: Input/output"):
         make_archive(SourceConfig(source=str(tmp_path), out=tmp_path / "out"))
+
+
+def test_include_and_exclude_apply_to_a_table_of_files(tmp_path):
+    for number in range(3):
+        save_image(tmp_path / "png" / f"{number}.png")
+    table = tmp_path / "table.csv"
+    table.write_text("file,subject\n0.png,a\n1.png,b\n2.png,c\n")
+    _, names, _ = read(tmp_path / "png", table=table, exclude=("1.png",))
+    assert names == ["0.png", "2.png"]
+    _, names, _ = read(tmp_path / "png", table=table, include=("[12].png",))
+    assert names == ["1.png", "2.png"]
+    table.write_text("file,subject\n0.png,a\n")
+    with pytest.raises(InputError, match=r"leave out all 1 files of the table .*table\.csv"):
+        read(tmp_path / "png", table=table, exclude=("0.*",))

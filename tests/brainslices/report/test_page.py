@@ -13,9 +13,10 @@ from fake_report import (
 from helpers import save_image
 
 from brainslices.errors import InputError
-from brainslices.report.collect import read_run
+from brainslices.report.collect import read_reconstruction, read_run
 from brainslices.report.page import write_report
-from brainslices.report.plots import learning_curves
+from brainslices.report.plots import learning_curves, rate_plane
+from brainslices.runs.json_files import read_json, write_json
 from brainslices.visualization.examples import read_examples
 
 
@@ -210,3 +211,34 @@ def test_files_of_a_page_are_package_data():
 
     names = {path.name for path in files("brainslices.report").joinpath("templates").iterdir()}
     assert names == {"report.html.j2", "style.css", "script.js"}
+
+
+def test_folders_that_a_report_could_not_tell_apart_are_refused(tmp_path):
+    runs = [write_run(tmp_path / parent / "runs" / "vqvae") for parent in "ab"]
+    with pytest.raises(InputError, match="`runs` must have different names.*'runs/vqvae' for both"):
+        write_report(tmp_path / "report.html", runs)
+
+
+def test_archive_that_cannot_be_reached_is_one_that_was_moved(tmp_path):
+    # Too long a name is an error of the file system other than "not found", as no permission is.
+    run = write_run(tmp_path / "run", archive=f"/{'a' * 300}")
+    assert read_run(run).counts is None
+
+
+def test_rate_of_a_prior_is_drawn_for_the_slices_of_its_archive_alone(tmp_path):
+    vqvae, prior = write_run(tmp_path / "vqvae"), write_run(tmp_path / "prior", "pixelcnn")
+    model_hash = read_run(vqvae).model_hash
+    config = read_json(prior / "config.json") | {"vqvae_hash": model_hash}
+    write_json(prior / "config.json", config)
+    write_json(prior / "metrics.json", PRIOR_METRICS)
+    for other, count in (("a", 1), ("b", 0)):
+        reconstruction = read_reconstruction(
+            write_reconstruction(
+                tmp_path / other,
+                model_hash=model_hash,
+                archive_hash=other,
+                training_archive_hash="a",
+            )
+        )
+        traces = rate_plane([reconstruction], [read_run(prior)])["data"]
+        assert sum("under" in trace["name"] for trace in traces) == count

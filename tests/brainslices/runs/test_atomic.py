@@ -1,4 +1,5 @@
 import errno
+import os
 import stat
 
 import pytest
@@ -86,3 +87,27 @@ def test_output_folder_with_other_files_is_refused(tmp_path):
         check_output_dir(folder, ["metrics.json", "a.png"], "reconstruction")
     with pytest.raises(InputError, match="is a file; --out"):
         check_output_dir(folder / "a.png", None, "reconstruction")
+
+
+def test_leftover_of_a_killed_process_with_the_same_number_does_no_harm(tmp_path):
+    leftover = tmp_path / f".result.{os.getpid()}.partial"
+    leftover.mkdir()
+    with atomic_folder(tmp_path / "result") as folder:
+        (folder / "new").touch()
+    assert names(tmp_path / "result") == ["new"]
+    assert leftover.is_dir()  # possibly of a process in another container
+    assert stat.S_IMODE((tmp_path / "result").stat().st_mode) == 0o755
+
+
+def test_output_folder_that_cannot_be_replaced_is_refused_before_any_work(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: path == folder)
+        with pytest.raises(InputError, match="out is a mount point.*a folder in it as --out"):
+            check_output_dir(folder, [], "result")
+        assert not check_output_dir(folder, None, "result")  # written into, not replaced
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != tmp_path)
+        with pytest.raises(InputError, match=f"it is built in {tmp_path}, whose permissions"):
+            check_output_dir(folder, [], "result")

@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 
 pytest.importorskip("gradio", reason='needs Gradio: pip install --editable ".[studio]"')
@@ -5,7 +7,13 @@ pytest.importorskip("gradio", reason='needs Gradio: pip install --editable ".[st
 from starlette.datastructures import Headers
 
 from brainslices.errors import InputError
-from brainslices.studio.server import LOOPBACK_NAMES, OriginGuard, check_host, is_loopback
+from brainslices.studio.server import (
+    LOOPBACK_NAMES,
+    OriginGuard,
+    check_host,
+    check_port,
+    is_loopback,
+)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "localhost"])
@@ -45,3 +53,13 @@ def test_with_a_public_host_any_name_is_allowed_but_no_other_origin():
     guard = OriginGuard(None)
     assert guard.is_allowed(Headers({"host": "lab:1", "origin": "http://lab:1"}))
     assert not guard.is_allowed(Headers({"host": "lab:1", "origin": "http://evil.example"}))
+
+
+def test_port_in_use_is_refused_before_the_models_are_loaded():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"`port` {port} .*Give another --port"):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)
