@@ -7,7 +7,7 @@ from typing import Literal
 
 from brainslices.config import PRECISIONS, Precision, check_field
 
-__all__ = ["FINAL_SEED", "METRICS", "OBJECTIVES", "SPACE_NAMES", "SearchConfig"]
+__all__ = ["FINAL_SEED", "METRICS", "OBJECTIVES", "RATES", "SPACE_NAMES", "SearchConfig"]
 
 # A value of each final training, beside those of the space: 0 for its first seed, 1 for the next.
 FINAL_SEED = "tuner/final_seed"
@@ -21,6 +21,7 @@ METRICS = (
     "val_ssim_foreground",
     "val_ssim",
     "bits_per_pixel_prior",
+    "bits_per_pixel_estimated",
     "bits_per_pixel_order_0",
     "bits_per_pixel_raw",
     "nats_per_code",
@@ -29,8 +30,14 @@ METRICS = (
     "epochs",
     "seconds",
 )
-"""Metrics of a completed trial, in the order of trials.csv. Those of the prior (rate-distortion,
-bits under the prior, nats) exist only if the objective needs them."""
+"""Metrics of a completed trial, in the order of trials.csv. Those of a prior (bits, nats) are there
+if the trial trained one, rate and distortion if they are the objective."""
+# Metrics of the rate, the most realistic first, and their labels.
+RATES = {
+    "bits_per_pixel_prior": "bits per pixel under the prior",
+    "bits_per_pixel_estimated": "bits per pixel, estimated",
+    "bits_per_pixel_order_0": "bits per pixel, order-0 entropy",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +52,16 @@ class SearchConfig:
     """Search algorithm of keras-tuner."""
     objective: Literal["val_rate_distortion", "val_ssim_foreground"] = "val_rate_distortion"
     """Validation score of a trial: (1 - ssim_foreground) + rate_weight * bits per pixel, or
-    ssim_foreground alone, which trains no prior and favours the largest code grid."""
+    ssim_foreground alone, which favours the largest code grid."""
     rate_weight: float = 2.0
     """Weight of one bit per pixel relative to 1 of ssim_foreground."""
     trials: int = 12
     """Number of configurations to try."""
     epochs: int = 6
     """Training epochs of each VQ-VAE; with hyperband the maximum."""
-    prior_epochs: int = 8
-    """Training epochs of each trial's small prior."""
+    prior_epochs: int = 0
+    """Training epochs of each trial's small prior; 0 trains none and estimates the bits per pixel
+    from the entropy of the codes."""
     precision: Precision = "auto"
     """Precision of all trainings; `auto` is resolved once, at the start of the search."""
     seed: int = 0
@@ -73,10 +81,11 @@ class SearchConfig:
         return frozenset(item.partition("=")[0] for item in self.fix)
 
     def __post_init__(self):
-        counts = ("trials", "epochs", "prior_epochs", "final_seeds", "final_epochs")
-        for name in (*counts, "final_prior_epochs"):
+        counts = ("trials", "epochs", "final_seeds", "final_epochs", "final_prior_epochs")
+        for name in counts:
             check_field(self, name, lambda value: value >= 1, "at least 1")
-        check_field(self, "finalists", lambda value: value >= 0, "at least 0")
+        for name in ("prior_epochs", "finalists"):
+            check_field(self, name, lambda value: value >= 0, "at least 0")
         is_space = self.space in SPACE_NAMES or Path(self.space).suffix == ".py"
         expectation = f"{', '.join(SPACE_NAMES)} or a Python file with a function `space(hp)`"
         check_field(self, "space", lambda _: is_space, expectation)

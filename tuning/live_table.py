@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from brainslices.errors import InputError
 from brainslices.progress import print_lines
-from tuning.config import OBJECTIVES, SearchConfig
+from tuning.config import OBJECTIVES, RATES, SearchConfig
 from tuning.records import (
     best_trial,
     current_epoch,
@@ -29,11 +29,11 @@ from tuning.trial import trial_folder
 
 __all__ = ["SearchScreen", "live_table"]
 
-# Metric -> heading of its column, and format.
-METRIC_COLUMNS = {
-    "val_ssim_foreground": ("ssim\nfg", ".4f"),
-    "bits_per_pixel_prior": ("bits/\npixel", ".4f"),
-    "seconds": ("seconds", ".0f"),
+# Heading of a column -> the metrics of which it shows the first that a trial has, and format.
+METRIC_COLUMNS: dict[str, tuple[Sequence[str], str]] = {
+    "ssim\nfg": (("val_ssim_foreground",), ".4f"),
+    "bits/\npixel": ((*RATES,), ".4f"),
+    "seconds": (("seconds",), ".0f"),
 }
 # Lines around the rows; rows shown even on a lower terminal.
 FRAME_LINES, MIN_ROWS = 8, 3
@@ -66,15 +66,16 @@ class SearchScreen:
             collapse_padding=True,
             expand=True,
         )
-        headings = [*names, *(heading for heading, _ in METRIC_COLUMNS.values()), "score"]
+        headings = [*names, *METRIC_COLUMNS, "score"]
         for heading in ["trial", *headings]:
             table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
         # Takes the remaining width; trials.csv has the whole reason of a failure.
         table.add_column("status", ratio=1, no_wrap=True)
         for trial in trials[-max(MIN_ROWS, size.height - FRAME_LINES) :]:
             cells = [trial.name, *(format_value(trial.values.get(name)) for name in names)]
-            for name, (_, spec) in METRIC_COLUMNS.items():
-                cells.append(format(trial.metrics[name], spec) if name in trial.metrics else "")
+            for metrics, spec in METRIC_COLUMNS.values():
+                known = (trial.metrics[name] for name in metrics if name in trial.metrics)
+                cells.append(next((format(value, spec) for value in known), ""))
             cells += ["" if trial.score is None else f"{trial.score:.4f}", self._status(trial)]
             if trial.final_seed is not None:
                 cells[-1] = f"final, seed {trial.final_seed}: {cells[-1]}"

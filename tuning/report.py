@@ -18,7 +18,7 @@ from brainslices.runs.json_files import write_json
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
 from brainslices.visualization.figures import BLUE, GREY, INK, ORANGE, figure_panels
-from tuning.config import METRICS, OBJECTIVES, SearchConfig
+from tuning.config import METRICS, OBJECTIVES, RATES, SearchConfig
 from tuning.final_scores import collect_finalists, describe_finalists, draw_finalists
 from tuning.records import (
     TrialRecord,
@@ -42,11 +42,6 @@ GREEN = "#3f8f5b"
 STYLES = {8: (BLUE, "o"), 4: (GREEN, "^")}
 OTHER_STYLE = (INK, "s")
 RING = {"s": 110, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 2, "zorder": 3}
-# Metrics of the rate, the most realistic first, and their labels.
-RATES = {
-    "bits_per_pixel_prior": "bits per pixel under the prior",
-    "bits_per_pixel_order_0": "bits per pixel, order-0 entropy",
-}
 
 
 @dataclasses.dataclass(frozen=True)

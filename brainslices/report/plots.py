@@ -21,6 +21,7 @@ Figure = dict[str, Any]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LABELS = {
     "bits_per_pixel_prior": "bits per pixel under the prior",
+    "bits_per_pixel_estimated": "bits per pixel, estimated",
     "bits_per_pixel_order_0": "bits per pixel, order-0 entropy",
     "val_ssim_foreground": "ssim_foreground, validation",
 }

@@ -1,13 +1,16 @@
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers import ROOT, tiny_prior_config
 
 import tuning.trial
+from brainslices.data.code_grids import entropy
 from brainslices.errors import InputError
 from pixelcnn.config import PRESETS
 from tuning.config import FINAL_SEED, SearchConfig
-from tuning.trial import describe_search, run_trial
+from tuning.trial import PRIOR_SHARE, describe_search, run_trial
 from vqvae.config import PRESETS as PRESETS_VQVAE
 
 SPACE = str(ROOT / "tests" / "support" / "tiny_space.py")
@@ -67,6 +70,30 @@ def test_warm_up_takes_at_most_a_tenth_of_a_trial(monkeypatch, phantom_archive, 
         (2, 5 * steps),
         (100 * full.warmup_steps, full.warmup_steps),
     ]
+
+
+def test_rate_of_a_trial_without_prior_is_estimated_from_the_entropy(
+    monkeypatch, phantom_archive, tmp_path
+):
+    codes = np.random.default_rng(0).integers(0, 9, (7, 4, 5))
+    grids = SimpleNamespace(
+        splits={"train": SimpleNamespace(codes=codes)},
+        num_embeddings=16,
+        grid_shape=(4, 5),
+        image_shape=(64, 60),
+    )
+    scores = dict.fromkeys(("ssim", "perplexity", "epochs", "seconds"), 1.0)
+    scores |= {"ssim_foreground": 0.75, "bits_per_pixel_raw": 0.5, "train_codebook_usage": 1.0}
+    monkeypatch.setattr(tuning.trial.vqvae.training, "train", lambda *_: scores)
+    monkeypatch.setattr(tuning.trial, "load_or_encode", lambda *_: grids)
+    config = SearchConfig(space=SPACE, rate_weight=3.0)
+    metrics = run_trial(phantom_archive.path, tmp_path, config, {})
+    order_0 = entropy(codes, 16) / math.log(2) * 20 / (64 * 60)
+    assert metrics["bits_per_pixel_order_0"] == pytest.approx(order_0)
+    assert metrics["bits_per_pixel_estimated"] == pytest.approx(PRIOR_SHARE * order_0)
+    expected = 0.25 + 3 * PRIOR_SHARE * order_0
+    assert metrics["val_rate_distortion"] == pytest.approx(expected)
+    assert not {"bits_per_pixel_prior", "nats_per_code"} & set(metrics)
 
 
 def test_only_a_final_training_has_the_augmented_copies_of_a_full_one(

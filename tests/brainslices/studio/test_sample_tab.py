@@ -1,6 +1,8 @@
 import pytest
 
-gr = pytest.importorskip("gradio", reason='needs Gradio: pip install --editable ".[studio]"')
+pytest.importorskip("gradio", reason='needs Gradio: pip install --editable ".[studio]"')
+
+import gradio as gr
 
 from brainslices.studio.sample_tab import _condition
 from pixelcnn.conditions import Variable
