@@ -27,7 +27,7 @@ WORKER_BYTES, TRIAL_BYTES = 3e8, 1e6
 
 @dataclass(frozen=True)
 class Arguments:
-    """Search for a configuration of both stages, or resume a stopped search."""
+    """Search for a configuration of the VQ-VAE by rate and distortion, or resume a search."""
 
     data: Path
     """Slice archive made by prepare_data.py."""

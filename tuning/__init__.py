@@ -1,4 +1,4 @@
-"""Hyperparameter search over both stages: reconstruction quality against bits per pixel."""
+"""Hyperparameter search for the VQ-VAE: reconstruction quality against bits per pixel."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""One trial of a search: a short training of both stages, and its metrics."""
+"""One trial of a search: a short training of the VQ-VAE, maybe of a prior, and its metrics."""
 
 import dataclasses
 import hashlib
