@@ -110,7 +110,7 @@ def fuzz(sources, tmp_path, count, run_case):
         before = hashes(root)
         try:
             with time_limit():
-                is_refused = run_case(folder, copies, rng)
+                is_refused = run_case(folder, copies, rng, path)
         except Exception as error:
             faults.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
             is_refused = False
@@ -122,15 +122,19 @@ def fuzz(sources, tmp_path, count, run_case):
     return faults
 
 
-def read_case(folder, copies, rng):
+def read_case(folder, copies, rng, path):
+    from brainslices.runs.loading import load_model
+
     try:
+        if path.suffix == ".keras":
+            load_model(path.parent, {"vqvae": "vqvae", "prior": "pixelcnn"}[folder])
         READERS[folder](copies)
     except InputError as error:
         assert str(copies.root) in str(error)
     return True
 
 
-def command_case(folder, copies, rng):
+def command_case(folder, copies, rng, path):
     import keras
 
     command = rng.choice(commands(folder, copies, SEARCH))
@@ -142,7 +146,7 @@ def command_case(folder, copies, rng):
     return status == 2
 
 
-def source_case(folder, copies, rng):
+def source_case(folder, copies, rng, path):
     table = [] if folder == "volumes" else ["--table", copies.root / folder / "table.csv"]
     options = ["--source", copies.root / folder, *table, "--out", copies.root / "out"]
     status, log = run_command("prepare_data", *options)

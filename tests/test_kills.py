@@ -73,6 +73,7 @@ def wait_for_write(process, run, old, deadline):
     while process.poll() is None and time.monotonic() < deadline:
         if any(item not in old for item in partial_files(run)):
             return
+        time.sleep(0.0005)
 
 
 def stop(process, run, kind, rng):
@@ -121,7 +122,7 @@ def test_training_stopped_repeatedly_equals_an_uninterrupted_one(
     ran = python(*command, "--run", whole, timeout=500)
     assert ran.returncode == 0, ran.stderr
 
-    rng, torn_writes = np.random.default_rng(), 0
+    rng, torn_writes = np.random.default_rng(0), 0
     for number in range(stops):
         kind = STOPS[number % len(STOPS)]
         process = start(*command, "--run", cut)

@@ -244,8 +244,18 @@ def test_hidden_conditions_are_a_function_of_seed_epoch_and_step(grids):
     )
     for one, other in zip(whole[2:], again, strict=True):
         np.testing.assert_array_equal(one["position"], other["position"])
-    hidden = np.concatenate([batch["position"] for batch in whole])[:, 1:] == UNKNOWN
-    assert 0 < hidden.mean() < 0.5
     assert (inputs[:, 1:] == 0.75).all()
     for one, other in zip(whole, plain, strict=True):
         np.testing.assert_array_equal(one["codes"], other["codes"])
+
+
+def test_conditions_are_hidden_one_by_one_and_all_together(grids):
+    """Each with probability 0.1, and all with 0.1, which classifier-free guidance needs."""
+    inputs = np.column_stack([np.full(40, 0.5), np.full((40, 2), 0.75)]).astype("float32")
+    split = dataclasses.replace(grids.splits["train"], positions=inputs)
+    epochs = (CodeBatches(split, 8, 3, epoch=epoch) for epoch in range(50))
+    seen = np.concatenate([batch["position"] for epoch in epochs for (batch,) in epoch])
+    hidden = seen[:, 1:] == UNKNOWN
+    assert (seen[:, 0] == 0.5).all()
+    np.testing.assert_allclose(hidden.mean(axis=0), 0.1 + 0.9 * 0.1, atol=0.035)
+    assert hidden.all(axis=1).mean() == pytest.approx(0.1 + 0.9 * 0.1**2, abs=0.028)

@@ -90,3 +90,13 @@ def test_black_slices_are_an_error():
     images = np.zeros((2, 64, 64), "uint8")
     with pytest.raises(InputError, match="room for a lesion"):
         measure_lesions(PerfectScorer(images), make_slices(images), np.arange(2.0))
+
+
+def test_slices_of_a_large_split_are_thinned_with_their_positions(monkeypatch):
+    monkeypatch.setattr(lesion_scores, "LESIONS", KINDS[:1])
+    monkeypatch.setattr(lesion_scores, "MAX_SLICES", 3)
+    images = phantom_slices(0, np.linspace(0.4, 0.6, 7), (96, 96))
+    positions = np.arange(7, dtype="float32")
+    rows = measure_lesions(PerfectScorer(images), make_slices(images), positions)
+    assert {row["slices"] for row in rows} == {3}
+    assert next(row for row in rows if row["map"] == "surprise")["auroc"] == 1

@@ -9,11 +9,12 @@ from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
 from brainslices.runs.run import Run
 from pixelcnn import SlicePrior
-from pixelcnn.conditions import Variable
+from pixelcnn.conditions import Variable, add_subjects
 from pixelcnn.config import SamplingConfig
 from pixelcnn.generate import Samples, write_samples
 from pixelcnn.provenance import Provenance
 from pixelcnn.sampling import Sampler
+from pixelcnn.scorer import Scorer
 from vqvae.model import VQVAE
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
@@ -242,3 +243,43 @@ def test_from_run_loads_the_vqvae_or_takes_the_decoder(linked, tmp_path):
     decoder.file_hash = "0" * 64
     with pytest.raises(InputError, match="`decoder` is 000000000000"):
         SlicePrior.from_run(prior, decoder=decoder)
+
+
+def test_conditions_enter_log_prob_and_inpainting():
+    options = {"conditions": ("age",), "condition_variables": (Variable("age", 40, 80),)}
+    model = tiny_pixelcnn(layers=1, attention_layers=0, **options)
+    prior = SlicePrior(model, BlockDecoder(), Provenance(Run("none"), POSITIONS, {}))
+    codes = np.random.default_rng(0).integers(0, CODES, (3, *GRID), "int32")
+    images = prior.decoder.decode_codes(codes)
+    log_prob = prior.log_prob(images, 0.5, {"age": 75})
+    inputs = model.with_conditions(np.full(3, 0.5), {"age": 75})
+    expected = np.asarray(model.log_prob(codes, inputs)).sum(axis=(1, 2))
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
+    assert np.abs(log_prob - prior.log_prob(images, 0.5)).max() > 1e-3
+    # Guidance, so that a hardly trained prior samples other codes.
+    options = {"seed": 1, "guidance": 100.0}
+    young, old = (
+        prior.inpaint(images[0], (4, 0, 4, 10), 0.5, 3, conditions={"age": age}, **options)
+        for age in (45, 75)
+    )
+    assert (young != old).any()
+
+
+def test_validation_slices_are_scored_with_the_conditions_of_their_subjects():
+    variables = (Variable("age", 40, 80),)
+    model = tiny_pixelcnn(
+        layers=1, attention_layers=0, conditions=("age",), condition_variables=variables
+    )
+    codes = np.random.default_rng(0).integers(0, CODES, (2, *GRID), "int32")
+    split = SimpleNamespace(codes=codes, positions=POSITIONS[:2], subjects=np.array(["a", "b"]))
+    grids = SimpleNamespace(vqvae_hash="v", vqvae_run="", splits={"validate": split})
+    prior = SlicePrior(
+        model, BlockDecoder(), Provenance(Run("none"), POSITIONS, {"vqvae_hash": "v"})
+    )
+    table = {"a": {"age": "45"}, "b": {"age": "75"}}
+    scorer = Scorer(prior, grids, table)
+    inputs = add_subjects(variables, split.positions, table, split.subjects)
+    expected = -np.asarray(model.log_prob(codes, inputs))
+    np.testing.assert_allclose(scorer.reference.reference_nats, expected, rtol=1e-4, atol=1e-5)
+    unknown = Scorer(prior, grids).reference.reference_nats
+    assert np.abs(scorer.reference.reference_nats - unknown).max() > 1e-3

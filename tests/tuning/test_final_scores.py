@@ -47,6 +47,9 @@ def test_finalists_are_ordered_by_the_mean_of_their_seeds():
     assert (first.trial, first.rank, len(first.finals)) == (TRIALS[2], 2, 2)
     assert (second.trial, second.rank, len(second.finals)) == (TRIALS[1], 1, 2)
     assert first.score == pytest.approx(0.197)
+    # A configuration that was tried twice is one finalist, by its better trial.
+    again = dataclasses.replace(TRIALS[1], name="10", score=TRIALS[1].score + 0.1)
+    assert collect_finalists(CONFIG, [again, *TRIALS, *FINALS]) == [first, second]
     by_quality = dataclasses.replace(CONFIG, objective="val_ssim_foreground")
     scores = [finalist.score for finalist in collect_finalists(by_quality, [*TRIALS, *FINALS])]
     assert scores == sorted(scores, reverse=True)

@@ -72,6 +72,21 @@ def test_warm_up_takes_at_most_a_tenth_of_a_trial(monkeypatch, phantom_archive, 
     ]
 
 
+def test_final_training_has_its_own_length_and_seed(monkeypatch, phantom_archive, tmp_path):
+    received = []
+
+    def train(data, run, model, training):
+        received.append((run.parent.name, training.epochs, training.seed))
+        raise InterruptedError
+
+    monkeypatch.setattr(tuning.trial.vqvae.training, "train", train)
+    config = SearchConfig(space=SPACE, seed=5, final_epochs=7)
+    for number in (0, 1):
+        with pytest.raises(InterruptedError):
+            run_trial(phantom_archive.path, tmp_path, config, {FINAL_SEED: number})
+    assert received == [("final-0", 7, 5), ("final-1", 7, 6)]
+
+
 def test_rate_of_a_trial_without_prior_is_estimated_from_the_entropy(
     monkeypatch, phantom_archive, tmp_path
 ):

@@ -131,13 +131,14 @@ def test_search_of_an_image_does_not_depend_on_its_batch(model):
     ],
 )
 def test_every_kind_of_model_is_searched(changes):
-    model, images = tiny_model(**{**WEIGHTS, **changes}), pictures(3)
+    model, images = scatter_codes(tiny_model(**{**WEIGHTS, **changes})), pictures(3)
     losses = []
     for sweeps in (0, 1):
         codes, _ = search(model, images, sweeps=sweeps)
         decoded = model.decode_codes(codes)
         losses.append(np.asarray(loss_map(model, images, decoded)).sum(axis=(1, 2, 3)))
     assert (losses[1] <= losses[0] + 1e-6).all()
+    assert (losses[1] < losses[0] - 1e-4).any()
 
 
 @pytest.mark.parametrize(

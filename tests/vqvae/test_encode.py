@@ -199,7 +199,7 @@ def test_interrupted_encoding_does_not_change_the_run(run, monkeypatch):
     assert sorted(item.name for item in run.path.iterdir()) == before
 
 
-def test_training_accepts_an_existing_code_grid_file(run, tmp_path):
+def test_training_accepts_an_existing_code_grid_file(tmp_path):
     (tmp_path / "code_grids.npz").touch()
     assert "code_grids.npz" not in Run(tmp_path).unexpected_files()
 

@@ -327,3 +327,14 @@ def test_expected_codes_that_are_certain_decode_as_these_codes():
     certain = ops.one_hot(codes, model.config.num_embeddings)
     expected = model.decode_codes(codes)
     np.testing.assert_allclose(model.decode_expected(certain), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_slices_without_foreground_do_not_count_in_the_foreground_score():
+    model, images = tiny_model(), pictures(4)
+    compile_model(model, tiny_training(), 1)
+    expected = model.evaluate(images, batch_size=4, verbose=0, return_dict=True)
+    black = np.concatenate([images, np.zeros_like(images[:2])])
+    scores = model.evaluate(black, batch_size=4, verbose=0, return_dict=True)
+    assert scores["ssim_foreground"] == pytest.approx(expected["ssim_foreground"], abs=1e-5)
+    assert scores["ssim"] != pytest.approx(expected["ssim"], abs=1e-3)

@@ -20,6 +20,7 @@ from helpers import (
 )
 from training_runs import contents, saved_progress
 
+import vqvae.training
 from brainslices.data.archive_writer import write_archive
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import floor_scores, mean_image
@@ -140,7 +141,8 @@ def test_figure_logs_and_model_are_written_and_no_partial_file(trained_vqvae, ph
     assert np.asarray(model.reconstruct(images)).shape == images.shape
 
 
-def test_model_holds_the_statistics_of_the_training_crops(phantom_archive):
+def test_model_holds_the_statistics_of_the_training_crops(phantom_archive, monkeypatch):
+    monkeypatch.setattr(vqvae.training, "STATISTICS_CHUNK", 7)
     rows = phantom_archive.indices("train")
     model = build_model(phantom_archive, rows, CONFIG, seed=0)
     crops = phantom_archive.crop.cut(phantom_archive.load(rows)).astype("float64")
@@ -246,6 +248,24 @@ def test_archive_of_few_latents_starts_without_kmeans(phantom_archive, tmp_path)
     )
     metrics = resume(Run(tmp_path / "run"), phantom_archive, config, epochs=1)
     assert 0 < metrics["codebook_usage"] < 1
+
+
+@pytest.mark.slow
+def test_new_run_starts_with_kmeans_and_a_finished_one_does_not(
+    run, phantom_archive, tmp_path, monkeypatch
+):
+    received = []
+
+    def record(self, latents):
+        received.append(latents.shape)
+        raise InterruptedError
+
+    monkeypatch.setattr("vqvae.quantizer.VectorQuantizer.initialize_codebook", record)
+    with pytest.raises(InterruptedError):
+        resume(Run(tmp_path / "new"), phantom_archive)
+    assert received == [(40 * CONFIG.num_embeddings, CONFIG.embedding_dim)]
+    resume(run, phantom_archive)
+    assert len(received) == 1
 
 
 # The command, in processes of its own

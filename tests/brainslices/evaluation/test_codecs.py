@@ -8,7 +8,7 @@ from PIL import Image
 
 from brainslices.data.phantom import phantom_slices
 from brainslices.errors import InputError
-from brainslices.evaluation.codecs import codec_rate, codec_scores
+from brainslices.evaluation.codecs import codec_rate, codec_scores, spread_subset
 from brainslices.evaluation.image_metrics import SCORES, score_slices
 
 
@@ -121,3 +121,9 @@ def test_avif_on_real_slices(oasis_pngs):
     assert coded["ssim"].mean() == pytest.approx(0.952, abs=0.005)
     # The default tuning scores 0.867 at 0.110.
     assert coded["ssim_foreground"].mean() == pytest.approx(0.884, abs=0.008)
+
+
+def test_settings_are_searched_on_slices_of_all_parts_of_a_split():
+    assert spread_subset(range(3), 4) == [0, 1, 2]
+    assert spread_subset(range(8), 4) == [0, 2, 4, 6]
+    assert spread_subset(range(10), 4) == [0, 3, 6, 9]

@@ -11,6 +11,7 @@ from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
 from brainslices.data.phantom import phantom_slices
 from brainslices.errors import InputError
+from brainslices.evaluation import nearest
 from brainslices.evaluation.density_coverage import density_and_coverage
 from brainslices.evaluation.frechet import features, frechet_distance
 from brainslices.evaluation.generation_metrics import (
@@ -95,7 +96,8 @@ def test_some_of_many_pairs_are_sampled_by_seed():
     assert (few[0] != few[2]).any()
 
 
-def test_nearest_training_slice_is_that_of_brute_force(phantom_archive):
+def test_nearest_training_slice_is_that_of_brute_force(phantom_archive, monkeypatch):
+    monkeypatch.setattr(nearest, "CHUNK", 7)
     images = split_images(phantom_archive, "test")[::2]
     rows, scores = NearestTrain(phantom_archive)(images)
     train = phantom_archive.indices("train")
@@ -135,6 +137,11 @@ def test_features_are_fixed_and_see_layout_and_texture(phantom_archive):
     assert plain.shape == (40, 64)
     assert plain.dtype == "float64"
     np.testing.assert_array_equal(plain, features(images))
+    # Others would not be comparable with the distances that were published.
+    rows, cols = np.mgrid[:64, :64] / 64
+    waves = 0.5 + 0.5 * np.sin(9 * cols) * np.cos(7 * rows)
+    expected = [-0.740010, -0.153111, -0.007846, 0.274059, -0.794161, -0.969901, -0.589643]
+    np.testing.assert_allclose(features(waves[None])[0, :56:8], expected, atol=1e-5)
     np.testing.assert_allclose(features(images[5:6]), plain[5:6])
     moved = features(np.roll(images, 6, axis=2))
     sharper = features(with_noise(images, 0.05))

@@ -72,7 +72,6 @@ def test_training_writes_its_history_and_model(whole):
     assert saved_progress(run) == vars(progress)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "places",
     [
@@ -186,3 +185,18 @@ def test_training_resumes_from_the_previous_checkpoint(whole, run, caplog):
     model, progress = fit_tiny(run)
     assert "Resuming from the previous checkpoint, epoch 3, step 0." in caplog.text
     assert_same_training(whole, model, progress, run)
+
+
+@pytest.mark.slow
+def test_exhausted_patience_ends_the_training_for_good(tmp_path, monkeypatch):
+    scores, evaluate = iter([0.5, 0.4, 0.3]), keras.Model.evaluate
+
+    def worse(self, *arguments, **options):
+        return {**evaluate(self, *arguments, **options), "ssim": next(scores)}
+
+    monkeypatch.setattr(keras.Model, "evaluate", worse)
+    run = Run(tmp_path / "run")
+    assert fit_tiny(run, epochs=9, patience=2)[1].epoch == 3
+    before = contents(run.path)
+    fit_tiny(run, epochs=9, patience=2)  # another epoch would exhaust the scores
+    assert contents(run.path) == before

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from brainslices.errors import InputError
+from brainslices.visualization import figures
 from brainslices.visualization.contact_sheets import contact_sheet
 from brainslices.visualization.figures import (
     ReconstructionRow,
@@ -107,9 +108,17 @@ def test_reconstruction_figure_without_rows_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_training_figure_with_all_columns(tmp_path):
+def test_training_figure_draws_all_columns(tmp_path, monkeypatch):
+    save, drawn = figures.save_figure, []
+    monkeypatch.setattr(
+        figures, "save_figure", lambda figure, path: drawn.append(figure) or save(figure, path)
+    )
     training_figure(tmp_path / "figure.png", history(40))
     read_figure(tmp_path / "figure.png")
+    lines = [line.get_ydata() for panel in drawn[0].axes for line in panel.lines]
+    for _, names, _ in figures.PANELS.values():
+        for name in set(names) & set(history(40)):
+            assert any(np.array_equal(line, history(40)[name]) for line in lines), name
 
 
 def test_training_figure_of_one_epoch(tmp_path):
