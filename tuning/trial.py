@@ -117,9 +117,7 @@ def run_trial(
             seconds = metrics["seconds"] + prior_metrics["seconds"]
             metrics |= {**prior_metrics, "seconds": seconds}
         if has_rate:
-            rate = next(metrics[name] for name in RATES if name in metrics)
-            ssim = metrics["val_ssim_foreground"]
-            metrics["val_rate_distortion"] = rate_distortion(ssim, rate, config.rate_weight)
+            metrics["val_rate_distortion"] = _score(metrics, config)
     if not math.isfinite(metrics[config.objective]):
         raise InputError(f"{config.objective} is {metrics[config.objective]}.")
     return {name: float(metrics[name]) for name in METRICS if name in metrics}
@@ -140,6 +138,11 @@ def _own_length(config, values):
 def rate_distortion(ssim_foreground: float, bits_per_pixel: float, rate_weight: float) -> float:
     """Return the score of a search: 1 - ssim_foreground + rate_weight * bits_per_pixel."""
     return 1 - ssim_foreground + rate_weight * bits_per_pixel
+
+
+def _score(metrics, config):
+    rate = next(metrics[name] for name in RATES if name in metrics)
+    return rate_distortion(metrics["val_ssim_foreground"], rate, config.rate_weight)
 
 
 def _shorten(training, config, epochs, samples):

@@ -15,6 +15,7 @@ from brainslices.data.archive import SliceArchive
 from brainslices.errors import CorruptFileError, InputError
 from brainslices.evaluation import scores
 from brainslices.reading import reading
+from brainslices.report.names import folder_name
 from brainslices.runs.json_files import read_json
 from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import Run
@@ -38,8 +39,6 @@ __all__ = [
     "Sampling",
     "Scoring",
     "Search",
-    "check_different_names",
-    "folder_name",
     "is_of_training_archive",
     "read_reconstruction",
     "read_run",
@@ -88,34 +87,9 @@ OBJECTIVES: dict[str, tuple[str, str, Callable]] = {
 MAX_SHOWN = 64
 
 
-def check_different_names(argument: str, names: Sequence[tuple[str, Path]]) -> None:
-    """Refuse folders that a report could not tell apart.
-
-    Args:
-        argument: what lists the folders, for the message.
-        names: name that the report shows, and folder.
-
-    Raises:
-        InputError: if a name occurs twice.
-    """
-    seen: dict[str, Path] = {}
-    for name, path in names:
-        if name in seen:
-            raise InputError(
-                f"`{argument}` must have different names. Received: {name!r} for both {seen[name]} "
-                f"and {path}. Rename one of them."
-            )
-        seen[name] = path
-
-
 def is_of_training_archive(reconstruction: Mapping[str, Any]) -> bool:
     """Return whether the metrics of a reconstruction are of the archive of the model's training."""
     return reconstruction.get("archive_hash") == reconstruction.get("training_archive_hash")
-
-
-def folder_name(path: Path) -> str:
-    """Return the name of a folder after that of the folder that it is in, such as "runs/vqvae"."""
-    return "/".join(path.resolve().parts[-2:])
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,12 @@ from brainslices.report.collect import (
     Sampling,
     Scoring,
     Search,
-    check_different_names,
-    folder_name,
     read_reconstruction,
     read_run,
     read_sampling,
     read_scoring,
 )
+from brainslices.report.names import check_different_names, folder_name
 from brainslices.report.verdict import judge
 from brainslices.runs.atomic import atomic_path
 from brainslices.types import PathLike
@@ -82,11 +81,8 @@ def write_report(
         raise InputError(f"`out` must end in .html. Received: out={out}.")
     if not (runs or reconstructions or samples or scores or search):
         raise InputError("`runs` must name at least one run folder. Received: none.")
-    for argument, paths in (
-        ("runs", runs),
-        ("reconstructions", reconstructions),
-        ("samples", samples),
-    ):
+    folders = {"runs": runs, "reconstructions": reconstructions, "samples": samples}
+    for argument, paths in folders.items():
         check_different_names(argument, [(folder_name(Path(path)), Path(path)) for path in paths])
     text = _render(
         [read_run(path) for path in runs],

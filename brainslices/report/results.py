@@ -11,12 +11,12 @@ from brainslices.report.collect import (
     SAMPLE_SCORES,
     Reconstruction,
     RunRecord,
-    check_different_names,
     is_of_training_archive,
     read_reconstruction,
     read_run,
     read_sampling,
 )
+from brainslices.report.names import check_different_names
 from brainslices.runs.json_files import write_json
 from brainslices.tables import format_interval, format_table
 from brainslices.types import PathLike

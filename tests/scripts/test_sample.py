@@ -122,6 +122,7 @@ def test_metrics_hold_options_hashes_and_rates(sampled, trained_vqvae):
     rates = {f"nats_per_code_{name}" for name in ("train", "validate", "test", "samples")}
     options = {"samples": 5, "seed": 3, "temperature": 1.0, "top_k": None, "top_p": None}
     of_test = {"nats_per_code", "bits_per_slice", "bits_per_pixel_prior"}
+    of_test |= {"nats_per_code_by_position"}
     assert set(metrics) == rates | of_test | {*options, "vqvae_hash", "prior_hash", "split"}
     assert metrics["nats_per_code"] == metrics["nats_per_code_test"]
     assert options.items() <= metrics.items()

@@ -105,17 +105,27 @@ def test_lesions_are_measured_for_every_map(scored):
 
 @pytest.mark.slow
 def test_a_folder_of_images_is_scored_and_an_earlier_scoring_replaced(
-    main, scored, trained_prior, phantom_archive, tmp_path, capsys
+    main, scored, trained_prior, phantom_archive, tmp_path, capsys, caplog
 ):
-    rows = phantom_archive.indices("test")
-    for number, row in enumerate(rows):
+    lines = ["file,subject,position"]
+    for number, row in enumerate(phantom_archive.indices("test")):
         name = f"case_007_slice_{number}.png"
         save_image(tmp_path / "png" / name, phantom_archive.images[row])
-    out = tmp_path / "out"
-    for _ in range(2):
-        assert call(main, "--run", trained_prior, "--data", tmp_path / "png", "--out", out) == 0
+        lines.append(f"{name},a,{phantom_archive.index[row].position}")
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    table.write_text("\n".join(lines))
+    data = ("--data", tmp_path / "png")
+    assert call(main, "--run", trained_prior, *data, "--out", out) == 0
+    assert "8 images of " in caplog.text
+    assert "have no slice position" in caplog.text
+    caplog.clear()
+    estimated = {float(row["position"]) for row in rows_of(out)}
+    trained = {phantom_archive.index[row].position for row in phantom_archive.indices("train")}
+    assert estimated <= {float(np.float32(position)) for position in trained}
+    assert call(main, "--run", trained_prior, *data, "--table", table, "--out", out) == 0
     assert not (out / "restoration_maps.npy").exists()
     assert "all images" in capsys.readouterr().out
+    assert "have no slice position" not in caplog.text
     bits = [[float(row["bits"]) for row in rows_of(folder)] for folder in (out, scored)]
     np.testing.assert_allclose(*bits, rtol=1e-4)
 
