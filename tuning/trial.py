@@ -1,4 +1,4 @@
-"""One trial of a search: a short training of the VQ-VAE, maybe of a prior, and its metrics."""
+"""One trial of a search: a short training of the VQ-VAE, optionally a prior, and its metrics."""
 
 import dataclasses
 import hashlib
@@ -80,7 +80,7 @@ def trial_folder(out: PathLike, config: SearchConfig, values: dict[str, Any]) ->
 def run_trial(
     data: PathLike, out: PathLike, config: SearchConfig, values: dict[str, Any]
 ) -> dict[str, float]:
-    """Train or resume the VQ-VAE of some values and, if the search wants one, a small prior.
+    """Train or resume the VQ-VAE of some values and, with `prior_epochs`, a small prior.
 
     Args:
         data: archive folder.

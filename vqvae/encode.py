@@ -86,7 +86,7 @@ def linked_archive(run: PathLike, data: PathLike | None = None) -> SliceArchive:
                 f"{run.environment_path} does not name the archive that run {run.path} was trained "
                 "on. Pass that archive as --data."
             )
-        if not os.path.isdir(data):
+        if not os.path.isdir(data):  # not `Path.is_dir`, which raises where a folder is closed
             raise InputError(
                 f"Run {run.path} was trained on the archive {data}, which cannot be reached. Pass "
                 "its new path as --data."

@@ -206,7 +206,7 @@ def _read_index(path: Path) -> list[SliceRecord]:
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         status = (folder / "archive.json").stat()
-    except OSError:  # told when it is read
+    except OSError:  # reported when it is read
         return None
     return status.st_ino, status.st_mtime_ns
 

@@ -297,6 +297,7 @@ def read_run(path: PathLike) -> RunRecord:
             check_fields(split, RUN_SPLIT, ("nats_per_code_by_position",))
     environment = run.read_environment()
     archive = environment.get("archive")
+    # Not `Path.exists`, which raises where a folder of someone else is closed.
     if config["kind"] == "pixelcnn" and os.path.exists(
         Path(config["vqvae_run"]) / "environment.json"
     ):
