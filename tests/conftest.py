@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +27,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if PRIOR_FIXTURES.intersection(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_environment():
+    """Undo what a test sets in the environment, which the processes of later tests inherit."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

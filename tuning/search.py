@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import keras_tuner
 from tqdm import tqdm
 
-from brainslices.distributed.ports import wait_for_server
+from brainslices.distributed.ports import check_can_listen, wait_for_server
 from brainslices.errors import InputError
 from brainslices.types import PathLike
 from tuning.config import SearchConfig
@@ -141,11 +140,7 @@ def _check_port(address, port):
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
-            with socket.socket() as probe:
-                # Allows old connections of a chief that has ended, not another listening one.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((address, int(port)))
-                return
+            return check_can_listen(address, int(port))
         except (OSError, ValueError, OverflowError) as error:
             # The chief of a search that was killed may not have exited yet.
             is_in_use = getattr(error, "errno", None) == errno.EADDRINUSE

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import socket
 import sys
 import threading
 import traceback
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import keras
 
 from brainslices import cli
-from brainslices.distributed.ports import wait_for_server
+from brainslices.distributed.ports import check_can_listen, wait_for_server
 from brainslices.errors import InputError
 
 __all__ = ["ProcessGroup", "distributed_session"]
@@ -181,7 +180,7 @@ def _exit_unjoined(group):
 
 def _check_port_is_free(group):
     try:
-        socket.create_server(("", group.port)).close()
+        check_can_listen("", group.port)
     except OSError as error:
         raise InputError(
             f"Port {group.port} of this machine, from {ADDRESSES}, cannot be used "

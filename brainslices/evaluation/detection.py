@@ -8,29 +8,33 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from brainslices.evaluation.bootstrap import bootstrap_interval
+
 __all__ = ["PixelCounts", "subject_auroc"]
 
-RESAMPLES = 1000
 # Thresholds of the pixel scores: quantiles of the scores within lesions, and of all.
 THRESHOLDS = 2048
 
 Interval = tuple[float, float, float]
 
 
-def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], subjects: int) -> Interval:
-    """Return the statistic of all subjects, and its 2.5 and 97.5 % percentiles over resamples.
+def _subject_interval(statistic: Callable[[np.ndarray], np.ndarray], subjects: int) -> Interval:
+    """Return the statistic of all subjects with its 95 % interval.
 
     Args:
         statistic: how often each subject is taken, of shape (resamples, subjects) -> values of
             shape (resamples,).
         subjects: number of subjects.
     """
-    rng = np.random.default_rng(0)
-    resamples = rng.multinomial(subjects, np.full(subjects, 1 / subjects), RESAMPLES)
-    with np.errstate(invalid="ignore"):  # NaN where a resample has no lesion
-        values = statistic(np.vstack([np.ones(subjects), resamples]))
-    low, high = np.nanpercentile(values[1:], (2.5, 97.5))
-    return float(values[0]), float(low), float(high)
+    numbers = np.arange(subjects)
+
+    def of_drawn(drawn, axis):
+        del axis  # the last
+        counts = (drawn[..., None] == numbers).sum(axis=-2).reshape(-1, subjects)
+        with np.errstate(invalid="ignore"):  # NaN where a resample has no lesion
+            return statistic(counts.astype("float64")).reshape(drawn.shape[:-1])
+
+    return bootstrap_interval(of_drawn, (numbers,), seed=0)
 
 
 def subject_auroc(
@@ -62,7 +66,7 @@ def subject_auroc(
     def area(counts):
         return ((counts @ wins) * counts).sum(axis=1) / ((counts @ pairs) * counts).sum(axis=1)
 
-    return _bootstrap(area, len(names))
+    return _subject_interval(area, len(names))
 
 
 class PixelCounts:
@@ -107,7 +111,7 @@ class PixelCounts:
             steps = np.diff(hits, prepend=0, axis=1)
             return (steps * hits / np.maximum(hits + false, 1)).sum(axis=1) / hits[:, -1]
 
-        return _bootstrap(precision, len(self._lesion))
+        return _subject_interval(precision, len(self._lesion))
 
     def best_dice(self) -> Interval:
         """Compute the Dice coefficient at its best threshold with its 95 % interval by subject."""
@@ -116,4 +120,4 @@ class PixelCounts:
             hits, false = counts @ self._lesion, counts @ self._healthy
             return np.max(2 * hits / (hits + false + hits[:, -1:]), axis=1)
 
-        return _bootstrap(dice, len(self._lesion))
+        return _subject_interval(dice, len(self._lesion))

@@ -14,11 +14,11 @@ def folder_name(path: Path) -> str:
 
 
 def check_different_names(argument: str, names: Sequence[tuple[str, Path]]) -> None:
-    """Refuse folders that a report could not tell apart.
+    """Refuse folders that a report or a figure could not tell apart.
 
     Args:
         argument: what lists the folders, for the message.
-        names: name that the report shows, and folder.
+        names: name that it shows, and folder.
 
     Raises:
         InputError: if a name occurs twice.
@@ -28,6 +28,6 @@ def check_different_names(argument: str, names: Sequence[tuple[str, Path]]) -> N
         if name in seen:
             raise InputError(
                 f"`{argument}` must have different names. Received: {name!r} for both {seen[name]} "
-                f"and {path}. Rename one of them."
+                f"and {path}. Rename one of them, or leave it out."
             )
         seen[name] = path

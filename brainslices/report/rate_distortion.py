@@ -18,6 +18,7 @@ from brainslices.evaluation.rate_distortion import Curve, bd_rate
 from brainslices.evaluation.scores import CODEC_TITLES
 from brainslices.progress import bar
 from brainslices.report.collect import read_reconstruction
+from brainslices.report.names import check_different_names
 from brainslices.report.results import INTERVALS
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
@@ -96,11 +97,7 @@ def _read_models(
         raise InputError(f"`data` must be a slice archive. Received: data={data}.")
     models = [_read_model(path, slices) for path in paths]
     names = [model["name"] for model in models]
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise InputError(
-            "`reconstructions` must be folders of different names, which label the points. "
-            f"Received: {', '.join(sorted(repeated))} more than once."
-        )
+    check_different_names("reconstructions", list(zip(names, paths, strict=True)))
     return sorted(models, key=lambda model: model["bits_per_pixel"]), slices
 
 

@@ -4,7 +4,6 @@ import ipaddress
 import logging
 import os
 import secrets
-import socket
 import tempfile
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from brainslices.distributed.ports import check_can_listen
 from brainslices.errors import InputError
 from brainslices.studio.app import CSS, JS, theme
 from brainslices.studio.uploads import MAX_BYTES
@@ -76,11 +76,8 @@ def check_port(host: str, port: int) -> None:
     Raises:
         InputError: if another program uses the port, or the address is not one of this machine.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        check_can_listen(host, port)
     except (OSError, OverflowError) as error:
         raise InputError(
             f"The studio cannot listen at `host` {host}, `port` {port} ({error}). Give another "

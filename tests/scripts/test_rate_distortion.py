@@ -134,7 +134,7 @@ def test_comparison_refuses_other_slices_and_rates_without_a_prior(
     for folders, message in (
         ([other], "must be of split test"),
         ([reconstructions / "plain"], "must have rates under a prior"),
-        ([reconstructions / "nearest"] * 2, "nearest more than once"),
+        ([reconstructions / "nearest"] * 2, "'nearest' for both"),
     ):
         arguments = ["--reconstructions", *folders, "--data", phantom_archive.path]
         assert run_command(COMPARE, *arguments, "--out", tmp_path / "out") == 2

@@ -42,8 +42,11 @@ def test_repeated_subjects_count_as_often():
     )
     seen = []
     with pytest.MonkeyPatch.context() as patch:
+        drawn = np.repeat(np.arange(3), counts)
         patch.setattr(
-            detection, "_bootstrap", lambda statistic, *_: seen.append(statistic(counts[None])[0])
+            detection,
+            "bootstrap_interval",
+            lambda statistic, *_, **__: seen.append(statistic(drawn, axis=-1)),
         )
         PixelCounts(scores, is_lesion, subjects).average_precision()
         healthy, lesioned = scores[~is_lesion], scores[is_lesion]
