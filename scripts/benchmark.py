@@ -4,9 +4,9 @@
     python scripts/benchmark.py --data data/oasis --out trial.json --quick --only seed
 
 All measurements take 23 minutes on two idle cores, `--only sampling` one minute. The values of
---quick are not meaningful. Writes OUT: versions, number of cores, and one row per measured value
-with its baseline and threshold; and OUT_time.png and OUT_memory.png, the growth curves, if any were
-measured.
+--quick are not meaningful. Writes OUT, after each measured value: versions, number of cores, and a
+row for each value with its baseline and threshold; and OUT_time.png and OUT_memory.png, the growth
+curves, if any were measured.
 """
 
 import logging
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     _find_benchmarks(Path(__file__).parent)
 
-    from benchmarks.harness import Setting, measure_all
+    from benchmarks.harness import Setting
 
     from brainslices.data.archive import SliceArchive
     from brainslices.runs.provenance import environment
@@ -71,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if arguments.source and not arguments.source.is_dir():
         raise InputError(f"`source` must be a folder of images. Received: {arguments.source}.")
-    start = time.perf_counter()
     archive = SliceArchive.open(arguments.data)
     arguments.out.resolve().parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, because /tmp may be a small file system in memory.
@@ -85,24 +84,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         measurements = roofline.MEASUREMENTS | vqvae_benchmarks.MEASUREMENTS
         measurements |= pixelcnn_benchmarks.MEASUREMENTS
-        rows = measure_all(measurements, setting, arguments.only)
-    metadata = environment(archive_hash=archive.content_hash, quick=arguments.quick)
-    _write(arguments, rows, metadata, time.perf_counter() - start)
+        metadata = environment(archive_hash=archive.content_hash, quick=arguments.quick)
+        rows, seconds = _measure(arguments, measurements, setting, metadata)
+    _report(arguments, rows, seconds, metadata["cores"])
 
 
-def _write(arguments, rows, metadata, seconds):
-    from benchmarks.harness import draw_growth, format_rows
+def _measure(arguments, measurements, setting, metadata):
+    """Measure all; what fails or is stopped later costs no value that was measured before."""
+    from benchmarks.harness import measure_all
 
     from brainslices.runs.json_files import write_json
 
-    values = {"environment": metadata, "seconds": seconds, "rows": [row.as_dict() for row in rows]}
-    write_json(arguments.out, values)
+    start, rows = time.perf_counter(), []
+    measured = measure_all(measurements, setting, arguments.only)
+    while True:
+        row = next(measured, None)
+        seconds = time.perf_counter() - start
+        if row:
+            rows.append(row)
+        values = {"environment": metadata, "seconds": seconds}
+        write_json(arguments.out, values | {"rows": [row.as_dict() for row in rows]})
+        if not row:
+            return rows, seconds
+
+
+def _report(arguments, rows, seconds, cores):
+    from benchmarks.harness import draw_growth, format_rows
+
     for name, unit in (("time", "s"), ("memory", "GB")):
         draw_growth(arguments.out.with_name(f"{arguments.out.stem}_{name}.png"), rows, unit)
     if arguments.quick:  # not meaningful: no threshold is met or missed
         rows = [replace(row, at_most=None, at_least=None) for row in rows]
     print_lines(format_rows(rows))
-    print_lines(f"{arguments.out}: {len(rows)} rows in {seconds:.0f} s, {metadata['cores']} cores")
+    print_lines(f"{arguments.out}: {len(rows)} rows in {seconds:.0f} s, {cores} cores")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Progress of a search: a live table on a terminal, a line for each finished trial when piped."""
+"""Progress of a search: a live table on a terminal, a line for each start and end of a trial when piped."""
 
 import contextlib
 import sys
@@ -47,7 +47,7 @@ class SearchScreen:
     def __init__(self, out: Path, config: SearchConfig):
         self.out, self.config, self.started = out, config, time.monotonic()
         finished = finished_trials(read_trials(out))
-        self.printed = {trial.name for trial in finished}
+        self.printed = {(trial.name, trial.status) for trial in finished}
         self.epochs_before = self._count_epochs(*map(len, split_finals(finished)))
 
     def table(self, size: ConsoleDimensions) -> Table:
@@ -135,20 +135,24 @@ class SearchScreen:
             parts.append(f"{tqdm.format_interval(elapsed / done * left)} left")
         return ", ".join(parts)
 
-    def print_finished_trials(self) -> None:
-        """Print a line for each trial that has finished since the last call."""
+    def print_changes(self) -> None:
+        """Print a line for each trial that has started or finished since the last call."""
         trials = read_trials(self.out)
         headline = self._headline(trials)
-        for trial in finished_trials(trials):
-            if trial.name not in self.printed:
-                self.printed.add(trial.name)
-                values = " ".join(
-                    f"{name}={format_value(value)}" for name, value in trial.values.items()
-                )
-                if trial.final_seed is not None:
-                    values += f", final training, seed {trial.final_seed}"
-                result = self._status(trial) if trial.score is None else f"score {trial.score:.4f}"
-                print_lines(f"trial {trial.name}: {values}: {result}. {headline}")
+        for trial in trials:
+            if (trial.name, trial.status) in self.printed:
+                continue
+            self.printed.add((trial.name, trial.status))
+            values = " ".join(
+                f"{name}={format_value(value)}" for name, value in trial.values.items()
+            )
+            if trial.final_seed is not None:
+                values += f", final training, seed {trial.final_seed}"
+            if trial.status == "running":
+                print_lines(f"trial {trial.name}: {values}: started")
+                continue
+            result = self._status(trial) if trial.score is None else f"score {trial.score:.4f}"
+            print_lines(f"trial {trial.name}: {values}: {result}. {headline}")
 
 
 @contextlib.contextmanager
@@ -156,8 +160,8 @@ def live_table(out: Path, config: SearchConfig) -> Iterator[Callable[[], None]]:
     """Show a search while the block runs; yields the function that refreshes the display."""
     screen, console = SearchScreen(Path(out), config), Console()
     if not sys.stdout.isatty():
-        yield screen.print_finished_trials
-        screen.print_finished_trials()
+        yield screen.print_changes
+        screen.print_changes()
         return
     with Live(screen.table(console.size), console=console, auto_refresh=False) as live:
         yield lambda: live.update(screen.table(console.size), refresh=True)

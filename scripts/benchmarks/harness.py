@@ -5,7 +5,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -129,8 +129,8 @@ Measurement = Callable[[Setting], Iterable[Row]]
 
 def measure_all(
     measurements: Mapping[str, Measurement], setting: Setting, only: Sequence[str] = ()
-) -> list[Row]:
-    """Run measurements one after the other and report each row on stderr.
+) -> Iterator[Row]:
+    """Run measurements one after the other; yield each row and report it on stderr.
 
     Rows with the value NaN, which could not be measured here, are left out.
 
@@ -146,16 +146,14 @@ def measure_all(
     if unknown:
         known = ", ".join(measurements)
         raise InputError(f"`only` must name some of {known}. Received: {unknown[0]!r}.")
-    rows = []
     for name in only or measurements:
         tqdm.write(f"measuring: {name}", file=sys.stderr)
         for row in measurements[name](setting):
             if math.isnan(row.value):
                 continue
-            rows.append(row)
             tqdm.write(f"  {row.name}: {_format_number(row.value)} {row.unit}", file=sys.stderr)
+            yield row
         gc.collect()  # a model and its input pipeline refer to each other
-    return rows
 
 
 def interleaved_medians(

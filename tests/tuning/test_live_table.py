@@ -96,13 +96,14 @@ def test_final_trainings_of_an_earlier_selection_are_counted(out):
     assert SearchScreen(out, config)._count_finals(trials) == 9 * 2
 
 
-def test_pipe_gets_one_line_for_each_newly_finished_trial(out, capsys):
+def test_pipe_gets_a_line_for_each_start_and_each_end(out, capsys):
     screen = SearchScreen(out, CONFIG)
-    screen.print_finished_trials()
-    assert capsys.readouterr().out == ""
+    screen.print_changes()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "trial 3: num_embeddings=32 learning_rate=0.001: started"
     write_trial(out, dataclasses.replace(record("3", 32, 0.25)))
-    screen.print_finished_trials()
-    screen.print_finished_trials()
+    screen.print_changes()
+    screen.print_changes()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("trial 3: num_embeddings=32 learning_rate=0.001: score 0.2500. 4 of 5")
     assert "left" in line

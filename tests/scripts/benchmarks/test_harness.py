@@ -61,13 +61,13 @@ def test_candidates_take_turns_and_medians_are_returned():
 def test_unknown_measurement_is_refused_before_any_is_run(tmp_path):
     setting = Setting(archive=tmp_path, scripts=tmp_path, workspace=tmp_path)
     with pytest.raises(InputError, match="`only`.*'sed'"):
-        measure_all({"seed": lambda setting: pytest.fail("was run")}, setting, ["seed", "sed"])
+        list(measure_all({"seed": lambda _: pytest.fail("was run")}, setting, ["seed", "sed"]))
 
 
 def test_rows_that_cannot_be_measured_are_left_out(tmp_path):
     setting = Setting(archive=tmp_path, scripts=tmp_path, workspace=tmp_path)
     rows = [Row("time", "s", 1.0), Row("memory", "GB", math.nan)]
-    assert measure_all({"both": lambda setting: rows}, setting) == rows[:1]
+    assert list(measure_all({"both": lambda setting: rows}, setting)) == rows[:1]
 
 
 @pytest.mark.skipif(not PROCESS_STATUS.exists(), reason="memory is measured on Linux only")
