@@ -20,7 +20,7 @@ class CodePrior(tfp.distributions.Distribution):
 
         p(codes) = product over the codes, in scan order, of p(code | codes before it, position)
 
-    `sample` is the cached exact sampler, `log_prob` one forward pass. Guidance, temperature, top-k
+    `sample` is the cached exact sampler, `log_prob` a forward pass. Guidance, temperature, top-k
     and top-p change the distribution itself: `log_prob` returns the log-probability with which
     `sample` returns a grid.
 
@@ -131,28 +131,25 @@ class CodePrior(tfp.distributions.Distribution):
         uniform = tf.random.stateless_uniform(
             [count, *self.model.grid_shape], tfp.random.sanitize_seed(seed)
         )
-        # Batches of one size, so that memory does not grow with the number of samples.
-        batches = -(-count // BATCH_SIZE)
-        padding = batches * BATCH_SIZE - count
-
-        def batched(values):
-            values = tf.pad(values, [[0, padding]] + [[0, 0]] * (values.shape.rank - 1))
-            return tf.reshape(values, [batches, BATCH_SIZE, *values.shape[1:]])
-
         all_masked = tf.fill([BATCH_SIZE, *self.model.grid_shape], MASKED)
-        codes = tf.map_fn(
-            lambda batch: self._sampler.sample_grids(*batch, all_masked)[0],
-            (batched(position), batched(uniform)),
-            fn_output_signature=tf.int32,
-        )
-        codes = tf.reshape(codes, [-1, *self.model.grid_shape])[:count]
+
+        def sample(position, uniform):
+            return self._sampler.sample_grids(position, uniform, all_masked)[0]
+
+        codes = _map_batches(sample, BATCH_SIZE, tf.int32, position, uniform)
         return tf.reshape(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
 
     def _log_prob(self, codes):
         shape = tf.broadcast_dynamic_shape(tf.shape(codes)[:-2], self.batch_shape_tensor())
         grids = tf.broadcast_to(codes, tf.concat([shape, self.event_shape_tensor()], axis=0))
-        grids = tf.reshape(grids, [-1, *self.model.grid_shape])
-        position, codes = self._inputs(shape), grids
+        grids = tf.reshape(tf.cast(grids, tf.int32), [-1, *self.model.grid_shape])
+        size = tf.clip_by_value(tf.shape(grids)[0], 1, BATCH_SIZE)
+        log_prob = _map_batches(self._grid_log_prob, size, tf.float32, grids, self._inputs(shape))
+        return tf.reshape(log_prob, shape)
+
+    def _grid_log_prob(self, grids, position):
+        """Log-probabilities of grids (batch, r, c), each at its position: (batch,)."""
+        codes = grids
         is_guided = self._sampler.guidance != 1
         if is_guided:
             position, codes = append_unconditional(position), tf.concat([grids, grids], axis=0)
@@ -162,8 +159,7 @@ class CodePrior(tfp.distributions.Distribution):
         logits = tf.reshape(logits, [-1, self.model.num_embeddings])
         logits = filter_logits(logits, **self._sampler.limits)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(grids, [-1]), logits)
-        nats = tf.reduce_sum(tf.reshape(nats, [-1, self.model.scan_order.size]), axis=1)
-        return tf.reshape(-nats, shape)
+        return -tf.reduce_sum(tf.reshape(nats, [-1, self.model.scan_order.size]), axis=1)
 
     def _sample_control_dependencies(self, value):
         if not self.validate_args:
@@ -185,3 +181,18 @@ class CodePrior(tfp.distributions.Distribution):
             tf.debugging.assert_non_negative(self.position, message=message),
             tf.debugging.assert_less_equal(self.position, 1.0, message=message),
         ]
+
+
+def _map_batches(function, size, dtype, *values):
+    """Apply a function to batches of `size`, one in memory at a time; the last one is padded."""
+    count = tf.shape(values[0])[0]
+    batches = -(-count // size)
+
+    def batched(value):
+        padding = [[0, batches * size - count]] + [[0, 0]] * (value.shape.rank - 1)
+        return tf.reshape(tf.pad(value, padding), [batches, size, *value.shape[1:]])
+
+    results = tf.map_fn(
+        lambda batch: function(*batch), tuple(map(batched, values)), fn_output_signature=dtype
+    )
+    return tf.reshape(results, tf.concat([[batches * size], tf.shape(results)[2:]], 0))[:count]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from brainslices.data.batches import in_batches
 from brainslices.data.slices import Slices
 from brainslices.errors import InputError
 from brainslices.evaluation.bootstrap import named_interval
@@ -14,7 +15,6 @@ from brainslices.evaluation.lesions import LESIONS, Lesion, head_mask
 from brainslices.progress import track
 from brainslices.tables import format_interval, format_table
 from pixelcnn.scorer import Scorer
-from pixelcnn.surprise import in_batches
 
 __all__ = ["MEASURES", "measure_lesions", "summary"]
 

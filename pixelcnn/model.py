@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from brainslices.data.code_grids import check_codes
 from brainslices.distributed.collectives import replica_count
 from brainslices.runs.loading import load_model
 from brainslices.schema import CODEBOOK_SIZE, NATURAL, SHAPE, check_arguments
@@ -162,7 +163,11 @@ class PixelCNN(keras.Model):
 
         Returns:
             float32 tensor of shape (batch, r, c), in nats; its sum is the grid's log-probability.
+
+        Raises:
+            InputError: if an array holds anything but codes.
         """
+        check_codes(codes, self.num_embeddings)
         return -self.nats(codes, self({"codes": codes, "position": position}))
 
     def nats(self, codes: Tensor, logits: Tensor) -> Tensor:

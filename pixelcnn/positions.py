@@ -5,16 +5,15 @@ import logging
 import numpy as np
 
 from brainslices.compilation import compiled
+from brainslices.data.batches import in_batches
 from brainslices.data.slices import Slices
 from brainslices.progress import track
 from pixelcnn.sampling import BATCH_SIZE
 from pixelcnn.slice_prior import SlicePrior
-from pixelcnn.surprise import in_batches, stack_images
+from pixelcnn.surprise import stack_images
 
 __all__ = ["estimate_positions", "slice_positions"]
 
-# The most positions that are compared.
-MAX_CANDIDATES = 32
 logger = logging.getLogger(__name__)
 
 
@@ -56,16 +55,14 @@ def estimate_positions(
     """Estimate the slice positions of code grids by maximum likelihood, with unknown conditions.
 
     Args:
-        prior: the prior; at most `MAX_CANDIDATES` positions of its training slices are compared.
+        prior: the prior; its `candidate_positions` are compared.
         codes: int array of shape (n, r, c).
         batch_size: grids at a time.
 
     Returns:
         float32 array of shape (n,), in [0, 1].
     """
-    trained = np.unique(prior.provenance.train_positions)
-    chosen = np.linspace(0, len(trained) - 1, min(len(trained), MAX_CANDIDATES)).round().astype(int)
-    candidates = trained[chosen].astype("float32")
+    candidates = prior.provenance.candidate_positions.astype("float32")
     log_prob = compiled(prior.model.log_prob, prior.model)
     likelihoods = []
     for position in track(candidates, len(candidates), "estimating positions", "positions"):

@@ -8,12 +8,13 @@ from keras import ops
 from scipy.ndimage import gaussian_filter
 
 from brainslices.compilation import compiled
+from brainslices.data.batches import in_batches
 from brainslices.data.crop import CropBox
 from brainslices.types import Tensor
 from pixelcnn.logits import sample_from_logits
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import BATCH_SIZE, uniform_noise
-from pixelcnn.surprise import in_batches, stack_images
+from pixelcnn.surprise import stack_images
 
 __all__ = ["Prediction"]
 

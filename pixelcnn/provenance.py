@@ -11,6 +11,9 @@ from brainslices.types import PathLike
 
 __all__ = ["Provenance", "load_provenance"]
 
+# Positions in millimetres differ between subjects: each slice may have one of its own.
+MAX_CANDIDATES = 32
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -32,6 +35,16 @@ class Provenance:
     def positions(self) -> tuple[float, float]:
         """Lowest and highest position of the training slices."""
         return float(self.train_positions[0]), float(self.train_positions[-1])
+
+    @property
+    def candidate_positions(self) -> np.ndarray:
+        """Positions among which that of an image is estimated: at most 32 of the training slices.
+
+        Spread evenly over their order.
+        """
+        trained = np.unique(self.train_positions)
+        count = min(len(trained), MAX_CANDIDATES)
+        return trained[np.linspace(0, len(trained) - 1, count).round().astype(int)]
 
 
 def load_provenance(

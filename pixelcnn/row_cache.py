@@ -74,7 +74,7 @@ class RowCache:
 
     def __init__(self, model: PixelCNN, position: Tensor):
         self.model, self.batch = model, position.shape[0]
-        self.rows, self.cols = model.scan_shape
+        self.cols = model.scan_shape[1]
         self.channels, self.dtype = model.config.channels, model.compute_dtype
         self.condition = model.condition(position)
         first, blocks = model.first_horizontal, model.blocks

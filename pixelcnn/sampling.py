@@ -143,10 +143,19 @@ class Sampler:
             What a call returns; codes that are not sampled yet are `MASKED`.
 
         Raises:
-            InputError: if `observed` holds invalid codes.
+            InputError: if `observed` holds invalid codes, a grid has another shape, or a position
+                is not finite.
         """
         if observed is None:
             observed = np.full(np.shape(uniform), MASKED)
+        expected = (len(position), *self.model.grid_shape)
+        for name, grids in (("uniform", uniform), ("observed", observed)):
+            if np.shape(grids) != expected:
+                raise InputError(
+                    f"`{name}` must have shape {expected}. Received: shape {np.shape(grids)}."
+                )
+        if not np.isfinite(position).all():
+            raise InputError(f"`position` must be finite. Received: {position}.")
         low, high = np.min(observed), np.max(observed)
         if low < MASKED or high >= self.model.num_embeddings:
             raise InputError(

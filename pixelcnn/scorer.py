@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from brainslices.data.batches import in_batches
 from brainslices.data.code_grids import CodeGrids
 from brainslices.data.crop import CropBox
 from brainslices.data.subject_table import SubjectTable
@@ -16,7 +17,7 @@ from pixelcnn.prediction import Prediction
 from pixelcnn.restoration import MASKED_QUANTILE, restoration_map, restore
 from pixelcnn.sampling import BATCH_SIZE, MASKED, Sampler
 from pixelcnn.slice_prior import SlicePrior
-from pixelcnn.surprise import Surprise, in_batches, spread_over_pixels, stack_images
+from pixelcnn.surprise import Surprise, spread_over_pixels, stack_images
 
 __all__ = ["Scored", "Scorer"]
 

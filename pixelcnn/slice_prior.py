@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
+from brainslices.data.batches import in_batches
+from brainslices.data.images import check_intensities
 from brainslices.errors import InputError
 from brainslices.resources import check_needed
-from brainslices.runs.loading import load_model
+from brainslices.runs.loading import load_model, with_policy
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
 from pixelcnn.conditions import expand_request, parse_request
@@ -54,7 +57,9 @@ class SlicePrior:
         Args:
             run: the run folder of `train_pixelcnn.py`.
             decoder: the VQ-VAE whose codes the prior models: a loaded model, or its run folder if
-                that was moved. None loads it from the run folder that the prior's run names.
+                that was moved. None loads it from the run folder that the prior's run names. A
+                model of another precision is copied: it is used in float32, since half-precision
+                codes would depend on the device and the batch.
 
         Raises:
             InputError: if one of the runs cannot be used, or the decoder comes from another run
@@ -64,10 +69,11 @@ class SlicePrior:
         model = PixelCNN.from_run(run)
         if decoder is None or isinstance(decoder, str | os.PathLike):
             provenance = load_provenance(run, vqvae=decoder)
-            # In float32: half-precision codes would depend on the device and the batch.
             decoder = load_model(provenance.run, "vqvae", "float32")
         else:
             provenance = load_provenance(run, decoder=decoder)
+            if isinstance(decoder, keras.Model):
+                decoder = with_policy(decoder, "float32")
         return cls(model, decoder, provenance)
 
     def sample(
@@ -87,7 +93,7 @@ class SlicePrior:
                 take in turn; None spreads the slices evenly over the trained range.
             temperature: divides the logits of the prior.
             seed: a sample depends on the seed, its index, its position and the conditions only.
-            conditions: name -> value, of any subset of the prior's conditions, such as
+            conditions: name -> one value, of any subset of the prior's conditions, such as
                 `{"age": 80, "sex": "F"}`; the others are unknown.
             **options: `top_k`, `top_p`, `guidance` and `batch_size` of `SamplingConfig`.
 
@@ -97,6 +103,7 @@ class SlicePrior:
         Raises:
             InputError: if an argument is out of its range.
         """
+        self.model.encode_conditions(conditions)  # refuses several values of one
         options |= {"temperature": temperature, "seed": seed, "condition": _as_texts(conditions)}
         sampling = SamplingConfig(count, _as_tuple(position), **options)
         return _images(self.samples(sampling))
@@ -137,7 +144,7 @@ class SlicePrior:
         conditions: Mapping[str, object] | None = None,
         **options: Any,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Sample one batch of code grids, and yield it after every few rows of the scan.
+        """Sample one batch of code grids, lazily, with a result after every few rows of the scan.
 
         Args:
             count: number of grids; more than `batch_size` compile a sampler of their own size.
@@ -148,14 +155,16 @@ class SlicePrior:
             conditions: as for `sample`, one value each.
             **options: `temperature`, `seed` and the options of `sample`.
 
-        Yields:
-            What `Sampler.partial_grids` yields, and `positions`, float32 of shape (count,).
+        Returns:
+            Iterator over what `Sampler.partial_grids` yields, and `positions`, float32 of shape
+            (count,).
 
         Raises:
             InputError: as `sample`.
         """
         options["condition"] = _as_texts(conditions)
         sampling = SamplingConfig(count, _as_tuple(position), **options)
+        self._check_memory(sampling, count)
         trained = self.provenance.positions
         positions = spread_positions(count, trained, sampling.position)
         # Padded to the size that is compiled.
@@ -163,8 +172,11 @@ class SlicePrior:
         noise_indices = [0] * len(padded) if shared_noise else padded.tolist()
         noise = uniform_noise(sampling.seed, noise_indices, self.model.grid_shape)
         inputs = self.model.with_conditions(positions[padded], conditions)
-        for grids in self._get_sampler(sampling).partial_grids(inputs, noise, rows=rows):
-            yield {"positions": positions} | {name: grids[name][:count] for name in grids}
+        results = self._get_sampler(sampling).partial_grids(inputs, noise, rows=rows)
+        return (
+            {"positions": positions} | {name: grids[name][:count] for name in grids}
+            for grids in results
+        )
 
     def inpaint(
         self,
@@ -226,7 +238,7 @@ class SlicePrior:
         task, sampler = self.decoder.inpainting(image, hidden), self._get_sampler(sampling)
         observed, noise = task.observed_codes(MASKED), (sampling.seed, sampling.batch_size)
         conditions = parse_request(sampling.condition)
-        candidates = self.model.with_conditions(self.provenance.train_positions, conditions)
+        candidates = self.model.with_conditions(self.provenance.candidate_positions, conditions)
         position = sampling.position or (
             most_likely_position(sampler, observed, candidates, *noise),
         )
@@ -263,13 +275,11 @@ class SlicePrior:
         _check_decoder(self.decoder, "encode_to_codes")
         images, positions = _check_slices(images, position)
         positions = self.model.with_conditions(positions, conditions)
-        starts = range(0, len(images), BATCH_SIZE)
-        batches = [slice(start, start + BATCH_SIZE) for start in starts]
-        return np.concatenate([self._log_prob(images[rows], positions[rows]) for rows in batches])
 
-    def _log_prob(self, images, positions):
-        codes = self.decoder.encode_to_codes(images)
-        return np.asarray(self.model.log_prob(codes, positions)).sum(axis=(1, 2))
+        def log_prob(images, positions):
+            return self.model.log_prob(self.decoder.encode_to_codes(images), positions)
+
+        return in_batches(log_prob, BATCH_SIZE, None, images, positions).sum(axis=(1, 2))
 
     def _get_sampler(self, sampling):
         """Return the sampler of some options; it shares what the last one has compiled."""
@@ -319,11 +329,7 @@ def _check_slices(images, position):
             "`images` must have shape (n, rows, cols, 1) with n at least 1. "
             f"Received: images.shape={images.shape}."
         )
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(
-            "`images` must be in [0, 1]; divide 8-bit images by 255. "
-            f"Received: values from {images.min():g} to {images.max():g}."
-        )
+    check_intensities("images", images)
     if positions.shape not in ((), (len(images),)):
         raise InputError(
             "`position` must be one number, or one for each image. "

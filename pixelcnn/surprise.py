@@ -1,6 +1,6 @@
 """Surprise: cost of codes under a prior, relative to validation codes of the same grid cell."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -8,17 +8,15 @@ from scipy.stats import percentileofscore
 from skimage.transform import resize
 
 from brainslices.compilation import compiled
-from brainslices.data.batches import padded_batches
+from brainslices.data.batches import in_batches
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
-from brainslices.progress import bar
 from pixelcnn.model import PixelCNN
 from pixelcnn.sampling import BATCH_SIZE
 
 __all__ = [
     "MIN_NEIGHBOURS",
     "Surprise",
-    "in_batches",
     "nearest_positions",
     "spread_over_pixels",
     "stack_images",
@@ -58,8 +56,7 @@ class Surprise:
             raise InputError("`codes` must hold at least one validation slice. Received: none.")
         self.model, self.batch_size = model, batch_size
         self._log_prob = compiled(model.log_prob, model)
-        self.codes, self.subjects = np.asarray(codes, "int32"), np.asarray(subjects)
-        self.positions = np.asarray(positions, "float32")
+        self.positions, self.subjects = np.asarray(positions, "float32"), np.asarray(subjects)
         self.reference_nats = self.nats(codes, positions, "validation slices")
 
     def nats(
@@ -158,29 +155,6 @@ def spread_over_pixels(
     shape = (len(values), crop.rows, crop.cols)
     maps = resize(values.astype("float32"), shape, order=1, mode="edge", anti_aliasing=False)
     return crop.paste(maps.astype("float32"), image_shape)
-
-
-def in_batches(
-    function: Callable, batch_size: int, description: str | None, *arrays: np.ndarray
-) -> np.ndarray:
-    """Apply a function to batches of one size, the last one padded, with a progress bar.
-
-    Args:
-        function: batches of `arrays` -> array or tensor with an entry for each entry of a batch.
-        batch_size: entries at a time.
-        description: label of the progress bar; None shows none.
-        *arrays: equally long.
-
-    Returns:
-        The results of all entries.
-    """
-    count, results = len(arrays[0]), []
-    batches = padded_batches(count, min(batch_size, count))
-    with bar(count, description or "", "slices", silent=description is None) as progress:
-        for rows, size in batches:
-            results.append(np.asarray(function(*(array[rows] for array in arrays)))[:size])
-            progress.update(size)
-    return np.concatenate(results)
 
 
 def stack_images(images: Sequence[np.ndarray] | np.ndarray, rows: np.ndarray) -> np.ndarray:

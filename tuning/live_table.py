@@ -1,4 +1,4 @@
-"""Progress of a search: a live table on a terminal, a line for each start and end of a trial when piped."""
+"""Progress of a search: a live table on a terminal; when piped, lines as trials start and end."""
 
 import contextlib
 import sys

@@ -101,9 +101,12 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     config, (model, training) = _own_length(config, values), trial_config(config, values)
     samples = len(SliceArchive.open(data).indices("train"))
-    training = _shorten(training, config, config.epochs, samples)
     if "tuner/epochs" in values:
+        # Hyperband continues trials of one epoch, so all lengths have the warm-up of these.
+        training = _shorten(training, config, 1, samples)
         training = dataclasses.replace(training, epochs=values["tuner/epochs"])
+    else:
+        training = _shorten(training, config, config.epochs, samples)
     with FileLock(folder / ".lock"):  # another worker may run the same configuration
         vqvae_metrics = vqvae.training.train(data, folder / "vqvae", model, training)
         # A trial's prior is too short to overfit; a final one has the full training's variants.
@@ -147,7 +150,7 @@ def _score(metrics, config):
 
 def _shorten(training, config, epochs, samples):
     """A preset's training with the length, the seed and the precision of a trial."""
-    steps = epochs * math.ceil(samples / training.batch_size)
+    steps = epochs * max(1, samples // training.batch_size)
     warmup_steps = min(training.warmup_steps, int(MAX_WARMUP * steps))
     options = {"seed": config.seed, "precision": config.precision}
     return dataclasses.replace(training, epochs=epochs, warmup_steps=warmup_steps, **options)
@@ -203,7 +206,7 @@ def describe_search(
         archive.indices(split)
     hp = declare(load_space(config.space), config.fix)
     model, training = trial_config(config)
-    built = vqvae.training.build_model(archive, archive.indices("train")[:1], model, config.seed)
+    built = vqvae.training.build_model(archive, archive.indices("train"), model, config.seed)
     PixelCNN(built.code_grid_shape, model.num_embeddings, **dataclasses.asdict(PRIOR)).build()
     for batch_size in (training.batch_size, PRIOR_TRAINING.batch_size):
         check_batch_divides(batch_size, devices or count_devices())

@@ -60,7 +60,7 @@ class CodeSearch:
         self.model, self.encoding, rate_weight = model, encoding, encoding.rate_weight
         self.loss_per_nat = rate_weight / math.log(2) / math.prod(model.image_shape)
         count = CANDIDATES_WITH_RATE if rate_weight else CANDIDATES
-        self.count = min(count, model.config.num_embeddings) if encoding.sweeps else 1
+        self.count = min(count, model.config.num_embeddings)
         sides = zip(model.code_grid_shape, model.crop[2:], strict=True)
         self._weights = [_overlaps(cells, pixels) for cells, pixels in sides]
         self._losses = compiled(self._compute_losses, model)
@@ -71,16 +71,18 @@ class CodeSearch:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Encode a batch of images."""
         images = np.asarray(images, "float32")
-        scores = self.model.quantizer.scores(latents)
-        candidates = np.asarray(ops.top_k(scores, self.count)[1], "int32")
-        codes = candidates[..., 0]
         if self.encoding.sweeps:
-            codes = self._search(images, codes, candidates, rows)
+            codes = self._search(images, latents, rows)
+        else:
+            codes = np.asarray(self.model.quantizer.to_codes(latents))
         entropy_model = self.encoding.entropy_model
         return codes, entropy_model and entropy_model(codes, codes[..., None], rows)[..., 0]
 
-    def _search(self, images, codes, candidates, rows):
-        """Return the best codes of all sweeps, and of those that it starts at."""
+    def _search(self, images, latents, rows):
+        """Return the best codes of all sweeps, and of the nearest ones, at which it starts."""
+        scores = self.model.quantizer.scores(latents)
+        candidates = np.asarray(ops.top_k(scores, self.count)[1], "int32")
+        codes = candidates[..., 0]
         costs = self._compute_costs(codes, candidates, rows)
         losses, distortion = self._losses(images, codes)
         best, lowest = codes, np.asarray(distortion) + _total(costs, candidates, codes)

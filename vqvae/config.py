@@ -55,6 +55,7 @@ class VQVAEConfig:
     crop."""
 
     def __post_init__(self):
+        object.__setattr__(self, "channels", tuple(self.channels))  # a list in JSON
         not_negative, finite = "at least 0", "a finite number, at least 0"
         checks = (
             ("magnification", lambda value: 0.25 <= value <= 4, "from 0.25 to 4"),

@@ -6,9 +6,9 @@ import math
 import os
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from brainslices.compilation import compiled
 from brainslices.data.archive import SPLITS, SliceArchive
 from brainslices.data.batches import padded_batches
 from brainslices.data.code_grids import CodeGrids, SplitCodes, entropy, nats_by_position
@@ -179,7 +179,7 @@ def _encode(run, archive, variants, batch_size):
     """Encode every split and the variants; the caller holds the run's lock."""
     # In half precision the codes would depend on the device and on the batch size.
     model = VQVAE.from_run(run, "float32")
-    encoder = _Encoder(model)
+    encoder, max_shift = compiled(model.encode_to_codes, model), _max_shift(model)
     rows = {name: archive.indices(name) for name in SPLITS if archive.counts[name]["slices"]}
     train_codes = len(rows["train"]) * math.prod(model.code_grid_shape)
     check_needed(f"variants={variants}", memory=2 * train_codes * variants)
@@ -188,9 +188,11 @@ def _encode(run, archive, variants, batch_size):
 
         def encode(split, variant=0):
             codes = []
-            for batch in _encode_batches(encoder, archive, rows[split], variant, batch_size):
-                codes.append(batch)
-                progress.update(len(batch))
+            for images, size in _augmented_batches(
+                archive, rows[split], batch_size, variant, max_shift
+            ):
+                codes.append(np.asarray(encoder(images))[:size].astype("uint16"))
+                progress.update(size)
             return np.concatenate(codes)
 
         splits = {name: _split_codes(archive, rows[name], encode(name)) for name in rows}
@@ -203,30 +205,18 @@ def _encode(run, archive, variants, batch_size):
         num_embeddings=model.config.num_embeddings,
         grid_shape=model.code_grid_shape,
         image_shape=archive.image_shape,
-        vqvae_hash=file_hash(run.model_path),
+        vqvae_hash=model.file_hash,
         vqvae_run=str(run.path.resolve()),
         archive_hash=archive.content_hash,
     )
 
 
-class _Encoder(keras.Model):
-    """The path from images to codes as a model, so that `predict_on_batch` compiles it."""
-
-    def __init__(self, vqvae):
-        super().__init__(name="code_encoder")
-        self.vqvae = vqvae
-
-    def call(self, images):
-        return self.vqvae.encode_to_codes(images)
-
-
-def _encode_batches(encoder, archive, rows, variant, batch_size):
-    """Yield the codes, uint16 of shape (batch, r, c), of a variant of the slices in `rows`."""
+def _augmented_batches(archive, rows, batch_size, variant, max_shift):
+    """Yield batches of a variant of the slices in `rows`, and how many are not padding."""
     batch_size = min(batch_size, len(archive.index))  # the same for all splits
-    max_shift = _max_shift(encoder.vqvae)
     for indices, size in padded_batches(len(rows), batch_size):
-        images = augment(archive.load(rows[indices]), variant, rows[indices], max_shift)
-        yield encoder.predict_on_batch(images)[:size].astype("uint16")
+        images = archive.load(rows[indices])
+        yield augment(images, variant, rows[indices], max_shift), size
 
 
 def _max_shift(model):

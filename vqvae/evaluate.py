@@ -7,7 +7,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from brainslices.compilation import compiled
 from brainslices.data.batches import padded_batches
+from brainslices.data.code_grids import entropy
 from brainslices.data.crop import CropBox
 from brainslices.data.images import to_uint8
 from brainslices.data.slices import Slices
@@ -25,7 +27,7 @@ from brainslices.evaluation.reports import write_slice_scores
 from brainslices.progress import bar
 from brainslices.runs.atomic import atomic_folder, check_output_dir
 from brainslices.runs.json_files import write_json
-from brainslices.runs.provenance import file_hash
+from brainslices.runs.loading import with_policy
 from brainslices.runs.run import Run
 from brainslices.types import PathLike
 from brainslices.visualization.examples import write_examples
@@ -35,7 +37,6 @@ from brainslices.visualization.figures import (
     reconstruction_figure,
 )
 from vqvae.code_search import CodeSearch
-from vqvae.codebook_metrics import CodebookPerplexity, CodebookUsage
 from vqvae.config import Encoding
 from vqvae.model import VQVAE
 
@@ -87,7 +88,7 @@ def reconstruct(
     _check_entropy_model(encoding.entropy_model, model, len(slices))
     slices.check_shape(model.image_shape, run.path)
     with atomic_folder(out) as folder:
-        images, encode = folder / "pictures" if pictures else None, _encoder(run, model, encoding)
+        images, encode = folder / "pictures" if pictures else None, _encoder(model, encoding)
         coded = _reconstruct_and_score(encode, slices, batch_size, images)
         metrics = _write_reconstruction(folder, run, model, slices, *coded)
         metrics |= _encoding_metadata(encoding)
@@ -128,7 +129,8 @@ def _write_reconstruction(folder, run, model, slices, codes, nats, scores):
     metrics["bits_per_pixel_raw"] = model.bits_per_pixel_raw
     if nats is not None:
         metrics |= _rates(nats, slices.subjects, model.image_shape)
-    metrics |= _codebook_scores(codes, model.config.num_embeddings)
+    metrics["codebook_usage"] = float(np.mean(counts > 0))
+    metrics["perplexity"] = math.exp(entropy(codes, model.config.num_embeddings))
     return metrics | _metadata(slices, model, run)
 
 
@@ -157,7 +159,7 @@ def _metadata(slices, model, run):
         "split": slices.split,
         "archive_hash": slices.archive_hash,
         "training_archive_hash": run.open_config("vqvae")["archive_hash"],
-        "model_hash": file_hash(run.model_path),
+        "model_hash": model.file_hash,
         "num_embeddings": model.config.num_embeddings,
     }
 
@@ -194,23 +196,17 @@ def _reconstruct_and_score(
     return np.concatenate(codes), np.concatenate(nats) if nats else None, all_scores
 
 
-def _encoder(run, model, encoding):
+def _encoder(model, encoding):
     """Return a function from images and their rows to codes, their nats or None, and images."""
-    if not (encoding.sweeps or encoding.entropy_model):
-
-        def encode_nearest(originals, _):
-            outputs = model.predict_on_batch(originals[..., np.newaxis])
-            return outputs["codes"], None, outputs["reconstruction"]
-
-        return encode_nearest
     search = CodeSearch(model, encoding)
     # In float32, as the code grids of a prior: half-precision codes depend on the batch size.
-    encode_exactly = VQVAE.from_run(run, "float32").encode
+    exact = with_policy(model, "float32")
+    encode_exactly, decode = compiled(exact.encode, exact), compiled(model.decode_codes, model)
 
     def encode(originals, rows):
         images = originals[..., np.newaxis]
         codes, nats = search(images, encode_exactly(images), rows)
-        return codes, nats, np.asarray(model.decode_codes(codes))
+        return codes, nats, np.asarray(decode(codes))
 
     return encode
 
@@ -240,13 +236,3 @@ def _figure_rows(model, slices, codes, scores):
             ssim=scores["ssim"][row],
             ssim_foreground=scores["ssim_foreground"][row],
         )
-
-
-def _codebook_scores(codes: np.ndarray, num_embeddings: int) -> dict[str, float]:
-    metrics = {
-        "codebook_usage": CodebookUsage(num_embeddings),
-        "perplexity": CodebookPerplexity(num_embeddings),
-    }
-    for metric in metrics.values():
-        metric.update_state(codes)
-    return {name: float(metric.result()) for name, metric in metrics.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brainslices.data.crop import CropBox
+from brainslices.data.images import check_intensities
 from brainslices.errors import InputError
 from brainslices.types import Tensor
 
@@ -35,7 +36,8 @@ class Inpainting:
         mask: bool array of shape (rows, cols), true where hidden.
 
     Raises:
-        InputError: if the image has another size, or the hidden part is empty or not inside it.
+        InputError: if the image has another size or range, or the hidden part is empty or not
+            inside it.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Inpainting:
                 f"`hidden` must be a non-empty part of the image of {rows} x {cols} pixels. "
                 f"Received: hidden={self.hidden} (top, left, rows, cols)."
             )
+        if image.dtype != np.uint8:
+            check_intensities("image", image)
         full_scale = 255 if image.dtype == np.uint8 else 1
         self.model = model
         self.image = image.reshape(rows, cols).astype("float32") / full_scale

@@ -8,7 +8,9 @@ import numpy as np
 from keras import ops
 
 from brainslices.data.archive import FOREGROUND_THRESHOLD
+from brainslices.data.code_grids import check_codes
 from brainslices.data.crop import CropBox
+from brainslices.data.images import check_intensities
 from brainslices.distributed.collectives import replica_count
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import bits_per_pixel_raw
@@ -24,8 +26,6 @@ from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
 
 __all__ = ["VQVAE"]
 
-# Rounding of a resampled image.
-RANGE_TOLERANCE = 1e-3
 ARGUMENTS = {
     "image_shape": SHAPE,
     "crop": Rule(
@@ -113,7 +113,7 @@ class VQVAE(keras.Model):
         arguments = {"image_shape": image_shape, "crop": crop, "mean": mean, "std": std}
         check_arguments(ARGUMENTS, **arguments, seed=seed)
         super().__init__(name=name, dtype=dtype)
-        self.config = VQVAEConfig(**{**config, "channels": tuple(config["channels"])})
+        self.config = VQVAEConfig(**config)
         rows, cols = image_shape  # a saved model has lists
         self.image_shape, self.crop = (rows, cols), tuple(crop)
         self.mean, self.std, self.seed = mean, std, seed
@@ -208,9 +208,10 @@ class VQVAE(keras.Model):
         """Decode integer codes (batch, r, c) to images (batch, rows, cols, 1).
 
         Raises:
-            InputError: if `codes` has another shape.
+            InputError: if `codes` has another shape, or an array holds anything but codes.
         """
         _check_shape("codes", codes, self.code_grid_shape)
+        check_codes(codes, self.config.num_embeddings)
         return self.decode(self.quantizer.lookup(codes))
 
     def decode_expected(self, probabilities: Tensor) -> Tensor:
@@ -236,9 +237,11 @@ class VQVAE(keras.Model):
             float32 array of shape (n, rows, cols, 1), in [0, 1].
 
         Raises:
-            InputError: as `encode`.
+            InputError: as `encode`, or if the batch size is under 1.
         """
         self._check_images(images)
+        if batch_size < 1:
+            raise InputError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}.")
         reconstructions = np.empty(images.shape, "float32")
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
@@ -269,13 +272,8 @@ class VQVAE(keras.Model):
                 f"Received: images.dtype={dtype}."
             )
         # Arrays of a user; a tensor of a compiled step has no values yet.
-        if isinstance(images, np.ndarray) and images.size:
-            low, high = float(images.min()), float(images.max())
-            if not -RANGE_TOLERANCE <= low <= high <= 1 + RANGE_TOLERANCE:
-                raise InputError(
-                    "`images` must be in [0, 1]; divide 8-bit grey levels by 255. "
-                    f"Received: images from {low:g} to {high:g}."
-                )
+        if isinstance(images, np.ndarray):
+            check_intensities("images", images)
 
     @classmethod
     def from_run(cls, run: PathLike, dtype: str | None = None) -> "VQVAE":

@@ -108,7 +108,9 @@ def rotate_to(latents: Tensor, quantized: Tensor) -> Tensor:
 
 
 def _to_unit_norm(vectors):
-    return vectors / (ops.norm(vectors, axis=-1, keepdims=True) + EPSILON)
+    # Within the root: the gradient of a norm at zero is NaN.
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(squares + EPSILON**2)
 
 
 @keras.saving.register_keras_serializable(package="vqvae")
@@ -223,7 +225,8 @@ class VectorQuantizer(keras.layers.Layer):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the float32 code vectors (batch, ..., embedding_dim) of codes (batch, ...)."""
-        return ops.take(self.codebook, codes, axis=0)
+        # TensorFlow cannot take by uint16, the type of stored codes.
+        return ops.take(self.codebook, ops.cast(codes, "int32"), axis=0)
 
     def initialize_codebook(self, latents: np.ndarray) -> None:
         """Set the codes to the k-means centres of latents.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from brainslices.data.archive import SliceArchive
 from brainslices.data.batches import SliceBatches
 from brainslices.data.slices import open_slices
 from brainslices.distributed.collectives import run_on_all, run_on_primary
-from brainslices.errors import CorruptFileError
+from brainslices.errors import CorruptFileError, InputError
 from brainslices.evaluation.image_metrics import mean_image, score_slices, summarize
 from brainslices.runs.atomic import atomic_path
 from brainslices.runs.run import Run
@@ -100,6 +101,9 @@ def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, se
             model stores.
         config: the model.
         seed: initialises the codebook.
+
+    Raises:
+        InputError: if the training slices are constant.
     """
     mean, std = _statistics(archive, rows)
     crop = dataclasses.astuple(archive.crop)
@@ -111,15 +115,18 @@ def build_model(archive: SliceArchive, rows: np.ndarray, config: VQVAEConfig, se
 
 def _statistics(archive, rows):
     """Mean and standard deviation of the cropped slices' intensities, in [0, 1]."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, 0, 0  # of grey levels, exact
     for start in range(0, len(rows), STATISTICS_CHUNK):
         crops = archive.crop.cut(archive.images[rows[start : start + STATISTICS_CHUNK]])
-        crops = crops.astype("float64") / 255
         count += crops.size
-        total += crops.sum()
-        squares += np.square(crops).sum()
-    mean = total / count
-    return float(mean), float(np.sqrt(squares / count - mean**2))
+        total += int(crops.sum(dtype="int64"))
+        squares += int(np.square(crops, dtype="int64").sum())
+    if count * squares == total**2:
+        raise InputError(
+            f"The training slices of {archive.path} must differ from a constant. Received: grey "
+            f"level {total // count} at every pixel of the crop."
+        )
+    return total / count / 255, math.sqrt(count * squares - total**2) / count / 255
 
 
 def _initialize_codebook(model, batches):

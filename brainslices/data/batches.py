@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -10,8 +10,9 @@ import numpy as np
 
 from brainslices.data.archive import SliceArchive
 from brainslices.errors import InputError
+from brainslices.progress import bar
 
-__all__ = ["Batches", "SliceBatches", "largest_even_count", "padded_batches"]
+__all__ = ["Batches", "SliceBatches", "in_batches", "largest_even_count", "padded_batches"]
 
 
 def largest_even_count(count: int, devices: int) -> int:
@@ -43,13 +44,44 @@ def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, in
         Indices of the items of a batch, int array of shape (batch_size,), and how many of them are
         not padding.
 
+    Raises:
+        InputError: if there are no items, or the size is under 1.
+
     Example:
         >>> [(indices.tolist(), size) for indices, size in padded_batches(4, 3)]
         [([0, 1, 2], 3), ([3, 3, 3], 1)]
     """
+    for name, value in (("count", count), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"`{name}` must be at least 1. Received: {name}={value}.")
     for start in range(0, count, batch_size):
         indices = np.arange(start, start + batch_size)
         yield np.minimum(indices, count - 1), min(batch_size, count - start)
+
+
+def in_batches(
+    function: Callable, batch_size: int, description: str | None, *arrays: np.ndarray
+) -> np.ndarray:
+    """Apply a function to batches of one size, the last one padded, with a progress bar.
+
+    Args:
+        function: batches of `arrays` -> array or tensor with an entry for each entry of a batch.
+        batch_size: entries at a time.
+        description: label of the progress bar; None shows none.
+        *arrays: equally long.
+
+    Returns:
+        The results of all entries.
+
+    Raises:
+        InputError: as `padded_batches`.
+    """
+    count, results = len(arrays[0]), []
+    with bar(count, description or "", "slices", silent=description is None) as progress:
+        for rows, size in padded_batches(count, min(batch_size, count)):
+            results.append(np.asarray(function(*(array[rows] for array in arrays)))[:size])
+            progress.update(size)
+    return np.concatenate(results)
 
 
 class Batches(keras.utils.PyDataset, abc.ABC):
@@ -120,7 +152,7 @@ class Batches(keras.utils.PyDataset, abc.ABC):
             rng: generator of this step.
 
         Returns:
-            Array of shape (count,), for `load`.
+            Array with an entry for each item, for `load`.
         """
 
     @abc.abstractmethod

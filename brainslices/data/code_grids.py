@@ -6,6 +6,7 @@ was trained on, and the hashes of the model and of the archive.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from brainslices.runs.atomic import atomic_path
 from brainslices.schema import CODEBOOK_SIZE, SHAPE, STRING, check_fields
 from brainslices.types import PathLike
 
-__all__ = ["CodeGrids", "SplitCodes", "entropy", "nats_by_position"]
+__all__ = ["CodeGrids", "SplitCodes", "check_codes", "entropy", "nats_by_position"]
 
 FORMAT_VERSION = 1
 # Of 16 to 512, 64 and 128 make OASIS validation codes cheapest, with 32 to 5,216 training grids.
@@ -164,6 +165,25 @@ def _check_consistent(grids: CodeGrids) -> None:
                 raise ValueError(f"`{name}_{key}` has the wrong type. Received: {dtype}")
         if not ((split.positions >= 0) & (split.positions <= 1)).all():
             raise ValueError(f"`{name}_positions` must be in [0, 1]")
+
+
+def check_codes(codes: Any, num_embeddings: int) -> None:
+    """Check the codes of an array; a tensor of a compiled function has no values yet.
+
+    Args:
+        codes: an array or a tensor of any shape.
+        num_embeddings: number of codes in the codebook.
+
+    Raises:
+        InputError: if an array holds anything but integers from 0 to num_embeddings - 1.
+    """
+    if not isinstance(codes, np.ndarray) or not codes.size:
+        return
+    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= num_embeddings:
+        raise InputError(
+            f"`codes` must be integers from 0 to {num_embeddings - 1}, without masked codes. "
+            f"Received: {codes.dtype} from {codes.min()} to {codes.max()}."
+        )
 
 
 def entropy(codes: np.ndarray, num_embeddings: int) -> float:

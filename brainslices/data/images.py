@@ -10,11 +10,30 @@ from brainslices.errors import InputError
 from brainslices.reading import reading
 from brainslices.types import PathLike
 
-__all__ = ["fit_image", "read_image", "to_uint8"]
+__all__ = ["check_intensities", "fit_image", "read_image", "to_uint8"]
 
 # Share of the pixels in the upper half of a window that may reach its upper end: bone in a window
 # of the brain may, a whole head not.
 MAX_SATURATED = 0.9
+# Of intensities in [0, 1]: the rounding of a resampled image.
+TOLERANCE = 1e-3
+
+
+def check_intensities(name: str, images: np.ndarray) -> None:
+    """Check that images are in [0, 1], up to rounding.
+
+    Args:
+        name: the argument, for the message.
+        images: float array of any shape.
+
+    Raises:
+        InputError: if one is not, or NaN.
+    """
+    if images.size and not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):
+        raise InputError(
+            f"`{name}` must be in [0, 1]; divide 8-bit grey levels by 255. "
+            f"Received: values from {images.min():g} to {images.max():g}."
+        )
 
 
 def read_image(path: PathLike, window: tuple[float, float] | None = None) -> np.ndarray:

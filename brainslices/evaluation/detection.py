@@ -30,7 +30,9 @@ def _subject_interval(statistic: Callable[[np.ndarray], np.ndarray], subjects: i
 
     def of_drawn(drawn, axis):
         del axis  # the last
-        counts = (drawn[..., None] == numbers).sum(axis=-2).reshape(-1, subjects)
+        rows = drawn.reshape(-1, subjects)
+        rows = rows + subjects * np.arange(len(rows))[:, None]
+        counts = np.bincount(rows.ravel(), minlength=rows.size).reshape(rows.shape)
         with np.errstate(invalid="ignore"):  # NaN where a resample has no lesion
             return statistic(counts.astype("float64")).reshape(drawn.shape[:-1])
 

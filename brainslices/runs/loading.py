@@ -17,7 +17,7 @@ from brainslices.runs.provenance import file_hash
 from brainslices.runs.run import REPAIR, Run
 from brainslices.types import PathLike
 
-__all__ = ["copy_model", "load_model"]
+__all__ = ["copy_model", "load_model", "with_policy"]
 
 
 def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
@@ -33,11 +33,16 @@ def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
         The model, a `keras.Model` whose attribute `config` is its configuration dataclass.
 
     Raises:
-        InputError: if the run has another kind or format, or its model is missing or corrupt.
+        InputError: if the run has another kind or format, its model is missing or corrupt, or
+            `dtype` is no dtype policy of Keras.
     """
+    if dtype is not None:
+        _check_policy(dtype)
     run = Run(run)
     values, path = run.open_config(kind)["model"], run.trained_model_path()
     importlib.import_module(f"{kind}.model")
+    # Before it is read: a training may replace the file at any time.
+    model_hash = file_hash(path)
     with reading(path, f"{kind} model of this version", REPAIR):
         # Before anything is built: a corrupt configuration may describe a network of any size.
         config_type, stored = _read_config(path, kind)
@@ -49,11 +54,31 @@ def load_model(run: PathLike, kind: str, dtype: str | None = None) -> Any:
         model = keras.saving.load_model(path, compile=False)
         if not model.built:
             raise ValueError("it lacks the shapes of its weights")
-        if dtype and dtype != model.dtype_policy.name:
-            model = copy_model(model, dtype=dtype)
+    if file_hash(path) != model_hash:
+        raise InputError(f"{path} was replaced by a training while it was read. Try again.")
     # Identifies the model to whatever depends on it, as a prior does on its VQ-VAE.
-    model.file_hash = file_hash(path)
-    return model
+    model.file_hash = model_hash
+    return with_policy(model, dtype) if dtype else model
+
+
+def with_policy(model: keras.Model, dtype: str) -> keras.Model:
+    """Return a built model under a dtype policy: itself, or a copy.
+
+    Args:
+        model: the model.
+        dtype: the dtype policy, such as "float32".
+    """
+    return model if dtype == model.dtype_policy.name else copy_model(model, dtype=dtype)
+
+
+def _check_policy(dtype):
+    try:
+        keras.dtype_policies.get(dtype)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            "`dtype` must be a dtype policy of Keras, such as float32 or mixed_bfloat16. "
+            f"Received: dtype={dtype!r}."
+        ) from error
 
 
 def _read_config(path: Path, kind: str) -> tuple[type, Any]:
@@ -79,4 +104,6 @@ def copy_model(model: keras.Model, **changes: Any) -> keras.Model:
     copy = type(model).from_config({**model.get_config(), **changes})
     copy.build_from_config(model.get_build_config())
     copy.set_weights(model.get_weights())
+    if hasattr(model, "file_hash"):
+        copy.file_hash = model.file_hash
     return copy

@@ -14,7 +14,7 @@ if keras.backend.backend() != "tensorflow":
 
 from pixelcnn.conditions import Variable  # noqa: E402
 from pixelcnn.distribution import CodePrior  # noqa: E402
-from pixelcnn.sampling import Sampler  # noqa: E402
+from pixelcnn.sampling import BATCH_SIZE, Sampler  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -46,6 +46,14 @@ def test_shapes_follow_tfp(model):
     assert prior.log_prob(codes).shape == (2, 4, 1, 3)
     assert CodePrior(model, 0.5).sample(5, seed=(0, 0)).shape == (5, *GRID)
     assert "batch_shape=[1, 3], event_shape=[4, 5], dtype=int32" in str(prior)
+
+
+def test_log_prob_of_more_grids_than_a_batch_is_that_of_each(model):
+    codes = np.random.default_rng(0).integers(0, CODES, (BATCH_SIZE + 3, 2, *GRID))
+    prior = CodePrior(model, [0.2, 0.7])
+    each = [prior.log_prob(grids) for grids in codes]
+    np.testing.assert_allclose(prior.log_prob(codes.astype("uint16")), each, rtol=1e-5)
+    assert prior.log_prob(codes[:0]).shape == (0, 2)
 
 
 def test_log_prob_is_minus_the_summed_training_loss():

@@ -112,6 +112,18 @@ def test_observed_codes_stay_and_condition_those_after_them(sampler):
     )
 
 
+def test_grids_of_another_shape_and_positions_that_are_no_numbers_are_refused(sampler):
+    uniform = uniform_noise(0, range(3), GRID)
+    turned = np.full((3, *GRID[::-1]), MASKED)
+    for name, arguments in (
+        ("observed", (POSITIONS, uniform, turned)),
+        ("uniform", (POSITIONS, uniform.transpose(0, 2, 1))),
+        ("position", (np.full(3, np.nan), uniform)),
+    ):
+        with pytest.raises(InputError, match=f"`{name}` must"):
+            sampler(*arguments)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_partial_grids_grow_to_the_grids_of_a_call(sampler, rows):

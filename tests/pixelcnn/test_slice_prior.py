@@ -215,6 +215,24 @@ def test_invalid_slices_raise(prior, images, position, message):
         prior.log_prob(images, position)
 
 
+def test_inpainting_compares_at_most_32_positions(prior, monkeypatch):
+    many = Provenance(Run("none"), np.linspace(0, 1, 1000), {})
+    sampled = []
+    monkeypatch.setattr(
+        "pixelcnn.slice_prior.most_likely_position",
+        lambda sampler, observed, candidates, *noise: sampled.append(candidates) or 0.5,
+    )
+    SlicePrior(prior.model, prior.decoder, many).inpaint(np.zeros((8, 10)), (4, 0, 4, 10))
+    (candidates,) = sampled
+    assert len(candidates) == 32
+    assert (candidates[0], candidates[-1]) == (0, 1)
+
+
+def test_wrong_arguments_of_partial_grids_show_before_the_first_grid(prior):
+    with pytest.raises(InputError, match="count=0"):
+        prior.partial_grids(0)
+
+
 def test_a_decoder_that_cannot_encode_still_samples(prior):
     decoder = SimpleNamespace(decode_codes=prior.decoder.decode_codes)
     decoding = SlicePrior(prior.model, decoder, prior.provenance)
@@ -239,6 +257,11 @@ def test_from_run_loads_the_vqvae_or_takes_the_decoder(linked, tmp_path):
         loaded = SlicePrior.from_run(prior, decoder=given)
         assert Path(loaded.provenance.run).name == ("vqvae" if given is decoder else "moved")
     again = loaded.sample(2, position=0.5, seed=1, batch_size=2)
+    np.testing.assert_array_equal(again, images)
+    half = VQVAE.from_run(moved, "mixed_bfloat16")
+    used = SlicePrior.from_run(prior, decoder=half)
+    assert (used.decoder.dtype_policy.name, half.dtype_policy.name) == ("float32", "mixed_bfloat16")
+    again = used.sample(2, position=0.5, seed=1, batch_size=2)
     np.testing.assert_array_equal(again, images)
     decoder.file_hash = "0" * 64
     with pytest.raises(InputError, match="`decoder` is 000000000000"):

@@ -6,7 +6,7 @@ from tiny_prior import CODES, GRID, tiny_pixelcnn
 
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
-from pixelcnn.surprise import Surprise, in_batches, nearest_positions, spread_over_pixels
+from pixelcnn.surprise import Surprise, nearest_positions, spread_over_pixels
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -84,19 +84,6 @@ def test_ties_with_the_last_neighbour_are_included():
     positions = np.array([0.0, 0.2, 0.2, 0.6, 0.6, 1.0])
     assert nearest_positions(positions, 0.4, 3).tolist() == [1, 2, 3, 4]
     assert nearest_positions(positions, 0.0, 99).tolist() == list(range(6))
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 10])
-def test_batches_have_one_size_and_keep_the_order(batch_size):
-    sizes = set()
-
-    def double(values):
-        sizes.add(len(values))
-        return 2 * values
-
-    doubled = in_batches(double, batch_size, "test", np.arange(7))
-    np.testing.assert_array_equal(doubled, 2 * np.arange(7))
-    assert sizes == {min(batch_size, 7)}
 
 
 def test_maps_put_a_code_where_its_pixels_are():

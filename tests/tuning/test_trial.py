@@ -1,4 +1,6 @@
 import math
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +44,15 @@ def test_description_identifies_a_search(describe, phantom_archive):
     assert fixed == describe("learning_rate=1e-3", "num_embeddings=8.0")
 
 
+def test_an_archive_that_begins_with_a_black_slice_is_searched(phantom_archive, tmp_path):
+    path = Path(shutil.copytree(phantom_archive.path, tmp_path / "black_first"))
+    images = phantom_archive.images.copy()
+    images[phantom_archive.indices("train")[0]] = 0
+    np.save(path / "slices.npy", images)
+    config = SearchConfig(space=SPACE, precision="float32")
+    assert describe_search(path, config, 1)["defaults"]
+
+
 def test_batches_that_the_devices_do_not_divide_are_refused(describe, monkeypatch):
     monkeypatch.setattr(tuning.trial, "count_devices", lambda: 3)
     with pytest.raises(InputError, match="multiple of 3"):
@@ -58,16 +69,16 @@ def test_warm_up_takes_at_most_a_tenth_of_a_trial(monkeypatch, phantom_archive, 
 
     monkeypatch.setattr(tuning.trial.vqvae.training, "train", train)
     full = PRESETS_VQVAE["default"].training
-    steps = math.ceil(len(phantom_archive.indices("train")) / full.batch_size)
+    steps = len(phantom_archive.indices("train")) // full.batch_size
     for epochs, values in ((50, {}), (50, {"tuner/epochs": 2}), (100 * full.warmup_steps, {})):
         config = SearchConfig(space="codebook", epochs=epochs)
         with pytest.raises(InterruptedError):
             run_trial(phantom_archive.path, tmp_path, config, values)
     assert 0 < 5 * steps < full.warmup_steps
-    # A rung of hyperband is the beginning of the whole training, and has its warm-up.
+    # A longer trial of hyperband continues one of a single epoch, and has its warm-up.
     assert received == [
         (50, 5 * steps),
-        (2, 5 * steps),
+        (2, steps // 10),
         (100 * full.warmup_steps, full.warmup_steps),
     ]
 

@@ -20,7 +20,9 @@ from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import mean_image, score_slices, summarize
 from brainslices.evaluation.reports import reconstruction_summary
 from brainslices.visualization.examples import read_examples
-from vqvae.evaluate import reconstruct
+from vqvae.config import Encoding
+from vqvae.evaluate import _encoder, reconstruct
+from vqvae.model import VQVAE
 
 
 def reference_scores(original, image):
@@ -56,6 +58,14 @@ def test_scores_match_scikit_image(reconstruction, model, phantom_archive):
     np.testing.assert_allclose(written, expected, rtol=1e-4, atol=1e-5)
     means = [metrics[key] for key in ("ssim", "ssim_foreground", "psnr_db")]
     np.testing.assert_allclose(means, expected.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_models_have_the_codes_of_float32(run, phantom_archive):
+    images = load_split(phantom_archive)
+    half, full = (VQVAE.from_run(run, dtype) for dtype in ("mixed_bfloat16", "float32"))
+    codes, _, decoded = _encoder(half, Encoding())(images[..., 0], None)
+    np.testing.assert_array_equal(codes, full.encode_to_codes(images))
+    np.testing.assert_array_equal(decoded, half.decode_codes(codes))
 
 
 def test_baselines_are_a_black_and_the_mean_training_image(reconstruction, phantom_archive):

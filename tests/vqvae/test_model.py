@@ -141,6 +141,29 @@ def test_codes_and_latents_of_another_shape_are_refused():
         model.decode(np.zeros((4, 6, 4), "float32"))
 
 
+@pytest.mark.parametrize("codes", [-1, 16, 0.0])
+def test_what_is_no_code_is_refused(codes):
+    model = tiny_model(num_embeddings=16)
+    grids = np.full((2, *model.code_grid_shape), codes)
+    with pytest.raises(InputError, match="`codes` must be integers from 0 to 15"):
+        model.decode_codes(grids)
+
+
+def test_stored_codes_decode_as_those_of_the_model():
+    """Files hold codes as uint16."""
+    model = scatter_codes(tiny_model())
+    codes = np.asarray(model.encode_to_codes(pictures(2)))
+    decoded = model.decode_codes(codes.astype("uint16"))
+    np.testing.assert_array_equal(decoded, model.decode_codes(codes))
+
+
+def test_reconstruct_refuses_batches_of_none():
+    model = tiny_model()
+    for size in (0, -1):
+        with pytest.raises(InputError, match=f"`batch_size` .*{size}"):
+            model.reconstruct(pictures(2), batch_size=size)
+
+
 def test_reconstruct_processes_any_number_of_images_in_batches(monkeypatch):
     model, images = scatter_codes(tiny_model()), pictures(7)
     expected = np.asarray(model.decode_codes(model.encode_to_codes(images)))

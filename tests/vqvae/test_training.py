@@ -21,6 +21,7 @@ from helpers import (
 from training_runs import contents, saved_progress
 
 import vqvae.training
+from brainslices.data.archive import SliceArchive
 from brainslices.data.archive_writer import write_archive
 from brainslices.errors import InputError
 from brainslices.evaluation.image_metrics import floor_scores, mean_image
@@ -147,6 +148,13 @@ def test_model_holds_the_statistics_of_the_training_crops(phantom_archive, monke
     model = build_model(phantom_archive, rows, CONFIG, seed=0)
     crops = phantom_archive.crop.cut(phantom_archive.load(rows)).astype("float64")
     np.testing.assert_allclose((model.mean, model.std), (crops.mean(), crops.std()), rtol=1e-5)
+
+
+def test_constant_training_slices_are_refused(phantom_archive, monkeypatch):
+    grey = np.full(phantom_archive.images.shape, 7, "uint8")
+    monkeypatch.setattr(SliceArchive, "images", grey)
+    with pytest.raises(InputError, match="constant. Received: grey level 7"):
+        build_model(phantom_archive, phantom_archive.indices("train"), CONFIG, seed=0)
 
 
 def test_untrained_models_follow_the_seed(phantom_archive):

@@ -3,7 +3,8 @@ import pytest
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
-from brainslices.data.batches import SliceBatches
+from brainslices.data.batches import SliceBatches, in_batches
+from brainslices.errors import InputError
 
 COUNT = 50
 
@@ -119,3 +120,22 @@ def test_mirror_does_not_change_the_archive(archive):
     for step in range(len(data)):
         data[step]
     np.testing.assert_array_equal(archive.load(rows), before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+def test_batches_have_one_size_and_keep_the_order(batch_size):
+    sizes = set()
+
+    def double(values):
+        sizes.add(len(values))
+        return 2 * values
+
+    doubled = in_batches(double, batch_size, "test", np.arange(7))
+    np.testing.assert_array_equal(doubled, 2 * np.arange(7))
+    assert sizes == {min(batch_size, 7)}
+
+
+def test_batches_of_nothing_are_refused():
+    for name, size, items in (("batch_size", 0, 7), ("batch_size", -1, 7), ("count", 3, 0)):
+        with pytest.raises(InputError, match=f"`{name}` must be at least 1"):
+            in_batches(np.abs, size, None, np.arange(items))

@@ -19,6 +19,20 @@ def run(tmp_path):
     return Run(shutil.copytree(GOLDEN / "vqvae_run", tmp_path / "run"))
 
 
+def test_a_wrong_policy_is_not_taken_for_a_corrupt_model(run):
+    with pytest.raises(InputError, match="`dtype` must be .* Received: dtype='flaot32'"):
+        load_model(run, "vqvae", "flaot32")
+    half = load_model(run, "vqvae", "mixed_bfloat16")
+    assert half.file_hash == load_model(run, "vqvae").file_hash
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_refused(run, monkeypatch):
+    hashes = iter("ab")
+    monkeypatch.setattr("brainslices.runs.loading.file_hash", lambda path: next(hashes))
+    with pytest.raises(InputError, match="was replaced"):
+        load_model(run, "vqvae")
+
+
 def change_model(run, build=True, **changes):
     with zipfile.ZipFile(run.model_path) as file:
         entries = {name: file.read(name) for name in file.namelist()}
