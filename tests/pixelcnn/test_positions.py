@@ -10,7 +10,9 @@ from tiny_prior import GRID, tiny_pixelcnn
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.slices import Slices
+from brainslices.runs.run import Run
 from pixelcnn.positions import estimate_positions, slice_positions
+from pixelcnn.provenance import Provenance
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -31,7 +33,7 @@ def prior():
     model.compile(keras.optimizers.Adam(0.03))
     inputs = {"codes": codes, "position": positions}
     model.fit(inputs, epochs=60, batch_size=24, verbose=0)
-    provenance = SimpleNamespace(train_positions=positions)
+    provenance = Provenance(Run("none"), np.sort(positions), {})
     return SimpleNamespace(model=model, provenance=provenance, decoder=DECODER)
 
 

@@ -26,7 +26,7 @@ def test_cached_logits_equal_those_of_the_full_forward_pass(changes):
     codes = np.asarray(model.to_scan(inputs["codes"]))
     cache = RowCache(model, inputs["position"])
     vertical_state = start_state(model, 2)
-    for row in range(cache.rows):
+    for row in range(model.scan_shape[0]):
         from_vertical, vertical_state = cache.advance_vertical_stack(row, vertical_state)
         row_state = cache.start_row()
         for col in range(cache.cols):
