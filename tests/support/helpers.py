@@ -94,6 +94,22 @@ def values(variables):
     return [np.asarray(variable).copy() for variable in variables]
 
 
+def reference_scores(original, image):
+    """Compute (ssim, ssim_foreground, map of the SSIM) by scikit-image, as they are reported."""
+    from skimage.metrics import structural_similarity
+
+    ssim, similarity = structural_similarity(
+        original.astype("float64"),
+        image.astype("float64"),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1,
+        full=True,
+    )
+    return ssim, similarity[original > 0.02].mean(), similarity
+
+
 def assert_bit_equal(first, second):
     """Two lists of arrays hold the same bits."""
     assert len(first) == len(second)

@@ -8,6 +8,7 @@ from helpers import (
     assert_bit_equal,
     pictures,
     python,
+    reference_scores,
     scatter_codes,
     tiny_config,
     tiny_model,
@@ -15,9 +16,7 @@ from helpers import (
     values,
 )
 from keras import ops
-from skimage.metrics import structural_similarity
 
-from brainslices.data.archive import FOREGROUND_THRESHOLD
 from brainslices.data.batches import SliceBatches
 from brainslices.data.crop import CropBox
 from brainslices.errors import InputError
@@ -231,23 +230,11 @@ def reference_loss(model, images):
     )
     error = (originals - outputs) / model.std
     scores = [
-        structural_similarity(
-            first,
-            second,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1,
-            full=True,
-        )
+        reference_scores(first, second)
         for first, second in zip(originals, np.clip(outputs, 0, 1), strict=True)
     ]
-    foregrounds = [
-        similarity[original > FOREGROUND_THRESHOLD].mean()
-        for original, (_, similarity) in zip(originals, scores, strict=True)
-    ]
-    ssim, share = np.mean([score for score, _ in scores]), config.foreground_share
-    ssim = (1 - share) * ssim + share * np.mean(foregrounds)
+    whole, foreground = np.mean([score[:2] for score in scores], axis=0)
+    ssim = (1 - config.foreground_share) * whole + config.foreground_share * foreground
     return (
         config.l1_weight * np.abs(error).mean()
         + config.mse_weight * np.square(error).mean()
@@ -290,21 +277,11 @@ def test_validation_scores_are_those_of_scikit_image(phantom_archive):
     batches = SliceBatches(phantom_archive, rows, batch_size=5)  # the last is a partial one
     scores = model.evaluate(batches, verbose=0, return_dict=True)
     images = phantom_archive.load(rows)
-    whole, foreground = [], []
-    for original, output in zip(images, np.asarray(model.reconstruct(images)), strict=True):
-        mean, similarity = structural_similarity(
-            original[..., 0],
-            output[..., 0],
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1,
-            full=True,
-        )
-        whole.append(mean)
-        foreground.append(similarity[original[..., 0] > FOREGROUND_THRESHOLD].mean())
-    np.testing.assert_allclose(scores["ssim"], np.mean(whole), atol=1e-4)
-    np.testing.assert_allclose(scores["ssim_foreground"], np.mean(foreground), atol=1e-4)
+    outputs = np.asarray(model.reconstruct(images))
+    pairs = zip(images[..., 0], outputs[..., 0], strict=True)
+    whole, foreground = np.mean([reference_scores(*pair)[:2] for pair in pairs], axis=0)
+    np.testing.assert_allclose(scores["ssim"], whole, atol=1e-4)
+    np.testing.assert_allclose(scores["ssim_foreground"], foreground, atol=1e-4)
 
 
 @pytest.mark.slow

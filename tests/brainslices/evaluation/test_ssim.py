@@ -3,11 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from helpers import reference_scores
 from keras import ops
 from skimage.filters import gaussian
-from skimage.metrics import structural_similarity
 
-from brainslices.data.archive import FOREGROUND_THRESHOLD
 from brainslices.errors import InputError
 from brainslices.evaluation import ssim as batched_ssim
 from brainslices.evaluation.ssim import ssim_map, ssim_scores
@@ -21,18 +20,6 @@ def ssim(originals, others):
 
 def ssim_foreground(originals, others):
     return ssim_scores(originals, others)[1]
-
-
-def reference(original, reconstruction):
-    return structural_similarity(
-        original.astype("float64"),
-        reconstruction.astype("float64"),
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=1,
-        full=True,
-    )
 
 
 def disc(rows, cols, rng):
@@ -78,11 +65,10 @@ def test_map_and_means_agree_with_scikit_image(size):
     foregrounds = ops.convert_to_numpy(ssim_foreground(originals, others))
     assert maps.shape == originals.shape
     for k, name in enumerate(pairs(*size)):
-        mean, full = reference(originals[k, ..., 0], others[k, ..., 0])
-        mask = originals[k, ..., 0] > FOREGROUND_THRESHOLD
+        mean, foreground, full = reference_scores(originals[k, ..., 0], others[k, ..., 0])
         assert np.abs(maps[k, ..., 0] - full).max() < TOLERANCE, name
         assert means[k] == pytest.approx(mean, abs=TOLERANCE), name
-        assert foregrounds[k] == pytest.approx(full[mask].mean(), abs=TOLERANCE), name
+        assert foregrounds[k] == pytest.approx(foreground, abs=TOLERANCE), name
 
 
 def test_equal_images_score_exactly_one():
@@ -159,8 +145,7 @@ def test_gradient_agrees_with_finite_differences(function):
     direction = rng.normal(size=other.shape) * 1e-4
 
     def score(image):
-        mean, full = reference(original, image)
-        return mean if function is ssim else full[original > FOREGROUND_THRESHOLD].mean()
+        return reference_scores(original, image)[0 if function is ssim else 1]
 
     rise = (score(other + direction) - score(other - direction)) / 2
     assert (gradients * direction).sum() == pytest.approx(rise, rel=1e-2)
