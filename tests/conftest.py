@@ -118,10 +118,11 @@ def _point(path: Path, **folders: Path):
 
 
 @pytest.fixture
-def linked(trained_vqvae, trained_prior, tmp_path):
-    """Copies of both runs, the prior's pointing to its VQ-VAE's."""
-    vqvae = Path(shutil.copytree(trained_vqvae, tmp_path / "vqvae"))
-    prior = Path(shutil.copytree(trained_prior, tmp_path / "prior"))
+def linked(trained_vqvae, trained_prior, tmp_path_factory):
+    """Copies of both runs outside of `tmp_path`, the prior's pointing to its VQ-VAE's."""
+    folder = tmp_path_factory.mktemp("linked")
+    vqvae = Path(shutil.copytree(trained_vqvae, folder / "vqvae"))
+    prior = Path(shutil.copytree(trained_prior, folder / "prior"))
     _point(Run(prior).config_path, vqvae_run=vqvae)
     return Run(prior), Run(vqvae)
 

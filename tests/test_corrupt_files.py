@@ -16,11 +16,18 @@ from file_copies import (
     commands,
     copy_sources,
     hashes,
-    run_command,
     write_finished_search,
     write_results,
 )
-from helpers import ROOT, python, save_image, tiny_config, tiny_prior_config, tiny_prior_training
+from helpers import (
+    ROOT,
+    captured_command,
+    python,
+    save_image,
+    tiny_config,
+    tiny_prior_config,
+    tiny_prior_training,
+)
 from helpers import tiny_training as tiny_vqvae_training
 from volume_helpers import head, save_volume
 
@@ -84,6 +91,12 @@ def trained_sources(sources, tmp_path_factory):
     return {**sources, "search": root / "search", "conditional": root / "conditional"}
 
 
+def run_script(name, *words):
+    """Run a command in this process; return its exit status and what it printed to stderr."""
+    status, _, log = captured_command(ROOT / "scripts" / f"{name}.py", *words)
+    return status, log
+
+
 @contextlib.contextmanager
 def time_limit():
     def stop(number, frame):
@@ -138,7 +151,7 @@ def command_case(folder, copies, rng, path):
     import keras
 
     command = rng.choice(commands(folder, copies, SEARCH))
-    status, log = run_command(*command)
+    status, log = run_script(*command)
     assert status in (0, 2), f"{command}: status {status}: {log[-500:]}"
     assert "Traceback" not in log, f"{command}: {log[-500:]}"
     assert status == 0 or "error" in log.lower(), f"{command}: {log[-500:]}"
@@ -149,7 +162,7 @@ def command_case(folder, copies, rng, path):
 def source_case(folder, copies, rng, path):
     table = [] if folder == "volumes" else ["--table", copies.root / folder / "table.csv"]
     options = ["--source", copies.root / folder, *table, "--out", copies.root / "out"]
-    status, log = run_command("prepare_data", *options)
+    status, log = run_script("prepare_data", *options)
     assert status in (0, 2), log[-500:]
     assert status == 0 or "case_" in log or "table.csv" in log
     return True
@@ -238,7 +251,7 @@ def check_number(sources, tmp_path, name, flag):
     }
     before, (word, *values) = hashes(copies.root), flag.split()
     with time_limit():
-        status, log = run_command(name, *inputs[name], f"--{word}", *values)
+        status, log = run_script(name, *inputs[name], f"--{word}", *values)
     assert status == 2, log
     assert "Traceback" not in log
     assert word.replace("-", "_") in log.replace("-", "_")

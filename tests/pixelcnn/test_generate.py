@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import save_image
 from PIL import Image
+from training_runs import contents
 
 from brainslices.csv_files import read_rows
 from brainslices.data.crop import CropBox
@@ -301,14 +302,6 @@ def test_original_is_shown_beside_each_inpainted_image(write, sheet):
 
 
 # Replacing and failing
-
-
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_same_samples_are_the_same_bytes(write):

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import normal
 
 from pixelcnn.layers import Condition, GatedBlock, MaskedConv2D, RowAttention, gate
 from pixelcnn.masks import raster_mask
@@ -8,10 +9,6 @@ from pixelcnn.masks import raster_mask
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 GRID = (2, 4, 5)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def filled(layer, *shapes):

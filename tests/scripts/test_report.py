@@ -4,29 +4,32 @@ import re
 
 import pytest
 from fake_report import write_run, write_search
-from helpers import ROOT, flags, run_command, tiny_config, tiny_prior_config, tiny_prior_training
+from helpers import (
+    ROOT,
+    captured_command,
+    error_line,
+    flags,
+    tiny_config,
+    tiny_prior_config,
+    tiny_prior_training,
+)
 from helpers import tiny_training as tiny_vqvae_training
 
 COMMAND = ROOT / "scripts" / "report.py"
 
 
-@pytest.fixture
-def command(capsys):
+def command(name, *arguments):
     """Run a command in this process; return the lines that it prints."""
-
-    def call(name, *arguments):
-        capsys.readouterr()
-        assert run_command(ROOT / "scripts" / f"{name}.py", *arguments) == 0
-        return capsys.readouterr().out.splitlines()
-
-    return call
+    status, out, err = captured_command(ROOT / "scripts" / f"{name}.py", *arguments)
+    assert status == 0, err
+    return out.splitlines()
 
 
 def sections(path):
     return re.findall(r'<section id="(\w+)">', path.read_text())
 
 
-def test_search_alone_is_reported(tmp_path, command):
+def test_search_alone_is_reported(tmp_path):
     out = tmp_path / "report.html"
     search = write_search(tmp_path / "search")
     (line,) = command("report", "--search", search, "--out", out)
@@ -36,20 +39,16 @@ def test_search_alone_is_reported(tmp_path, command):
     assert [name for name, on_front in rows if on_front] == ["0", "1", "3"]
 
 
-def test_folder_that_is_no_run_is_refused_with_status_2(tmp_path, capsys):
+def test_folder_that_is_no_run_is_refused_with_status_2(tmp_path):
     run = write_run(tmp_path / "run")
     for words in (["--runs", run, tmp_path], ["--search", run], ["--runs", run, "--samples", run]):
-        assert run_command(COMMAND, *words, "--out", tmp_path / "report.html") == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith("error: ")
-        assert str(words[-1]) in err
+        assert str(words[-1]) in error_line(COMMAND, *words, "--out", tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_commands_write_reports_of_what_they_made(tmp_path, command):
+def test_commands_write_reports_of_what_they_made(tmp_path):
     data, vqvae, prior = (tmp_path / name for name in ("data", "vqvae", "prior"))
     size = ("--subjects", 10, "--slices", 4, "--size", 64, 64)
     command("prepare_data", "--source", "phantom", *size, "--out", data)

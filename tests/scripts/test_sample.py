@@ -1,13 +1,18 @@
-import contextlib
-import io
 import shutil
 
 import numpy as np
 import pytest
-from helpers import ROOT, python, save_image, script_main
+from helpers import (
+    ROOT,
+    captured_command,
+    error_line,
+    no_new_files,
+    python,
+    run_command,
+    save_image,
+)
 from PIL import Image
 
-from brainslices import cli
 from brainslices.csv_files import read_rows
 from brainslices.data.code_grids import CodeGrids
 from brainslices.runs.json_files import read_json, write_json
@@ -24,23 +29,13 @@ TRAIN_POSITIONS = np.linspace(0, 1, 8, dtype="float32")
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
-def call(main, *arguments):
-    """Run a command in this process; return its exit status."""
-    return cli.run(lambda: main([str(argument) for argument in arguments]))
-
-
-@pytest.fixture(scope="module")
-def main():
-    return script_main(COMMAND)
-
-
 @pytest.fixture
-def sample(main, trained_prior, tmp_path, capsys):
+def sample(trained_prior, tmp_path):
     """Sample with the tiny prior into a folder; return the folder and the output."""
 
     def run(name, *arguments):
-        status = call(main, "--run", trained_prior, "--out", tmp_path / name, *arguments)
-        out, err = capsys.readouterr()
+        words = ("--run", trained_prior, "--out", tmp_path / name, *arguments)
+        status, out, err = captured_command(COMMAND, *words)
         assert status == 0, err
         return tmp_path / name, out
 
@@ -48,13 +43,15 @@ def sample(main, trained_prior, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def sampled(main, trained_prior, tmp_path_factory):
+def sampled(trained_prior, tmp_path_factory):
     """Five samples, in batches that do not divide them: the folder and the output."""
     out = tmp_path_factory.mktemp("out") / "samples"
     arguments = ("--count", 5, "--seed", 3, "--batch-size", 2)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert call(main, "--run", trained_prior, "--out", out, *arguments) == 0
-    return out, printed.getvalue()
+    status, printed, err = captured_command(
+        COMMAND, "--run", trained_prior, "--out", out, *arguments
+    )
+    assert status == 0, err
+    return out, printed
 
 
 @pytest.fixture(scope="module")
@@ -169,13 +166,13 @@ def test_evaluation_and_nearest_slices(sample, sampled):
 
 
 @pytest.mark.slow
-def test_moved_archive_is_read_from_data(main, linked, phantom_archive, tmp_path):
+def test_moved_archive_is_read_from_data(linked, phantom_archive, tmp_path):
     prior, vqvae = linked
     environment = read_json(vqvae.environment_path)
     write_json(vqvae.environment_path, {**environment, "archive": str(tmp_path / "gone")})
     arguments = ["--run", prior.path, "--count", 2, "--position", 0.5, "--nearest"]
     data = ["--data", phantom_archive.path, "--out", tmp_path / "out"]
-    assert call(main, *arguments, *data) == 0
+    assert run_command(COMMAND, *arguments, *data) == 0
 
 
 # Inpainting
@@ -228,20 +225,13 @@ def test_hidden_pixels_change_nothing(sample, original, tmp_path):
 
 
 @pytest.fixture
-def error_of(main, trained_prior, tmp_path, capsys):
+def error_of(trained_prior, tmp_path):
     """Run a command that must fail without writing; return its one-line message."""
 
     def run(*arguments, run=trained_prior, out=None):
-        before = sorted(tmp_path.rglob("*"))
-        capsys.readouterr()
         flags = ["--run", run, "--out", out or tmp_path / "out", "--count", 2, *arguments]
-        assert call(main, *flags) == 2
-        printed, err = capsys.readouterr()
-        assert printed == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        assert sorted(tmp_path.rglob("*")) == before
-        return err
+        with no_new_files(tmp_path):
+            return error_line(COMMAND, *flags)
 
     return run
 
@@ -281,12 +271,12 @@ def test_contradictory_flags_are_errors(error_of):
     ],
     ids=str,
 )
-def test_the_parser_rejects_values_that_fit_no_model(main, tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stopped:
-        call(main, "--run", tmp_path / "run", "--out", tmp_path / "out", *arguments)
-    assert stopped.value.code == 2
+def test_the_parser_rejects_values_that_fit_no_model(tmp_path, arguments, message):
+    words = ("--run", tmp_path / "run", "--out", tmp_path / "out", *arguments)
+    status, _, err = captured_command(COMMAND, *words)
+    assert status == 2
     # The parser draws a frame and cuts lines to the terminal's width.
-    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in " ".join(err.replace("│", " ").split())
     assert not any(tmp_path.iterdir())
 
 
@@ -326,17 +316,6 @@ def test_missing_vqvae_or_archive_is_an_error(error_of, linked, trained_prior, t
     assert "--data" in message
     shutil.rmtree(vqvae.path)
     assert "--vqvae" in error_of(run=prior.path)
-
-
-@pytest.fixture
-def linked(trained_vqvae, trained_prior, tmp_path_factory):
-    """Copies of both runs outside of `tmp_path`, the prior's linked to its VQ-VAE's."""
-    folder = tmp_path_factory.mktemp("linked")
-    vqvae = Run(shutil.copytree(trained_vqvae, folder / "vqvae"))
-    prior = Run(shutil.copytree(trained_prior, folder / "prior"))
-    config = read_json(prior.config_path)
-    write_json(prior.config_path, {**config, "vqvae_run": str(vqvae.path)})
-    return prior, vqvae
 
 
 def test_folder_with_unexpected_files_is_an_error_and_not_changed(error_of, tmp_path):

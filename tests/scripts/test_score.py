@@ -1,13 +1,10 @@
 """The command `score` end to end on phantoms."""
 
-import csv
-
 import numpy as np
 import pytest
-from helpers import ROOT, save_image, script_main
+from helpers import ROOT, csv_rows, error_line, no_new_files, run_command, save_image
 from PIL import Image
 
-from brainslices import cli
 from brainslices.evaluation.lesions import Lesion
 from brainslices.runs.json_files import read_json, write_json
 from pixelcnn import SlicePrior, lesion_scores
@@ -19,18 +16,8 @@ COMMAND = ROOT / "scripts" / "score.py"
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
-def call(main, *arguments):
-    """Run a command in this process; return its exit status."""
-    return cli.run(lambda: main([str(argument) for argument in arguments]))
-
-
 @pytest.fixture(scope="module")
-def main():
-    return script_main(COMMAND)
-
-
-@pytest.fixture(scope="module")
-def scored(main, trained_prior, phantom_archive, tmp_path_factory):
+def scored(trained_prior, phantom_archive, tmp_path_factory):
     """The test split, in batches that do not divide it."""
     out = tmp_path_factory.mktemp("out") / "scores"
     arguments = (
@@ -47,18 +34,13 @@ def scored(main, trained_prior, phantom_archive, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lesion_scores, "LESIONS", [Lesion("bright", 12, 0.3)])
         data = ("--data", phantom_archive.path)
-        assert call(main, "--run", trained_prior, *data, *arguments) == 0
+        assert run_command(COMMAND, "--run", trained_prior, *data, *arguments) == 0
     return out
-
-
-def rows_of(out, name="slices.csv"):
-    with (out / name).open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
 def test_bits_are_those_of_the_slice_prior(scored, trained_prior, phantom_archive):
-    rows, indices = rows_of(scored), phantom_archive.indices("test")
+    rows, indices = csv_rows(scored / "slices.csv"), phantom_archive.indices("test")
     records = [phantom_archive.index[row] for row in indices]
     assert [row["slice_id"] for row in rows] == [record.slice_id for record in records]
     prior = SlicePrior.from_run(trained_prior)
@@ -78,7 +60,7 @@ def test_maps_peak_at_the_most_surprising_place(scored):
     assert '<section id="surprise">' in (scored / "report.html").read_text()
     maps = np.load(scored / "surprise_maps.npy")
     assert (maps.shape, maps.dtype) == ((8, 64, 64), np.float16)
-    for row, pixels in zip(rows_of(scored), maps, strict=True):
+    for row, pixels in zip(csv_rows(scored / "slices.csv"), maps, strict=True):
         place = int(row["row"]), int(row["col"])
         highest = float(pixels.max())
         assert pixels[place] > highest - 0.25 * (highest - float(pixels.min()))
@@ -94,7 +76,7 @@ def test_maps_peak_at_the_most_surprising_place(scored):
 
 @pytest.mark.slow
 def test_lesions_are_measured_for_every_map(scored):
-    rows = rows_of(scored, "lesions.csv")
+    rows = csv_rows(scored / "lesions.csv")
     maps = ["surprise", "restoration", "prediction", "reconstruction error", "intensity"]
     assert [row["map"] for row in rows] == maps
     stored = read_json(scored / "metrics.json")["lesions"]
@@ -105,7 +87,7 @@ def test_lesions_are_measured_for_every_map(scored):
 
 @pytest.mark.slow
 def test_a_folder_of_images_is_scored_and_an_earlier_scoring_replaced(
-    main, scored, trained_prior, phantom_archive, tmp_path, capsys, caplog
+    scored, trained_prior, phantom_archive, tmp_path, capsys, caplog
 ):
     lines = ["file,subject,position"]
     for number, row in enumerate(phantom_archive.indices("test")):
@@ -115,35 +97,30 @@ def test_a_folder_of_images_is_scored_and_an_earlier_scoring_replaced(
     table, out = tmp_path / "table.csv", tmp_path / "out"
     table.write_text("\n".join(lines))
     data = ("--data", tmp_path / "png")
-    assert call(main, "--run", trained_prior, *data, "--out", out) == 0
+    assert run_command(COMMAND, "--run", trained_prior, *data, "--out", out) == 0
     assert "8 images of " in caplog.text
     assert "have no slice position" in caplog.text
     caplog.clear()
-    estimated = {float(row["position"]) for row in rows_of(out)}
+    estimated = {float(row["position"]) for row in csv_rows(out / "slices.csv")}
     trained = {phantom_archive.index[row].position for row in phantom_archive.indices("train")}
     assert estimated <= {float(np.float32(position)) for position in trained}
-    assert call(main, "--run", trained_prior, *data, "--table", table, "--out", out) == 0
+    assert run_command(COMMAND, "--run", trained_prior, *data, "--table", table, "--out", out) == 0
     assert not (out / "restoration_maps.npy").exists()
     assert "all images" in capsys.readouterr().out
     assert "have no slice position" not in caplog.text
-    bits = [[float(row["bits"]) for row in rows_of(folder)] for folder in (out, scored)]
+    bits = [
+        [float(row["bits"]) for row in csv_rows(folder / "slices.csv")] for folder in (out, scored)
+    ]
     np.testing.assert_allclose(*bits, rtol=1e-4)
 
 
 @pytest.fixture
-def error_of(main, trained_prior, phantom_archive, tmp_path, capsys):
+def error_of(trained_prior, phantom_archive, tmp_path):
     """Run a command that must fail without writing; return its one-line message."""
 
     def run(*arguments, run=trained_prior, data=phantom_archive.path, out=tmp_path / "out"):
-        before = sorted(tmp_path.rglob("*"))
-        capsys.readouterr()
-        assert call(main, "--run", run, "--data", data, "--out", out, *arguments) == 2
-        printed, err = capsys.readouterr()
-        assert printed == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        assert sorted(tmp_path.rglob("*")) == before
-        return err
+        with no_new_files(tmp_path):
+            return error_line(COMMAND, "--run", run, "--data", data, "--out", out, *arguments)
 
     return run
 
@@ -177,7 +154,6 @@ def test_unusable_data_and_folders_are_errors(error_of, tmp_path, tmp_path_facto
 
 
 @pytest.mark.parametrize("flag", [("--batch-size", 0), ("--restore", -1), ("--seed", -1)])
-def test_the_parser_rejects_values_out_of_range(main, tmp_path, flag):
-    with pytest.raises(SystemExit) as stopped:
-        call(main, "--run", tmp_path, "--data", tmp_path, "--out", tmp_path / "out", *flag)
-    assert stopped.value.code == 2
+def test_the_parser_rejects_values_out_of_range(tmp_path, flag):
+    words = ("--run", tmp_path, "--data", tmp_path, "--out", tmp_path / "out", *flag)
+    assert run_command(COMMAND, *words) == 2

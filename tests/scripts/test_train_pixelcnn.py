@@ -1,26 +1,27 @@
 import zipfile
 
 import pytest
-from helpers import ROOT, flags, script_main, tiny_prior_config, tiny_prior_training
+from helpers import (
+    ROOT,
+    captured_command,
+    error_line,
+    flags,
+    run_command,
+    tiny_prior_config,
+    tiny_prior_training,
+)
 from training_runs import contents, interrupt_after
 
-from brainslices import cli
 from brainslices.data.code_grids import CodeGrids
 from brainslices.runs.json_files import read_json, write_json
 from brainslices.runs.run import Run
 from pixelcnn.config import PRESETS
 from vqvae.encode import load_or_encode
 
+COMMAND = ROOT / "scripts" / "train_pixelcnn.py"
 CONFIG = tiny_prior_config(first_kernel_size=3)
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
-
-
-@pytest.fixture(scope="module")
-def command():
-    """Run the command in this process."""
-    main = script_main(ROOT / "scripts" / "train_pixelcnn.py")
-    return lambda *arguments: cli.run(lambda: main([str(argument) for argument in arguments]))
 
 
 def training_flags(config=CONFIG, training=None):
@@ -29,24 +30,24 @@ def training_flags(config=CONFIG, training=None):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_can_be_selected(preset, command, tmp_path, capsys):
+def test_every_preset_can_be_selected(preset, tmp_path, capsys):
     arguments = ["--vqvae", tmp_path / "missing", "--run", tmp_path / "run", "--preset", preset]
-    assert command(*arguments) == 2
+    assert run_command(COMMAND, *arguments) == 2
     assert "missing is not a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypatch, capsys):
+def test_command_encodes_trains_and_resumes(linked, tmp_path, monkeypatch, capsys):
     vqvae = linked[1]
     vqvae.code_grids_path.unlink()
     run = Run(tmp_path / "run")
     arguments = ["--vqvae", vqvae.path, "--run", run.path, *training_flags()]
     with monkeypatch.context() as patch:
         interrupt_after(patch, [(0, 3)])
-        assert command(*arguments) == 130
+        assert run_command(COMMAND, *arguments) == 130
     assert f"{run.path} after epoch 0, step 3" in capsys.readouterr().err
     assert CodeGrids.load(vqvae.code_grids_path).variants.shape[:2] == (1, 40)
-    assert command(*arguments) == 0
+    assert run_command(COMMAND, *arguments) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-2].startswith("best epoch 1 of 1")
     assert out.splitlines()[-1] == (
@@ -58,62 +59,51 @@ def test_command_encodes_trains_and_resumes(linked, command, tmp_path, monkeypat
     moved = vqvae.path.rename(tmp_path / "moved")
     assert load_or_encode(moved, variants=1).vqvae_run == str(moved)
     moved.rename(vqvae.path)
-    assert command(*arguments, "--layers", "3") == 2
+    assert run_command(COMMAND, *arguments, "--layers", "3") == 2
     assert "layers=2" in capsys.readouterr().err
     # Codes of another model: refused before slices are encoded for it.
     vqvae.code_grids_path.unlink()
     with zipfile.ZipFile(vqvae.model_path, "a") as file:
         file.writestr("comment.txt", "another model")
-    assert command(*arguments) == 2
+    assert run_command(COMMAND, *arguments) == 2
     assert "vqvae_hash=" in capsys.readouterr().err
     assert not vqvae.code_grids_path.exists()
 
 
-def error_of(command, capsys, *arguments):
-    """Run a command that must fail; return its one-line message."""
-    capsys.readouterr()
-    assert command(*arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
-
-
-def test_runs_without_a_usable_vqvae_are_errors(linked, command, tmp_path, capsys):
+def test_runs_without_a_usable_vqvae_are_errors(linked, tmp_path):
     prior, vqvae = linked
     out = ["--run", tmp_path / "run", *training_flags()]
-    message = error_of(command, capsys, "--vqvae", tmp_path / "absent", *out)
+    message = error_line(COMMAND, "--vqvae", tmp_path / "absent", *out)
     assert str(tmp_path / "absent") in message
-    assert "'pixelcnn'" in error_of(command, capsys, "--vqvae", prior.path, *out)
+    assert "'pixelcnn'" in error_line(COMMAND, "--vqvae", prior.path, *out)
     vqvae.model_path.unlink()
     vqvae.history_path.unlink()
-    message = error_of(command, capsys, "--vqvae", vqvae.path, *out)
+    message = error_line(COMMAND, "--vqvae", vqvae.path, *out)
     assert f"{vqvae.path} has no model.keras" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_archive_is_an_error(linked, command, tmp_path, capsys):
+def test_missing_archive_is_an_error(linked, tmp_path):
     vqvae = linked[1]
     vqvae.code_grids_path.unlink()
     environment = read_json(vqvae.environment_path)
     write_json(vqvae.environment_path, {**environment, "archive": str(tmp_path / "gone")})
     arguments = ["--vqvae", vqvae.path, "--run", tmp_path / "run", *training_flags()]
-    message = error_of(command, capsys, *arguments)
+    message = error_line(COMMAND, *arguments)
     assert str(tmp_path / "gone") in message
     assert "--data" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_folder_with_unexpected_files_is_an_error(linked, command, tmp_path, capsys):
+def test_folder_with_unexpected_files_is_an_error(linked, tmp_path):
     prior, vqvae = linked
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("words")
     arguments = ["--vqvae", vqvae.path, *training_flags()]
-    message = error_of(command, capsys, *arguments, "--run", tmp_path / "thesis")
+    message = error_line(COMMAND, *arguments, "--run", tmp_path / "thesis")
     assert "chapter.txt" in message
     before = contents(vqvae.path)
-    message = error_of(command, capsys, *arguments, "--run", vqvae.path)
+    message = error_line(COMMAND, *arguments, "--run", vqvae.path)
     assert "'vqvae'" in message
     assert contents(vqvae.path) == before
 
@@ -129,17 +119,10 @@ def test_folder_with_unexpected_files_is_an_error(linked, command, tmp_path, cap
         (["--epochs", "0"], "epochs=0"),
     ],
 )
-def test_invalid_hyperparameters_are_errors(
-    command, trained_vqvae, tmp_path, capsys, changes, received
-):
+def test_invalid_hyperparameters_are_errors(trained_vqvae, tmp_path, changes, received):
     arguments = ["--vqvae", trained_vqvae, "--run", tmp_path / "run", *training_flags(), *changes]
-    capsys.readouterr()
-    try:
-        status = command(*arguments)
-    except SystemExit as stopped:  # the parser reports it itself
-        status = stopped.code
+    status, _, err = captured_command(COMMAND, *arguments)
     assert status == 2
-    err = capsys.readouterr().err
     assert received in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
 """Real searches: tiny trainings on phantoms, real processes, real signals."""
 
-import csv
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ import time
 import psutil
 import pytest
 from filelock import FileLock
-from helpers import ROOT, python, script_main, start
+from helpers import ROOT, csv_rows, python, script_main, start
 
 import tuning.resume
 from brainslices.errors import InputError
@@ -47,8 +46,7 @@ def run_here(phantom_archive, monkeypatch, capsys):
 
 def read_table(out):
     """Rows of trials.csv by codebook size, without what another run changes."""
-    with (out / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(out / "trials.csv")
     columns = [name for name in rows[0] if name.startswith(("score", "val_", "bits_"))]
     table = {row["num_embeddings"]: {name: float(row[name]) for name in columns} for row in rows}
     assert len(table) == len(rows)
@@ -144,8 +142,7 @@ def test_finalists_of_a_finished_search_are_trained_in_full(searched, run_here, 
     printed = run_here(out, *SEARCH, *flags)
     assert "2 of 2 trials, 1 of 1 final trainings" in printed
     assert "Trained in full (3 epochs of the VQ-VAE and 2 of the prior)" in printed
-    with (out / "finalists.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    (row,) = csv_rows(out / "finalists.csv")
     assert (row["trial"], row["epochs"], row["final_seed"]) == ("2", "3.0", "0")
     folder = out / "runs" / row["runs"]
     assert folder.name == "final-0"
@@ -173,8 +170,7 @@ def test_two_workers_train_finalists_after_a_kill_in_a_final_training(
     assert_gone(processes)
     assert "2 trials completed, 0 failed" in run_here(out, *flags)
     assert_same_scores(out, searched[0])
-    with (out / "finalists.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(out / "finalists.csv")
     assert [(row["final_seed"], row["epochs"], row["status"]) for row in rows] == [
         ("0", "3.0", "completed"),
         ("1", "3.0", "completed"),
@@ -248,8 +244,7 @@ def test_hyperband_trains_promoted_trials_longer(phantom_archive, tmp_path):
     process = python(*arguments(phantom_archive, out, *flags), timeout=400)
     assert process.returncode == 0, process.stderr
     assert " 0 failed." in process.stdout
-    with (out / "trials.csv").open() as file:
-        epochs = [float(row["epochs"]) for row in csv.DictReader(file)]
+    epochs = [float(row["epochs"]) for row in csv_rows(out / "trials.csv")]
     assert {1.0, 3.0} <= set(epochs)
 
 

@@ -1,16 +1,12 @@
 """Copies of an archive, runs, results and a search to corrupt, and the functions that read them."""
 
-import contextlib
 import hashlib
-import io
 import shutil
 from types import SimpleNamespace
 
 from fake_report import write_reconstruction, write_sampling, write_scoring, write_search
 from fake_trials import TRIALS, write_oracle
-from helpers import ROOT, script_main
 
-from brainslices import cli
 from brainslices.data.archive import SliceArchive
 from brainslices.data.code_grids import CodeGrids
 from brainslices.data.subject_table import save_subjects
@@ -193,17 +189,3 @@ def _resume(copies, prior):
 def hashes(root):
     files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock")
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def run_command(name, *arguments):
-    """Run a command in this process: its exit status and what it printed to stderr."""
-    main = script_main(ROOT / "scripts" / f"{name}.py")
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as log,
-    ):
-        try:
-            status = cli.run(lambda: main([str(word) for word in arguments]))
-        except SystemExit as stop:
-            status = stop.code
-    return status, log.getvalue()

@@ -1,7 +1,10 @@
 """What several test files share: tiny configurations, the layer check, processes of their own."""
 
+import contextlib
+import csv
 import dataclasses
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -87,6 +90,17 @@ def tiny_prior_training(**changes):
 def pictures(count, image_shape=(24, 20), seed=0):
     """Random pictures, float32 of shape (count, rows, cols, 1) in [0, 1]."""
     return np.random.default_rng(seed).random((count, *image_shape, 1), "float32")
+
+
+def csv_rows(path):
+    """Read the rows of a CSV file, each as a dict of text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def normal(*shape, seed=0):
+    """Standard normal noise, float32."""
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def values(variables):
@@ -201,11 +215,39 @@ def script_main(path=SCRIPT):
 
 
 def run_command(path, *words):
-    """Run a script's command in this process, as in one of its own: its exit status."""
+    """Run a script's command in this process, as in one of its own; return its exit status."""
     from brainslices import cli
 
     main = script_main(path)
-    return cli.run(lambda: main([str(word) for word in words]))
+    try:
+        return cli.run(lambda: main([str(word) for word in words]))
+    except SystemExit as stop:  # of the parser
+        return stop.code
+
+
+def captured_command(path, *words):
+    """Run a command in this process; return its exit status, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_command(path, *words)
+    return status, out.getvalue(), err.getvalue()
+
+
+def error_line(path, *words):
+    """Run a command that must fail by a message of one line; return the message."""
+    status, out, err = captured_command(path, *words)
+    assert (status, out) == (2, ""), err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@contextlib.contextmanager
+def no_new_files(folder):
+    """Check that a folder holds the same files after the block as before."""
+    before = sorted(folder.rglob("*"))
+    yield
+    assert sorted(folder.rglob("*")) == before
 
 
 def flags(config):

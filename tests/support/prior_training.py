@@ -1,10 +1,9 @@
 """A tiny prior and Markov chains as code grids to train it on, without a VQ-VAE."""
 
-import csv
 import dataclasses
 
 import numpy as np
-from helpers import assert_bit_equal, tiny_prior_config, tiny_prior_training, values
+from helpers import assert_bit_equal, csv_rows, tiny_prior_config, tiny_prior_training, values
 from training_runs import saved_arrays
 
 from brainslices.data.code_grids import SplitCodes
@@ -49,8 +48,7 @@ def train_or_resume(run, grids, config=CONFIG, **changes):
 
 def read_history(path):
     """Columns of a run's history by name."""
-    with (path / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(path / "history.csv")
     return {key: [float(row[key]) for row in rows] for key in rows[0]}
 
 

@@ -2,14 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers import normal
 
 from vqvae.quantizer import VectorQuantizer, VectorQuantizerEMA
 
 CODES, WIDTH = 6, 3
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def nearest_by_brute_force(latents, codebook):

@@ -1,14 +1,13 @@
 import keras
 import numpy as np
 import pytest
-from helpers import assert_bit_equal, values
+from helpers import assert_bit_equal, normal, values
 from quantizer_layers import (
     CODES,
     WIDTH,
     each_layer,
     ema_layer,
     nearest_by_brute_force,
-    normal,
     quantize,
 )
 

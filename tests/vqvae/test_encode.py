@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import ROOT, python, run_command
+from helpers import ROOT, captured_command, error_line, no_new_files, python
 
 from brainslices.data.archive import SliceRecord
 from brainslices.data.archive_writer import write_archive
@@ -150,14 +150,16 @@ def test_archive_without_test_slices_has_no_test_codes(run, encoded, phantom_arc
 
 
 @pytest.mark.parametrize("variants", [0, 1, 3])
-def test_existing_variants_are_read_from_the_file(encoded_run, encoded, no_encoding, variants):
+@pytest.mark.usefixtures("no_encoding")
+def test_existing_variants_are_read_from_the_file(encoded_run, encoded, variants):
     before = encoded_run.code_grids_path.read_bytes()
     grids = load_or_encode(encoded_run.path, variants=variants)
     np.testing.assert_array_equal(grids.variants, encoded[1].variants[:variants])
     assert encoded_run.code_grids_path.read_bytes() == before
 
 
-def test_existing_codes_need_no_archive(encoded_run, no_encoding):
+@pytest.mark.usefixtures("no_encoding")
+def test_existing_codes_need_no_archive(encoded_run):
     encoded_run.environment_path.unlink()
     assert len(load_or_encode(encoded_run.path).splits["train"]) == 40
 
@@ -209,10 +211,8 @@ def test_training_accepts_an_existing_code_grid_file(tmp_path):
 
 def error_message(path, *arguments, **options):
     """Return the message of the error; check that nothing was written."""
-    before = sorted(path.rglob("*"))
-    with pytest.raises(InputError) as caught:
+    with no_new_files(path), pytest.raises(InputError) as caught:
         load_or_encode(path, *arguments, **options)
-    assert sorted(path.rglob("*")) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -275,12 +275,10 @@ def test_locked_run_is_refused(run):
 
 
 @pytest.mark.slow
-def test_command_writes_the_file_and_describes_it(run, encoded, capsys):
-    capsys.readouterr()
-    assert run_command(COMMAND, "--run", run.path, "--variants", 3) == 0
-    out, err = capsys.readouterr()
-    assert (out, err) == (f"{summary(encoded[1])}\n{run.code_grids_path}\n", "")
-    assert out.startswith("train 40, validate 16, test 8 slices and 3 variants")
+def test_command_writes_the_file_and_describes_it(run, encoded):
+    printed = f"{summary(encoded[1])}\n{run.code_grids_path}\n"
+    assert captured_command(COMMAND, "--run", run.path, "--variants", 3) == (0, printed, "")
+    assert printed.startswith("train 40, validate 16, test 8 slices and 3 variants")
     assert_same_codes(CodeGrids.load(run.code_grids_path), encoded[1])
 
 
@@ -310,20 +308,17 @@ def test_codes_do_not_replace_an_unrelated_file(run, encoded, tmp_path, name):
     assert path.read_bytes() == content
 
 
-def test_command_reports_an_error_in_one_line_with_status_2(run, capsys):
-    assert run_command(COMMAND, "--run", run.path, "--variants", "-1") == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: `variants`")
-    assert err.count("\n") == 1
+def test_command_reports_an_error_in_one_line_with_status_2(run):
+    message = error_line(COMMAND, "--run", run.path, "--variants", "-1")
+    assert message.startswith("error: `variants`")
     assert not run.code_grids_path.exists()
 
 
 def test_help_lists_every_flag():
-    process = python(COMMAND, "--help")
-    assert process.returncode == 0
+    status, out, _ = captured_command(COMMAND, "--help")
+    assert status == 0
     for flag in ("--run", "--data", "--variants", "--codes"):
-        assert flag in process.stdout
+        assert flag in out
 
 
 @pytest.mark.long

@@ -1,12 +1,11 @@
 """Reconstruction from a run folder to scores, tables and figures."""
 
-import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
-from helpers import reference_scores
+from helpers import csv_rows, reference_scores
 from PIL import Image
 from reconstruction_helpers import WRITTEN, load_split, write_pngs
 from skimage.metrics import peak_signal_noise_ratio
@@ -32,11 +31,6 @@ def scores_and_psnr(original, image):
     return *reference_scores(original, image)[:2], psnr_db
 
 
-def read_table(out):
-    with (out / "slices.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_scores_match_scikit_image(reconstruction, model, phantom_archive):
     out, metrics = reconstruction
     originals = load_split(phantom_archive)
@@ -45,7 +39,7 @@ def test_scores_match_scikit_image(reconstruction, model, phantom_archive):
     expected = np.array([scores_and_psnr(*pair) for pair in pairs])
     written = [
         [float(row[key]) for key in ("ssim", "ssim_foreground", "psnr_db")]
-        for row in read_table(out)
+        for row in csv_rows(out / "slices.csv")
     ]
     np.testing.assert_allclose(written, expected, rtol=1e-4, atol=1e-5)
     means = [metrics[key] for key in ("ssim", "ssim_foreground", "psnr_db")]
@@ -122,7 +116,7 @@ def test_metrics_file_holds_the_documented_keys(reconstruction, phantom_archive)
 
 
 def test_table_has_a_row_per_slice_in_archive_order(reconstruction, phantom_archive):
-    table = read_table(reconstruction[0])
+    table = csv_rows(reconstruction[0] / "slices.csv")
     records = [phantom_archive.index[row] for row in phantom_archive.indices("test")]
     assert [row["slice_id"] for row in table] == [record.slice_id for record in records]
     assert [float(row["position"]) for row in table] == [record.position for record in records]
@@ -229,7 +223,7 @@ def test_earlier_reconstruction_is_replaced_entirely(
     metrics = reconstruct(run, slices, out, batch_size=8)
     assert metrics["split"] == "validate"
     assert {path.name for path in out.iterdir()} == WRITTEN
-    assert {row["split"] for row in read_table(out)} == {"validate"}
+    assert {row["split"] for row in csv_rows(out / "slices.csv")} == {"validate"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -1,7 +1,7 @@
 """The command that reconstructs slices."""
 
 import pytest
-from helpers import ROOT, python, run_command
+from helpers import ROOT, captured_command, error_line
 from reconstruction_helpers import FILES, WRITTEN
 
 from brainslices.evaluation.reports import reconstruction_summary
@@ -10,32 +10,25 @@ COMMAND = ROOT / "scripts" / "reconstruct.py"
 
 
 @pytest.mark.slow
-def test_command_writes_and_prints_the_table(
-    run, phantom_archive, reconstruction, tmp_path, capsys
-):
+def test_command_writes_and_prints_the_table(run, phantom_archive, reconstruction, tmp_path):
     arguments = ["--run", run.path, "--data", phantom_archive.path, "--split", "test"]
-    capsys.readouterr()
-    assert run_command(COMMAND, *arguments, "--out", tmp_path / "out", "--pictures") == 0
-    out, err = capsys.readouterr()
+    words = (*arguments, "--out", tmp_path / "out", "--pictures")
+    status, out, err = captured_command(COMMAND, *words)
+    assert status == 0, err
     assert "Traceback" not in err
     summary = reconstruction_summary(reconstruction[1])
     assert out == f"{summary}\n{tmp_path / 'out'}: {', '.join(FILES)}\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN | {"pictures"}
 
 
-def test_command_reports_an_error_in_one_line_with_status_2(phantom_archive, tmp_path, capsys):
+def test_command_reports_an_error_in_one_line_with_status_2(phantom_archive, tmp_path):
     arguments = ["--run", tmp_path, "--data", phantom_archive.path, "--out", tmp_path / "out"]
-    capsys.readouterr()
-    assert run_command(COMMAND, *arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"error: {tmp_path} is not a run folder")
-    assert err.count("\n") == 1
+    assert error_line(COMMAND, *arguments).startswith(f"error: {tmp_path} is not a run folder")
     assert not any(tmp_path.iterdir())
 
 
 def test_help_lists_every_flag():
-    ran = python(COMMAND, "--help")
-    assert ran.returncode == 0
+    status, out, _ = captured_command(COMMAND, "--help")
+    assert status == 0
     for flag in ("--run", "--data", "--out", "--split", "--batch-size", "--pictures", "--codecs"):
-        assert flag in ran.stdout
+        assert flag in out

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from helpers import python
+from helpers import normal, python
 from keras import ops
-from quantizer_layers import CODES, WIDTH, nearest_by_brute_force, normal
+from quantizer_layers import CODES, WIDTH, nearest_by_brute_force
 
 from vqvae import quantizer as module
 from vqvae.quantizer import nearest_codes

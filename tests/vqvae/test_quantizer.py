@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import assert_bit_equal, check_layer, values
+from helpers import assert_bit_equal, check_layer, normal, values
 from keras import ops
 from quantizer_layers import (
     CODES,
@@ -10,7 +10,6 @@ from quantizer_layers import (
     ema_layer,
     gradient_layer,
     nearest_by_brute_force,
-    normal,
     quantize,
 )
 

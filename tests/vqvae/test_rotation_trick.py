@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from quantizer_layers import WIDTH, each_layer, normal, quantize
+from helpers import normal
+from quantizer_layers import WIDTH, each_layer, quantize
 
 from vqvae.quantizer import rotate_to
 

@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 import json
 import resource
@@ -11,6 +10,7 @@ from helpers import (
     ROOT,
     SCRIPT,
     assert_bit_equal,
+    csv_rows,
     flags,
     python,
     run_command,
@@ -34,21 +34,12 @@ CONFIG = tiny_config(magnification=1.0, encoder_blocks=0, decoder_blocks=0)
 TRAINING = tiny_training(epochs=1, schedule="constant", warmup_steps=0)
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    yield
-    keras.mixed_precision.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 @pytest.fixture
 def run(trained_vqvae, tmp_path):
     return Run(shutil.copytree(trained_vqvae, tmp_path / "run"))
-
-
-def history(run):
-    """Rows of a run's history."""
-    with run.history_path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def resume(run, archive, config=CONFIG, **changes):
@@ -75,7 +66,7 @@ def test_mean_image_is_rewritten_if_it_is_corrupt_or_of_another_archive(
 
 def check_metrics(run, epochs):
     """The metrics are those of the best of a run's epochs."""
-    metrics, rows = read_json(run.metrics_path), history(run)
+    metrics, rows = read_json(run.metrics_path), csv_rows(run.history_path)
     best = max(rows, key=lambda row: float(row[OBJECTIVE.monitor]))
     assert set(metrics) == {
         *("split", "epoch", "epochs", "loss", "reconstruction_loss", "quantizer_loss"),
@@ -104,7 +95,7 @@ def test_metrics_hold_the_scores_of_the_mean_image(trained_vqvae, phantom_archiv
 
 
 def test_history_has_a_column_for_each_value(trained_vqvae):
-    rows = history(Run(trained_vqvae))
+    rows = csv_rows(Run(trained_vqvae).history_path)
     both = ("loss", "reconstruction_loss", "quantizer_loss", "perplexity", "codebook_usage")
     scores = {"val_ssim", "val_ssim_foreground"}
     assert set(rows[0]) == {
@@ -186,7 +177,7 @@ def test_more_epochs_continue_where_fewer_ended(run, phantom_archive):
     assert read_json(run.metrics_path) == metrics
     assert metrics["seconds"] > seconds
     assert run.history_path.read_text().startswith(earlier)
-    assert [row["epoch"] for row in history(run)] == ["1", "2", "3"]
+    assert [row["epoch"] for row in csv_rows(run.history_path)] == ["1", "2", "3"]
     check_metrics(run, epochs=3)
 
 
@@ -353,7 +344,7 @@ def test_jax_loads_a_run_of_tensorflow_and_trains(trained_vqvae, phantom_archive
     model = keras.saving.load_model(trained_vqvae / "model.keras")
     expected = model.reconstruct(phantom_archive.load(rows))
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-4)
-    rows = history(Run(tmp_path / "run"))
+    rows = csv_rows(tmp_path / "run" / "history.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert "ssim" not in rows[0]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())

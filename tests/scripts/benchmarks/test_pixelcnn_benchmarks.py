@@ -1,14 +1,12 @@
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from benchmarks import pixelcnn_benchmarks as benchmark
 from benchmarks.harness import PROCESS_STATUS, Setting
 from benchmarks.pixelcnn_benchmarks import NaiveSampler
-from helpers import ROOT
+from helpers import ROOT, python
 from tiny_prior import GRID, tiny_pixelcnn
 
 from pixelcnn.masks import SCANS
@@ -41,8 +39,9 @@ MEMORY_ROWS = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_keras")
 @pytest.mark.parametrize("scan", SCANS)
-def test_naive_sampler_samples_the_same_codes_with_the_same_noise(fresh_keras, scan):
+def test_naive_sampler_samples_the_same_codes_with_the_same_noise(scan):
     model = tiny_pixelcnn(scan=scan)
     position, uniform = np.float32([0.1, 0.5, 0.9]), uniform_noise(3, range(3), GRID)
     codes = Sampler(model)(position, uniform)["codes"].reshape(3, -1)
@@ -81,12 +80,7 @@ def test_thresholds_of_sampling(monkeypatch, tmp_path):
 def test_quick_benchmark_measures_every_row(phantom_archive, tmp_path, only, expected):
     out = tmp_path / "benchmark.json"
     words = ["--data", phantom_archive.path, "--out", out, "--quick"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts/benchmark.py", *words, "--only", *only],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = python(ROOT / "scripts" / "benchmark.py", *words, "--only", *only, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
     is_unmeasured = expected is MEMORY_ROWS and not PROCESS_STATUS.exists()

@@ -1,20 +1,16 @@
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks.tutorial_vqvae import one_hot_quantize
 from benchmarks.vqvae_benchmarks import MEASUREMENTS
+from helpers import ROOT, python
 from PIL import Image
 
 from brainslices.data.phantom import phantom_slices
 from vqvae.quantizer import nearest_codes
 
-ROOT = Path(__file__).parents[3]
 ROWS = [
     "benchmark.py --help",
     "prepare_data.py --help",
@@ -72,13 +68,7 @@ def test_quick_benchmark_measures_every_row(phantom_archive, tmp_path, only):
             Image.fromarray(image).save(source / f"case_{subject:03d}_slice_{number}.png")
     out = tmp_path / "results" / "benchmark.json"
     words = ["--data", phantom_archive.path, "--source", source, "--out", out, "--quick"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "benchmark.py", *words, "--only", *only],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = python(ROOT / "scripts" / "benchmark.py", *words, "--only", *only, timeout=600)
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
     assert results["environment"]["cores"] >= 1
