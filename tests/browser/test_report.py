@@ -1,7 +1,6 @@
 """The report in a browser, opened from its file as by a double click."""
 
 import functools
-import shutil
 
 import pytest
 from fake_report import (
@@ -16,16 +15,8 @@ from fake_report import (
 
 from brainslices.report.page import write_report
 
-CHROMIUM = shutil.which("chromium")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason='needs Playwright: pip install --editable ".[test]"'
-)
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +36,6 @@ def report(tmp_path_factory):
         scores=write_scoring(folder / "scores"),
         search=read_search(write_search(folder / "search")),
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

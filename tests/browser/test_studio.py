@@ -2,10 +2,8 @@
 
 import contextlib
 import re
-import shutil
 import socket
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,17 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from fake_prior import HELD_SEED
-from helpers import ROOT, environment, save_image
+from helpers import ROOT, save_image, start
 
 pytest.importorskip("gradio", reason='needs Gradio: pip install --editable ".[studio]"')
 httpx = pytest.importorskip("httpx")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
 expect = playwright.expect
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-browser_test = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
-)
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ANSWER_MS = 60_000
 expect.set_options(ANSWER_MS)
@@ -38,13 +32,7 @@ def free_port():
 @contextlib.contextmanager
 def server(*words):
     """Start a server; yield its address, once it prints it, and its process."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-    )
+    process = start(*words, stderr=subprocess.STDOUT)
     try:
         printed = []
         for line in process.stdout:
@@ -69,21 +57,13 @@ def address(phantom_archive):
         yield found
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def window(chromium, address):
+def window(browser, address):
     """Function that opens a window of its own; at the end no window may have seen an error."""
     problems, contexts = [], []
 
     def open_window(width=1440, height=1000, url=address):
-        context = chromium.new_context(viewport={"width": width, "height": height})
+        context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(ANSWER_MS)
@@ -142,7 +122,6 @@ def sample(page, seed, count):
     return [pixels(page, url) for url in pictures(page, "Samples")]
 
 
-@browser_test
 def test_windows_grow_their_own_samples_and_cancel_them(window):
     windows = first, second = window(), window()
     for page in windows:  # as many as are sampled at a time
@@ -173,7 +152,6 @@ def check_downloads(page):
         assert len(stored.namelist()) == 2
 
 
-@browser_test
 def test_uploads_are_reconstructed_or_refused_and_codes_edited(window, phantom_archive, tmp_path):
     page = window()
     panel = open_tab(page, "Reconstruct")
@@ -190,9 +168,9 @@ def test_uploads_are_reconstructed_or_refused_and_codes_edited(window, phantom_a
 
 
 def upload_bad_files(page, panel, folder):
-    starts = {"model.keras": b"PK\x03\x04", "data.pkl": b"\x80\x04", "array.npy": b"\x93NUMPY"}
-    for name, start in starts.items():
-        (folder / name).write_bytes(start + bytes(500))
+    headers = {"model.keras": b"PK\x03\x04", "data.pkl": b"\x80\x04", "array.npy": b"\x93NUMPY"}
+    for name, header in headers.items():
+        (folder / name).write_bytes(header + bytes(500))
         panel.locator("input[type=file]").set_input_files(folder / name)
         page.get_by_text(f"Received: {name}, ").wait_for()
         panel.get_by_label("Clear").click()
@@ -230,7 +208,6 @@ def check_slider_of_volume(panel, upload, score, folder):
     expect(score).not_to_have_text(of_middle)
 
 
-@browser_test
 @pytest.mark.long
 def test_painted_part_is_filled_in(window):
     page = window()
@@ -255,7 +232,6 @@ def test_painted_part_is_filled_in(window):
     assert len({pixels(page, url) for url in shown}) == 3
 
 
-@browser_test
 @pytest.mark.long
 def test_command_opens_a_trained_prior(window, trained_prior):
     script = ROOT / "scripts" / "studio.py"
@@ -276,7 +252,6 @@ def test_command_opens_a_trained_prior(window, trained_prior):
         page.frame_locator("iframe.report").get_by_text("Verdict").first.wait_for()
 
 
-@browser_test
 @pytest.mark.parametrize("width", [1440, pytest.param(390, marks=pytest.mark.long)])
 def test_tabs_are_accessible_and_fit_the_window(window, width):
     page = window(width, 900)
