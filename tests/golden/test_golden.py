@@ -1,11 +1,11 @@
 """Files of an earlier release must load, answer and resume as they did (tests/golden/README.md)."""
 
-import csv
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import csv_rows
 
 from brainslices.config import from_dict
 from brainslices.data.archive import SliceArchive
@@ -74,8 +74,7 @@ def numbers(values, prefix=""):
 
 def check_finished(run, expected):
     """The last epoch and the metrics are those of the release that wrote the run."""
-    with (run / "history.csv").open() as file:
-        *_, last_epoch = csv.DictReader(file)
+    last_epoch = csv_rows(run / "history.csv")[-1]
     history = {name: float(value) for name, value in last_epoch.items()}
     assert history == pytest.approx(expected["history"], rel=1e-5, abs=1e-6)
     metrics, written = numbers(read_json(run / "metrics.json")), numbers(expected["metrics"])

@@ -30,7 +30,8 @@ def entropy_per_code():
 
 
 @pytest.mark.slow
-def test_prior_reaches_the_entropy_of_markov_chains(fresh_keras):
+@pytest.mark.usefixtures("fresh_keras")
+def test_prior_reaches_the_entropy_of_markov_chains():
     net = {"channels": 16, "layers": 2, "first_kernel_size": 3, "attention_layers": 0}
     model = tiny_pixelcnn(GRID, 3, fill=False, dropout=0.0, **net)
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, 320)))

@@ -25,7 +25,7 @@ DESCRIPTION = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def search_description(monkeypatch):
     """What the description of a search holds; tests change it."""
     description = dict(DESCRIPTION)
@@ -56,7 +56,7 @@ def test_search_resumes_with_its_precision_and_its_copy_of_the_space(tmp_path, s
     assert worker == replace(first, trials=9)
 
 
-def test_finalists_are_added_later_and_keep_their_length(tmp_path, search_description):
+def test_finalists_are_added_later_and_keep_their_length(tmp_path):
     start_search(tmp_path)
     longer = replace(CONFIG, finalists=2, final_epochs=30, final_seeds=1)
     assert start_search(tmp_path, longer).final_epochs == 30
@@ -71,7 +71,7 @@ def test_finalists_are_added_later_and_keep_their_length(tmp_path, search_descri
     assert read_description(tmp_path)["search"]["final_epochs"] == 30
 
 
-def test_search_from_before_finalists_is_resumed(tmp_path, search_description):
+def test_search_from_before_finalists_is_resumed(tmp_path):
     start_search(tmp_path)
     description = read_json(tmp_path / "search.json")
     description["search"] = {
@@ -104,7 +104,7 @@ def test_another_search_is_refused(tmp_path, search_description, config, descrip
     assert (tmp_path / "search.json").read_bytes() == before
 
 
-def test_folder_with_other_files_is_left_alone(tmp_path, search_description):
+def test_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("words")
     with pytest.raises(InputError, match="thesis.txt"):
         start_search(tmp_path)
@@ -113,7 +113,7 @@ def test_folder_with_other_files_is_left_alone(tmp_path, search_description):
         start_search(tmp_path / "thesis.txt")
 
 
-def test_search_in_use_is_refused(tmp_path, search_description):
+def test_search_in_use_is_refused(tmp_path):
     start_search(tmp_path)
     before = (tmp_path / "search.json").read_bytes()
     with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="in use"):
@@ -121,7 +121,7 @@ def test_search_in_use_is_refused(tmp_path, search_description):
     assert (tmp_path / "search.json").read_bytes() == before
 
 
-def test_incomplete_description_is_refused(tmp_path, search_description):
+def test_incomplete_description_is_refused(tmp_path):
     start_search(tmp_path)
     write_json(tmp_path / "search.json", {"archive_hash": "a"})
     with pytest.raises(InputError, match="search.json .*lacks precision, search, space"):
@@ -129,7 +129,7 @@ def test_incomplete_description_is_refused(tmp_path, search_description):
 
 
 @pytest.mark.parametrize("settings", [{}, {"objective": "loss"}, {"objective": []}, 3])
-def test_description_without_a_known_objective_is_refused(tmp_path, search_description, settings):
+def test_description_without_a_known_objective_is_refused(tmp_path, settings):
     start_search(tmp_path)
     path = tmp_path / "search.json"
     write_json(path, {**read_json(path), "search": settings})

@@ -98,7 +98,8 @@ def test_pool_restarts_what_dies(spawned, tmp_path):
     assert not pool.is_running()
 
 
-def test_pool_gives_up_after_deaths_in_a_row(spawned, tmp_path):
+@pytest.mark.usefixtures("spawned")
+def test_pool_gives_up_after_deaths_in_a_row(tmp_path):
     pool = WorkerPool(tmp_path, tmp_path, SearchConfig(), workers=1)
     pool.start()
     for _ in range(MAX_RESTARTS - 1):

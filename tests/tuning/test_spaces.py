@@ -83,7 +83,7 @@ def test_values_outside_the_space_are_refused(argument, fix):
         declare(full, fix)
 
 
-def test_space_from_a_file(tmp_path):
+def test_space_from_a_file():
     space = load_space(str(ROOT / "tests" / "support" / "tiny_space.py"))
     names = [dimension.name for dimension in declare(space).space]
     assert names == ["num_embeddings", "learning_rate"]

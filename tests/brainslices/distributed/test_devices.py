@@ -1,17 +1,15 @@
 """Trainings on several devices and in several processes equal those on one device."""
 
-import csv
 import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
+from subprocess import STDOUT
 
 import numpy as np
 import pytest
-from helpers import ROOT, environment, python
+from helpers import ROOT, csv_rows, environment, python, start
 
 from brainslices.data.batches import Batches
 from brainslices.distributed.multihost import ADDRESSES, COUNT, INDEX, LOST_PEER
@@ -49,14 +47,9 @@ def test_last_batch_of_a_validation_is_even():
     assert shares(2) == [[16, 17], [18, 19]]
 
 
-def start(*arguments, **variables):
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
-    return subprocess.Popen([sys.executable, *arguments], env=environment(**variables), **options)
-
-
 def start_training(archive, out, devices=1, **variables):
     """Start the training of both stages in a process of its own."""
-    return start(PROGRAM, archive.path, out, str(devices), **variables)
+    return start(PROGRAM, archive.path, out, devices, stderr=STDOUT, env=environment(**variables))
 
 
 def finish(*processes):
@@ -66,8 +59,7 @@ def finish(*processes):
 
 
 def history(run):
-    with (run / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(run / "history.csv")
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
 
@@ -119,7 +111,8 @@ def start_two(*arguments):
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     cluster = {ADDRESSES: f"127.0.0.1:{port}", COUNT: "2", "KERAS_BACKEND": "jax"}
-    return [start(*arguments, **cluster, **{INDEX: index}) for index in "01"]
+    environments = [environment(**cluster, **{INDEX: index}) for index in "01"]
+    return [start(*arguments, stderr=STDOUT, env=one) for one in environments]
 
 
 def start_two_trainings(archive, out):

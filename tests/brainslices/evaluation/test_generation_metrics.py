@@ -234,7 +234,7 @@ def measured(phantom_archive):
     return images, positions, evaluate_samples(images, positions, phantom_archive)
 
 
-def test_real_slices_used_as_samples_score_as_real(measured, phantom_archive):
+def test_real_slices_used_as_samples_score_as_real(measured):
     _, _, scores = measured
     rows, nearest_scores = scores["nearest"]
     assert len(rows) == len(nearest_scores) == scores["samples"] == 16

@@ -51,7 +51,7 @@ def test_page_holds_every_part_and_refers_to_no_other_file(folders, tmp_path):
     assert path.stat().st_size < 6e6  # of which plotly.js has 4.8
 
 
-def test_names_in_files_are_escaped(folders, tmp_path):
+def test_names_in_files_are_escaped(tmp_path):
     run = write_run(tmp_path / "<b>", command="<img src=x>")
     html = write_report(tmp_path / "report.html", [run]).read_text()
     assert "<img src=x>" not in html

@@ -61,7 +61,7 @@ def test_best_epoch_is_the_first_with_the_best_score(mode, scores, best):
     ("scores", "patience", "exhausted"),
     [([], 2, False), ([1, 2, 3], 0, False), ([1, 2], 2, False), ([1, 2, 3], 2, True)],
 )
-def test_patience_counts_the_epochs_since_the_best(shared, scores, patience, exhausted):
+def test_patience_counts_the_epochs_since_the_best(scores, patience, exhausted):
     history = {"val_ssim": [-score for score in scores]} if scores else {}
     assert OBJECTIVE.patience_exhausted(history, patience) is exhausted
 
@@ -109,7 +109,7 @@ def test_nan_weights_are_never_saved(shared):
     assert shared[0].checkpoint_path.read_bytes() == before
 
 
-def test_long_epochs_are_saved_every_ten_minutes(shared, model, monkeypatch):
+def test_long_epochs_are_saved_every_ten_minutes(shared, model):
     finite_check = attached(FiniteCheck(*shared), model)
     checkpoint = attached(CheckpointCallback(finite_check, *shared), model)
     checkpoint.on_train_batch_end(0, {})

@@ -1,8 +1,7 @@
 """The TensorBoard logs of a run."""
 
-import csv
-
 import pytest
+from helpers import csv_rows
 from training_runs import fit_tiny
 
 from brainslices.runs.run import Run
@@ -13,8 +12,7 @@ def test_event_files_hold_the_scalars_of_the_history(trained_vqvae):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tensor_util = pytest.importorskip("tensorboard.util.tensor_util")
     run = Run(trained_vqvae)
-    with run.history_path.open() as file:
-        (epoch,) = csv.DictReader(file)
+    (epoch,) = csv_rows(run.history_path)
     for name, prefix in (("train", ""), ("validation", "val_")):
         events = accumulator.EventAccumulator(str(run.logs / name))
         events.Reload()
