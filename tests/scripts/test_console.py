@@ -38,7 +38,7 @@ def console(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["brainslices", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(CONSOLE), run_name="__main__")
-        return stop.value.code, *capsys.readouterr()
+        return stop.value.code or 0, *capsys.readouterr()
 
     return run
 
