@@ -354,7 +354,7 @@ def _draw_learning_curves(path, result, folders):
                 panel.plot(np.arange(1, len(lines[row]) + 1), lines[row], **style)
             panel.set(title=title, xlabel="epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        panels[0].legend(title="codes", ncols=2)
+        panels[-1].legend(title="codes", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _read_history(folder, pattern, column):
