@@ -1,5 +1,6 @@
 """One HTML file with all it needs: pictures, plotly.js, style and script are in the file."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,13 +97,8 @@ def write_report(
     return out
 
 
-def _render(
-    runs: list[RunRecord],
-    reconstructions: list[Reconstruction],
-    samplings: list[Sampling],
-    scoring: Scoring | None,
-    search: Search | None,
-) -> str:
+@functools.cache  # compiling the template takes longer than rendering it
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("brainslices.report"),
         autoescape=True,
@@ -113,6 +109,16 @@ def _render(
     environment.filters |= {"number": _number, "picture": picture_url, "codes": _codes}
     environment.filters["similarity"] = lambda values: picture_url(colour(values, "magma"))
     environment.globals |= {"comparison": comparison, "comparison_css": Markup(COMPARISON_CSS)}
+    return environment.get_template("report.html.j2")
+
+
+def _render(
+    runs: list[RunRecord],
+    reconstructions: list[Reconstruction],
+    samplings: list[Sampling],
+    scoring: Scoring | None,
+    search: Search | None,
+) -> str:
     figures = {f"curves-{row}": figure for row, figure in enumerate(plots.learning_curves(runs))}
     if reconstructions:
         figures["rate"] = plots.rate_plane(reconstructions, runs)
@@ -121,7 +127,7 @@ def _render(
     if search and search.best and search.rate:
         figures["search"] = plots.search_plane(search)
         figures["parallel"] = plots.parallel_coordinates(search)
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         runs=runs,
         measures=[*_measures(runs)],
         reconstructions=reconstructions,

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import ROOT, python, run_command
+from helpers import ROOT, captured_command, run_command
 from PIL import Image
 
 from brainslices.csv_files import read_rows
@@ -90,9 +90,9 @@ def compared(reconstructions, phantom_archive, tmp_path_factory):
     folders = [*(reconstructions / name for name in ("nearest", "cheap")), *made_up.iterdir()]
     out = tmp_path_factory.mktemp("compared") / "out"
     arguments = ["--reconstructions", *folders, "--data", phantom_archive.path, "--out", out]
-    done = python(COMPARE, *arguments)
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    status, printed, err = captured_command(COMPARE, *arguments)
+    assert status == 0, err
+    return out, printed
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 from filelock import FileLock
-from helpers import ROOT, csv_rows, python, script_main, start
+from helpers import ROOT, captured_command, csv_rows, python, script_main, start
 
 import tuning.resume
 from brainslices.errors import InputError
@@ -91,9 +91,10 @@ def searched(phantom_archive, tmp_path_factory):
     out, printed = base / "out", base / "printed.txt"
     with FileLock(base / "lock"):
         if not printed.exists():
-            process = python(*arguments(phantom_archive, out, *SEARCH, "--report"), timeout=400)
-            assert process.returncode == 0, process.stderr
-            printed.write_text(process.stdout)
+            words = arguments(phantom_archive, out, *SEARCH, "--report")
+            status, text, err = captured_command(*words)
+            assert status == 0, err
+            printed.write_text(text)
     return out, printed.read_text()
 
 

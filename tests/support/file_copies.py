@@ -38,15 +38,17 @@ def add_subjects(archive):
     return archive
 
 
-def copy_sources(sources, root):
-    """Copy folders, so that runs refer to each other's copies."""
-    for name, path in sources.items():
-        shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("logs", "figures", ".*"))
+def copy_sources(sources, root, names=None):
+    """Copy folders, all or those named, so that runs refer to each other's copies."""
+    names = sources.keys() if names is None else names
+    ignore = shutil.ignore_patterns("logs", "figures", ".*")
+    for name in names:
+        shutil.copytree(sources[name], root / name, ignore=ignore)
     copies = SimpleNamespace(root=root, **{name: root / name for name in sources})
-    if "vqvae" in sources:
+    if "vqvae" in names:
         path = Run(copies.vqvae).environment_path
         write_json(path, {**read_json(path), "archive": str(copies.archive)})
-    for name in {"prior", "conditional"} & set(sources):
+    for name in {"prior", "conditional"}.intersection(names):
         path = Run(root / name).config_path
         write_json(path, {**read_json(path), "vqvae_run": str(copies.vqvae)})
     return copies
@@ -109,6 +111,16 @@ READERS = {
     "prior": read_prior,
     "results": read_results,
     "search": read_search_folder,
+}
+
+
+# Folder -> the folders that its reader reads.
+READ_BY = {
+    "archive": ["archive"],
+    "vqvae": ["archive", "vqvae"],
+    "prior": ["archive", "vqvae", "prior"],
+    "results": ["results"],
+    "search": ["search"],
 }
 
 

@@ -222,7 +222,7 @@ def run_command(path, *words):
     try:
         return cli.run(lambda: main([str(word) for word in words]))
     except SystemExit as stop:  # of the parser
-        return stop.code
+        return stop.code or 0
 
 
 def captured_command(path, *words):
