@@ -148,6 +148,18 @@ class Sampler:
         """
         if observed is None:
             observed = np.full(np.shape(uniform), MASKED)
+        self._check_inputs(position, uniform, observed)
+        position = np.asarray(position, "float32")
+        if self.guidance != 1 and position.ndim == 1:
+            position = self.model.with_conditions(position)
+        inputs = position, np.asarray(uniform, "float32"), np.asarray(observed, "int32")
+        state = self._start(len(position))
+        for first in range(0, self.model.scan_shape[0], rows):
+            state, grids = self._advance(inputs, state, first, first + rows)
+            codes, log_prob = map(np.asarray, grids)
+            yield {"codes": codes, "log_prob": log_prob}
+
+    def _check_inputs(self, position, uniform, observed):
         expected = (len(position), *self.model.grid_shape)
         for name, grids in (("uniform", uniform), ("observed", observed)):
             if np.shape(grids) != expected:
@@ -162,15 +174,6 @@ class Sampler:
                 f"`observed` must hold codes below {self.model.num_embeddings}, or {MASKED} where "
                 f"masked. Received: values from {low} to {high}."
             )
-        position = np.asarray(position, "float32")
-        if self.guidance != 1 and position.ndim == 1:
-            position = self.model.with_conditions(position)
-        inputs = position, np.asarray(uniform, "float32"), np.asarray(observed, "int32")
-        state = self._start(len(position))
-        for first in range(0, self.model.scan_shape[0], rows):
-            state, grids = self._advance(inputs, state, first, first + rows)
-            codes, log_prob = map(np.asarray, grids)
-            yield {"codes": codes, "log_prob": log_prob}
 
     def sample_grids(
         self, position: Tensor, uniform: Tensor, observed: Tensor

@@ -26,7 +26,7 @@ MAY_IMPORT_INSIDE = {
     "data": {"", "runs"},
     "evaluation": {"", "runs", "data"},
     "visualization": {"", "runs", "data"},
-    "studio": {"", "runs", "data", "evaluation", "visualization"},
+    "studio": {"", "runs", "distributed", "data", "evaluation", "visualization"},
     "training": {"", "runs", "distributed", "data", "evaluation", "visualization"},
     "report": {"", "runs", "data", "evaluation", "visualization"},
 }

@@ -101,12 +101,10 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     config, (model, training) = _own_length(config, values), trial_config(config, values)
     samples = len(SliceArchive.open(data).indices("train"))
-    if "tuner/epochs" in values:
-        # Hyperband continues trials of one epoch, so all lengths have the warm-up of these.
-        training = _shorten(training, config, 1, samples)
-        training = dataclasses.replace(training, epochs=values["tuner/epochs"])
-    else:
-        training = _shorten(training, config, config.epochs, samples)
+    epochs = values.get("tuner/epochs", config.epochs)
+    # Hyperband continues trials of one epoch: all lengths have the warm-up of these.
+    training = _shorten(training, config, 1 if "tuner/epochs" in values else epochs, samples)
+    training = dataclasses.replace(training, epochs=epochs)
     with FileLock(folder / ".lock"):  # another worker may run the same configuration
         vqvae_metrics = vqvae.training.train(data, folder / "vqvae", model, training)
         # A trial's prior is too short to overfit; a final one has the full training's variants.
